@@ -1,0 +1,255 @@
+"""What is asked for: the settings of models, data sets and jobs, as plain values."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+Measurement = Literal["loss"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSpec:
+    """R(θ) = (1/n) Σ w_i ℓ_i(θ) + l2/2 · ‖θ‖² over the parameters not excluded."""
+
+    name: ObjectiveName
+    l2: float = 0.0
+    l2_exclude: tuple[str, ...] = ()
+    """fnmatch patterns of parameters that the L2 term leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """An array whose raw little-endian C-order bytes are an artifact."""
+
+    dtype: str
+    """NumPy's name of the element type: float32, int64, …; "utf8" for strings, each ended by a NUL byte."""
+    shape: tuple[int, ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArraysSource:
+    """A data set sent as arrays."""
+
+    inputs: dict[str, TensorRef]
+    targets: TensorRef | None = None
+    ids: TensorRef | None = None
+    weights: TensorRef | None = None
+    kind: Literal["arrays"] = "arrays"
+
+    def digests(self) -> tuple[str, ...]:
+        """Return the artifacts that this source is made of."""
+        optional = (self.targets, self.ids, self.weights)
+        return tuple(ref.digest for ref in (*self.inputs.values(), *optional) if ref is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaSpec:
+    """Which columns of a file play which part."""
+
+    inputs: dict[str, tuple[str, ...]]
+    """Input name to its columns: one column of any rank, or several scalar ones that are stacked in this order."""
+    target: str | None = None
+    id: str | None = None
+    weight: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A data set in one uploaded file."""
+
+    format: Literal["npz", "parquet"]
+    digest: str
+    schema: SchemaSpec
+    kind: Literal["file"] = "file"
+
+    def digests(self) -> tuple[str, ...]:
+        """Return the artifacts that this source is made of."""
+        return (self.digest,)
+
+
+DataSource = ArraysSource | FileSource
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as it was registered."""
+
+    format: Literal["onnx", "pt2"]
+    digest: str
+    objective: ObjectiveSpec
+    parameters: tuple[str, ...] = ()
+    """fnmatch patterns of the parameters that influence runs over; none means all."""
+    output: str | None = None
+    """Name of the output that is the prediction; needed where there are several."""
+    sample: str | None = None
+    """Resource name of the data set whose rows the parity and fit checks use."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelValidation:
+    """Job: open a model in a runner and check it."""
+
+    model: str
+    kind: Literal["model_validation"] = "model_validation"
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetValidation:
+    """Job: open a data set in a runner and check it."""
+
+    dataset: str
+    kind: Literal["dataset_validation"] = "dataset_validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """Job: score training rows for test rows. Positive = removal raises the test row's cost."""
+
+    model: str
+    train: str
+    test: str
+    rows: tuple[int, ...] = ()
+    """Test rows; none means all."""
+    method: str = "exact"
+    measurement: Measurement = "loss"
+    damping: float | None = None
+    """λ of the damped Hessian; None resolves to one reported scalar."""
+    top_k: int | None = 10
+    """How many rows a side; None keeps the whole score matrix."""
+    leverage_correction: bool | None = None
+    """None: on where the method has one and the model is a linear head."""
+    kind: Literal["influence"] = "influence"
+
+
+@dataclass(frozen=True, slots=True)
+class SelfInfluence:
+    """Job: rank training rows by their influence on their own loss."""
+
+    model: str
+    train: str
+    method: str = "exact"
+    damping: float | None = None
+    top_k: int | None = None
+    """How many rows to keep; None keeps all."""
+    leverage_correction: bool | None = None
+    kind: Literal["self_influence"] = "self_influence"
+
+
+JobSpec = ModelValidation | DatasetValidation | Influence | SelfInfluence
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSchema:
+    """One column of a data set as it was found."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    """Shape of one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """What validation found in a data set."""
+
+    rows: int
+    inputs: tuple[ColumnSchema, ...]
+    target: ColumnSchema | None
+    has_ids: bool
+    has_weights: bool
+    digest: str
+    """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """One parameter of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+    selected: bool
+    """Whether influence runs over it."""
+    l2: bool
+    """Whether the L2 term covers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stationarity:
+    """How near the registered weights are to a minimum of the registered objective."""
+
+    gradient_norm: float
+    """‖∇R(θ)‖ over the selected parameters."""
+    relative: float
+    """‖∇R(θ)‖ over the mean of ‖∇ℓ_i(θ)‖: 0 at a minimum, near 1 where all rows pull the same way."""
+    mean_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What validation found in a model."""
+
+    inputs: tuple[ColumnSchema, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[ParameterInfo, ...]
+    dtype: str
+    linear_head: bool
+    """Whether the prediction is linear in every selected parameter."""
+    output_activation: str
+    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    parity_max_abs: float | None
+    """Largest difference between onnxruntime and the program on the sample rows; None without an ONNX file or a sample."""
+    parity_rows: int
+    stationarity: Stationarity | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What a score is an estimate of, and how far to trust it."""
+
+    estimand: str
+    scale: Literal["removal", "relative"]
+    method: str
+    damping: float
+    damping_source: Literal["given", "convex", "mean_eigenvalue", "unused"]
+    leverage_correction: bool
+    solver: str
+    solver_status: str
+    residual: float
+    """Largest ‖(H+λI)s − v‖ / ‖v‖ over the right-hand sides; 0 where nothing was solved."""
+    stationarity: Stationarity
+    recipe: str
+    seed: int
+    dtype: str
+    device: str
+    digests: dict[str, str]
+    """model, train, test and code, each sha256."""
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceReport:
+    """What an influence or self-influence job leaves: diagnostics beside its result artifacts."""
+
+    diagnostics: Diagnostics
+    rows: int
+    train_rows: int
+    kind: Literal["influence_report"] = "influence_report"
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A file that a runner left in its scratch folder, to be kept as an artifact."""
+
+    role: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a finished task hands back."""
+
+    report: ModelReport | DatasetReport | InfluenceReport
+    files: tuple[Produced, ...] = field(default=())

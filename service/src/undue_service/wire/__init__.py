@@ -1,0 +1,1 @@
+"""Frames between the API process and a runner, and how they are read and written."""

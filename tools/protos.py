@@ -1,0 +1,85 @@
+"""Generate the stubs from proto/, or check that the committed ones are what it generates.
+
+    python tools/protos.py generate     rewrites the stubs
+    python tools/protos.py check        lints proto/ and compares
+"""
+
+import filecmp
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROTO = ROOT / "proto"
+STUBS = {
+    "undue/v1": ROOT / "client/src/undue/v1",
+    "undue/runner/v1": ROOT / "service/src/undue_service/wire",
+}
+SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+
+
+def well_known() -> Path:
+    """Return the folder of google/api and google/rpc protos that googleapis-common-protos ships."""
+    import google.rpc
+
+    return Path(next(iter(google.rpc.__path__))).parents[1]
+
+
+def protoc(folder: str, *arguments: str) -> None:
+    """Run the pinned protoc over one package."""
+    files = sorted(str(path.relative_to(PROTO)) for path in (PROTO / folder).glob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{well_known()}", *arguments, *files]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)  # protoc's plugins chatter there on success too
+
+
+def generate(folder: str, target: Path) -> None:
+    """Write the stubs of one package into `target`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = ["--python_out", "--mypy_out", "--grpc_python_out", "--mypy_grpc_out"]
+        if folder == "undue/runner/v1":
+            outputs = outputs[:2]  # frames, no services
+        protoc(folder, *(f"{option}={scratch}" for option in outputs))
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.iterdir():
+            if old.name.endswith(SUFFIXES):
+                old.unlink()
+        for new in sorted((Path(scratch) / folder).iterdir()):
+            source = PROTO / folder / (new.name.partition("_pb2")[0] + ".proto")
+            # A file without services has nothing to say in its _grpc twin.
+            if "_grpc" in new.name and "\nservice " not in source.read_text():
+                continue
+            shutil.copy(new, target / new.name)
+
+
+def check() -> int:
+    """Lint proto/ and compare the committed stubs with fresh ones; return the number of complaints."""
+    complaints = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder, target in STUBS.items():
+            image = Path(scratch) / f"{target.name}.binpb"
+            protoc(folder, "--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
+            lint = ["buf", "lint", str(image), "--path", folder, "--config", str(ROOT / "buf.yaml")]
+            complaints += subprocess.run(lint, check=False).returncode != 0
+            fresh = Path(scratch) / folder
+            generate(folder, fresh)
+            committed = {path.name for path in target.iterdir() if path.name.endswith(SUFFIXES)}
+            names = committed | {path.name for path in fresh.iterdir()}
+            _, different, missing = filecmp.cmpfiles(fresh, target, sorted(names), shallow=False)
+            for name in different + missing:
+                print(f"stub out of date: {target.relative_to(ROOT)}/{name}: run `make proto`")
+                complaints += 1
+    return complaints
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["generate"]:
+        for package, place in STUBS.items():
+            generate(package, place)
+    elif sys.argv[1:] == ["check"]:
+        sys.exit(1 if check() else 0)
+    else:
+        sys.exit(__doc__)
