@@ -1,10 +1,11 @@
 """Generate the stubs from proto/, or check that the committed ones are what it generates.
 
-    python tools/protos.py generate     rewrites the stubs
-    python tools/protos.py check        lints proto/ and compares
+python tools/protos.py generate     rewrites the stubs
+python tools/protos.py check        lints proto/ and compares
 """
 
 import filecmp
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ STUBS = {
     "undue/v1": ROOT / "client/src/undue/v1",
     "undue/runner/v1": ROOT / "service/src/undue_service/wire",
 }
+# The tools of this environment, whether or not it is the active one.
+TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 
@@ -31,7 +34,7 @@ def protoc(folder: str, *arguments: str) -> None:
     """Run the pinned protoc over one package."""
     files = sorted(str(path.relative_to(PROTO)) for path in (PROTO / folder).glob("*.proto"))
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{well_known()}", *arguments, *files]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=TOOLS)
     if done.returncode:
         sys.exit(done.stderr)  # protoc's plugins chatter there on success too
 
@@ -63,7 +66,7 @@ def check() -> int:
             image = Path(scratch) / f"{target.name}.binpb"
             protoc(folder, "--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
             lint = ["buf", "lint", str(image), "--path", folder, "--config", str(ROOT / "buf.yaml")]
-            complaints += subprocess.run(lint, check=False).returncode != 0
+            complaints += subprocess.run(lint, check=False, env=TOOLS).returncode != 0
             fresh = Path(scratch) / folder
             generate(folder, fresh)
             committed = {path.name for path in target.iterdir() if path.name.endswith(SUFFIXES)}

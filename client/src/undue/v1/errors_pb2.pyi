@@ -118,6 +118,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The disk that holds the artifacts or the database is full."""
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 142
     """The artifacts or the database cannot be read or written."""
+    ERROR_REASON_ADDRESS_UNAVAILABLE: _ErrorReason.ValueType  # 144
+    """The service cannot listen where it was told to."""
+    ERROR_REASON_SETTINGS_INVALID: _ErrorReason.ValueType  # 145
+    """A setting of the service is wrong."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 143
     """A fault of this service; the log has the request id."""
 
@@ -222,6 +226,10 @@ ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 141
 """The disk that holds the artifacts or the database is full."""
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 142
 """The artifacts or the database cannot be read or written."""
+ERROR_REASON_ADDRESS_UNAVAILABLE: ErrorReason.ValueType  # 144
+"""The service cannot listen where it was told to."""
+ERROR_REASON_SETTINGS_INVALID: ErrorReason.ValueType  # 145
+"""A setting of the service is wrong."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 143
 """A fault of this service; the log has the request id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -129,7 +129,7 @@ class Job(_message.Message):
     attempt: _builtins.int
     """How often it was started: more than 1 where a runner was lost."""
     timeout_seconds: _builtins.float
-    """How long it may run, in seconds, all attempts together; 0 means without limit."""
+    """How long it may run from its first start on, in seconds; 0 means without limit."""
     @_builtins.property
     def influence(self) -> Global___InfluenceSpec:
         """Score training rows for test rows."""
@@ -164,7 +164,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last started."""
+        """When it was first started."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:

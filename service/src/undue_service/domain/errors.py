@@ -1,6 +1,6 @@
 """Every failure that `undue` reports, with a reason that never changes its name.
 
-    Error
+Error:
     ├── InvalidArgument      the request is wrong; sending it again cannot help
     ├── NotFound             a named resource does not exist for this tenant
     ├── AlreadyExists        the resource, or the request id, is taken
@@ -27,7 +27,7 @@ class Reason(StrEnum):
     # requests
     INVALID_FIELD = "INVALID_FIELD"
     INVALID_NAME = "INVALID_NAME"
-    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"
+    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"  # noqa: S105  a page, not a secret
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     RESOURCE_NOT_FOUND = "RESOURCE_NOT_FOUND"
     RESOURCE_NOT_READY = "RESOURCE_NOT_READY"
@@ -77,6 +77,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     # the service
     DATA_DIR_LOCKED = "DATA_DIR_LOCKED"
+    ADDRESS_UNAVAILABLE = "ADDRESS_UNAVAILABLE"
+    SETTINGS_INVALID = "SETTINGS_INVALID"
     STORAGE_FULL = "STORAGE_FULL"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
     INTERNAL = "INTERNAL"

@@ -160,6 +160,7 @@ class DatasetReport:
     has_weights: bool
     digest: str
     """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+    kind: Literal["dataset_report"] = "dataset_report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +199,11 @@ class ModelReport:
     output_activation: str
     """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
     parity_max_abs: float | None
-    """Largest difference between onnxruntime and the program on the sample rows; None without an ONNX file or a sample."""
+    """Largest difference between onnxruntime and torch on the sample rows; None without ONNX or a sample."""
     parity_rows: int
     stationarity: Stationarity | None
     warnings: tuple[str, ...]
+    kind: Literal["model_report"] = "model_report"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,48 @@
+# On a machine with Python 3.11 or newer and make, `make demo` and `make test` need nothing else first.
+# PIP_EXTRA passes options to pip: PIP_EXTRA="--index-url …" for a CPU wheel index of torch.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.undue-installed
+
+.PHONY: setup demo test check proto sync format clean
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt requirements-dev.txt client/pyproject.toml service/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "undue needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# torch alone and first: another package's looser wish for it would bring its CUDA builds
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e client -e 'service[runner]' -r requirements-dev.txt
+	@touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protos.py check
+	$(BIN)/python tools/unasync.py check
+
+# Rewrites the stubs from proto/.
+proto: setup
+	$(BIN)/python tools/protos.py generate
+
+# Rewrites the blocking client from the asyncio one.
+sync: setup
+	$(BIN)/python tools/unasync.py generate
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

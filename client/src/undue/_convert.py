@@ -1,0 +1,230 @@
+"""Messages of the API to values of the SDK. Pure functions."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
+
+from ._inputs import Objective, ObjectiveName
+from ._resources import (
+    Dataset,
+    DatasetReport,
+    Failure,
+    JobState,
+    Limits,
+    MethodInfo,
+    Model,
+    ModelReport,
+    ParameterInfo,
+    Parity,
+    Progress,
+    RunnerInfo,
+    ServerInfo,
+    State,
+    Stationarity,
+    TensorSpec,
+)
+from ._results import Diagnostics, Explanation, ScoredExample, Value
+from ._status import from_status
+from ._tensors import dtype_name
+from .v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2
+
+_LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss] = {
+    "cross_entropy": models_pb2.Objective.LOSS_CROSS_ENTROPY,
+    "binary_logistic": models_pb2.Objective.LOSS_BINARY_LOGISTIC,
+    "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
+}
+_OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
+
+
+def objective_message(objective: Objective) -> models_pb2.Objective:
+    """Return the message of an objective."""
+    return models_pb2.Objective(loss=_LOSSES[objective.name], l2=objective.l2, l2_exclude=objective.l2_exclude)
+
+
+def model(message: models_pb2.Model) -> Model:
+    """Return the value of a model."""
+    objective = message.objective
+    return Model(
+        name=message.name,
+        state=State(models_pb2.Model.State.Name(message.state).removeprefix("STATE_")),
+        format=models_pb2.Model.Format.Name(message.format).removeprefix("FORMAT_").lower(),
+        objective=Objective(_OBJECTIVES[objective.loss], objective.l2, objective.l2_exclude),
+        parameters=tuple(message.parameters),
+        output=message.output or None,
+        sample=message.sample or None,
+        report=_model_report(message.report) if message.HasField("report") else None,
+        failure=failure(message.error, message.name) if message.HasField("error") else None,
+        validation_job=message.validation_job,
+        create_time=moment(message.create_time),
+    )
+
+
+def _model_report(message: models_pb2.ModelReport) -> ModelReport:
+    parity = message.parity
+    return ModelReport(
+        inputs=_tensor_specs(message.inputs),
+        outputs=tuple(message.outputs),
+        parameters=tuple(ParameterInfo(p.name, tuple(p.shape), p.selected, p.l2) for p in message.parameters),
+        dtype=dtype_name(message.dtype),
+        linear_head=message.linear_head,
+        output_activation=message.output_activation,
+        parity=Parity(parity.max_abs_difference, parity.rows) if message.HasField("parity") else None,
+        stationarity=_stationarity(message.stationarity) if message.HasField("stationarity") else None,
+        warnings=tuple(message.warnings),
+    )
+
+
+def dataset(message: datasets_pb2.Dataset) -> Dataset:
+    """Return the value of a data set."""
+    formats = datasets_pb2.FileSource.Format
+    file_format = formats.Name(message.file.format).removeprefix("FORMAT_").lower()
+    return Dataset(
+        name=message.name,
+        state=State(datasets_pb2.Dataset.State.Name(message.state).removeprefix("STATE_")),
+        format=file_format if message.HasField("file") else "arrays",
+        report=_dataset_report(message.report) if message.HasField("report") else None,
+        failure=failure(message.error, message.name) if message.HasField("error") else None,
+        validation_job=message.validation_job,
+        create_time=moment(message.create_time),
+    )
+
+
+def _dataset_report(message: datasets_pb2.DatasetReport) -> DatasetReport:
+    return DatasetReport(
+        rows=message.rows,
+        inputs=_tensor_specs(message.inputs),
+        target=_tensor_specs([message.target])[0] if message.HasField("target") else None,
+        has_ids=message.has_ids,
+        has_weights=message.has_weights,
+        digest=message.digest,
+    )
+
+
+def job_state(state: jobs_pb2.Job.State) -> JobState:
+    """Return the state of a job."""
+    return JobState(jobs_pb2.Job.State.Name(state).removeprefix("STATE_"))
+
+
+def progress(message: jobs_pb2.Job) -> Progress:
+    """Return how far a job has come."""
+    return Progress(job_state(message.state), message.progress.stage, message.progress.done, message.progress.total)
+
+
+def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
+    """Return what a job was asked, by the names of the API; what was left unset is None."""
+    kind = message.WhichOneof("spec")
+    if kind is None:
+        return {}
+    spec = getattr(message, kind)
+    found: dict[str, object] = {}
+    for field in spec.DESCRIPTOR.fields:
+        value = getattr(spec, field.name)
+        if field.is_repeated:
+            found[field.name] = list(value)
+        elif field.has_presence and not spec.HasField(field.name):
+            found[field.name] = None
+        elif field.enum_type is not None:
+            found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
+        else:
+            found[field.name] = value
+    return found
+
+
+def explanation(message: jobs_pb2.Explanation) -> Explanation:
+    """Return the value of an explanation."""
+    return Explanation(
+        row=message.row,
+        id=message.id,
+        prediction=_value(message.prediction),
+        target=_value(message.target),
+        loss=message.loss,
+        helpful=tuple(scored_example(each) for each in message.helpful),
+        harmful=tuple(scored_example(each) for each in message.harmful),
+    )
+
+
+def scored_example(message: jobs_pb2.ScoredExample) -> ScoredExample:
+    """Return the value of a scored training row."""
+    return ScoredExample(
+        row=message.row,
+        id=message.id,
+        score=message.score,
+        target=_value(message.target),
+        prediction=_value(message.prediction),
+        loss=message.loss,
+    )
+
+
+def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
+    """Return the value of a result's diagnostics."""
+    sources = jobs_pb2.Diagnostics.DampingSource
+    return Diagnostics(
+        estimand=message.estimand,
+        scale=_scale(message.scale),
+        method=message.method,
+        damping=message.damping,
+        damping_source=sources.Name(message.damping_source).removeprefix("DAMPING_SOURCE_").lower(),
+        leverage_correction=message.leverage_correction,
+        solver=message.solver,
+        solver_status=message.solver_status,
+        residual=message.residual,
+        stationarity=_stationarity(message.stationarity),
+        recipe=message.recipe,
+        seed=message.seed,
+        dtype=dtype_name(message.dtype),
+        device=message.device,
+        digests=dict(message.digests),
+        seconds=message.seconds,
+        warnings=tuple(message.warnings),
+    )
+
+
+def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
+    """Return the value of what an installation is."""
+    states = server_info_pb2.RunnerInfo.State
+    limits = message.limits
+    return ServerInfo(
+        version=message.version,
+        methods=tuple(MethodInfo(m.name, _scale(m.scale), m.estimand, m.uses_damping) for m in message.methods),
+        limits=Limits(limits.max_upload_bytes, limits.max_chunk_bytes, limits.max_page_size),
+        devices=tuple(device.name for device in message.devices),
+        runners=tuple(RunnerInfo(r.pid, r.device, r.lane, states.Name(r.state).removeprefix("STATE_")) for r in message.runners),
+        libraries=dict(message.libraries),
+    )
+
+
+def failure(status: status_pb2.Status, name: str) -> Failure:
+    """Return why something failed."""
+    error = from_status(status, name)
+    return Failure(error.reason, status.message, error.metadata)
+
+
+def moment(timestamp: Timestamp) -> datetime:
+    """Return a point in time, in UTC."""
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def _tensor_specs(messages: Iterable[tensors_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(each.name, dtype_name(each.dtype), tuple(each.row_shape)) for each in messages)
+
+
+def _stationarity(message: models_pb2.Stationarity) -> Stationarity:
+    return Stationarity(message.gradient_norm, message.relative, message.mean_loss)
+
+
+def _scale(scale: jobs_pb2.Scale) -> str:
+    return jobs_pb2.Scale.Name(scale).removeprefix("SCALE_").lower()
+
+
+def _value(message: tensors_pb2.Value) -> Value:
+    match message.WhichOneof("kind"):
+        case "label":
+            return message.label
+        case "number":
+            return message.number
+        case "numbers":
+            return tuple(message.numbers.values)
+        case _:
+            return None

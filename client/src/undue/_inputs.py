@@ -1,0 +1,182 @@
+"""What callers hand in: objectives, arrays, schemas and names, checked before anything is sent."""
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ._errors import invalid
+
+ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Objective:
+    """What a model's weights minimise: R(θ) = (1/n) Σ w_i ℓ_i(θ) + l2/2 · ‖θ‖² over the parameters not excluded.
+
+    Args:
+        name: ℓ: "cross_entropy" (−log softmax(f)_y; targets are classes 0, 1, …), "binary_logistic" (log(1 + exp(−s·f)), s = ±1;
+            targets are 0 and 1) or "squared_error" (½‖f − y‖²).
+        l2: strength of the L2 term, as in R above. A "weight decay" of SGD is this number; scikit-learn's C is 1/(n·l2).
+        l2_exclude: fnmatch patterns of parameters that the L2 term leaves out.
+
+    Raises:
+        InvalidArgument: an unknown name, a negative or infinite strength, or patterns that are no list of strings.
+    """
+
+    name: ObjectiveName
+    l2: float
+    l2_exclude: tuple[str, ...]
+
+    def __init__(self, name: ObjectiveName, l2: float = 0.0, l2_exclude: Iterable[str] = ()) -> None:
+        allowed = get_args(ObjectiveName)
+        if name not in allowed:
+            raise invalid("objective", f"{name!r} is not one of {', '.join(allowed)}")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "l2", non_negative("objective.l2", l2))
+        object.__setattr__(self, "l2_exclude", strings("objective.l2_exclude", l2_exclude))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrays:
+    """A data set in memory: NumPy arrays, torch tensors, data frames, or whatever else `numpy.asarray` takes.
+
+    All have rows along the first axis. Arrays are sent as they are: 64-bit floats stay 64-bit floats.
+    """
+
+    inputs: object
+    """One array, for a model with one input, or a dict of input name to array."""
+    targets: object = None
+    """Classes 0, 1, … or numbers; training data needs them, test data may go without."""
+    ids: object = None
+    """Strings or integers, unique; a row's number without them."""
+    weights: object = None
+    """Sample weights, not negative; 1 without them."""
+
+    def named_inputs(self) -> dict[str, object]:
+        """Return the arrays by input name; a single one has the empty name."""
+        if isinstance(self.inputs, Mapping):
+            if not self.inputs:
+                raise invalid("inputs", "holds no array")
+            return {str(name): value for name, value in self.inputs.items()}
+        return {"": self.inputs}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Schema:
+    """Which columns of a file play which part.
+
+    Args:
+        inputs: columns of a model's only input, or a dict of input name to columns. Several scalar columns are stacked in this
+            order; one column may have any rank.
+        target: column of the targets.
+        id: column of the ids.
+        weight: column of the sample weights.
+
+    Raises:
+        InvalidArgument: no input column, or names that are no strings.
+    """
+
+    inputs: dict[str, tuple[str, ...]]
+    target: str | None
+    id: str | None
+    weight: str | None
+
+    def __init__(
+        self,
+        inputs: str | Sequence[str] | Mapping[str, str | Sequence[str]],
+        target: str | None = None,
+        id: str | None = None,  # noqa: A002 (the field's own word)
+        weight: str | None = None,
+    ) -> None:
+        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        columns = {name: _columns(f"schema.inputs[{name!r}]" if name else "schema.inputs", each) for name, each in named.items()}
+        if not columns:
+            raise invalid("schema.inputs", "names no input")
+        for field, column in (("target", target), ("id", id), ("weight", weight)):
+            if column is not None and not isinstance(column, str):
+                raise invalid(f"schema.{field}", f"{column!r} is not a column name")
+        object.__setattr__(self, "inputs", columns)
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "weight", weight)
+
+
+def _columns(field: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    columns = (value,) if isinstance(value, str) else strings(field, value)
+    if not columns:
+        raise invalid(field, "names no column")
+    return columns
+
+
+def strings(field: str, value: Iterable[str]) -> tuple[str, ...]:
+    """Return a list of strings as a tuple.
+
+    Raises:
+        InvalidArgument: it is one string, or holds something else.
+    """
+    if isinstance(value, str):
+        raise invalid(field, f"is one string; write [{value!r}]")
+    items = tuple(value)
+    for item in items:
+        if not isinstance(item, str):
+            raise invalid(field, f"{item!r} is not a string")
+    return items
+
+
+def non_negative(field: str, value: object) -> float:
+    """Return a finite number that is not negative.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
+        raise invalid(field, f"{value!r} is not a finite number of at least 0")
+    return float(value)
+
+
+def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
+    """Return row numbers as plain integers.
+
+    Raises:
+        InvalidArgument: there are none, or something is not a row number.
+    """
+    rows = list(value)
+    if not rows:
+        raise invalid(field, "is empty; leave it out to mean every row")
+    for row in rows:
+        if isinstance(row, bool) or type(row).__name__ in ("bool_", "bool"):
+            raise invalid(field, "is a mask; send numbers: numpy.flatnonzero(mask)")
+        if not isinstance(row, numbers.Integral) or row < 0:
+            raise invalid(field, f"{row!r} is not a row number; rows count from 0")
+    return [int(row) for row in rows]
+
+
+def row_count(field: str, value: object) -> int | None:
+    """Return how many rows to keep; None for all.
+
+    Raises:
+        InvalidArgument: it is not a positive integer.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value <= 2**31 - 1:
+        raise invalid(field, f"{value!r} is not a positive number of rows; None keeps all")
+    return int(value)
+
+
+def resource_name(field: str, collection: str, value: object) -> str:
+    """Return the resource name of an object of the SDK or of a string; a bare id is of the given collection.
+
+    Raises:
+        InvalidArgument: it is neither, or names another kind of resource.
+    """
+    name = value if isinstance(value, str) else getattr(value, "name", None)
+    if not isinstance(name, str) or not name:
+        raise invalid(field, f"{value!r} is neither a name such as '{collection}/…' nor an object that register returned")
+    if "/" not in name:
+        return f"{collection}/{name}"
+    if not name.startswith(f"{collection}/"):
+        raise invalid(field, f"{name!r} does not start with '{collection}/'")
+    return name

@@ -1,0 +1,138 @@
+"""Results as aligned text and as escaped HTML."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._results import Diagnostics, Explanation, InfluenceResult, ScoredExample, SelfInfluenceResult
+
+EXAMPLE_COLUMNS = ("rank", "train_row", "id", "score", "target", "prediction", "loss")
+EXPLANATION_COLUMNS = ("test_row", "test_id", "side", *EXAMPLE_COLUMNS)
+
+_EXPLANATIONS_SHOWN = 10
+_EXAMPLES_SHOWN = 20
+_ID_WIDTH = 32
+
+
+def example_records(examples: Iterable["ScoredExample"]) -> list[tuple[object, ...]]:
+    """Return one record of EXAMPLE_COLUMNS for each training row; ranks count from 1."""
+    return [(rank, e.row, e.id, e.score, e.target, e.prediction, e.loss) for rank, e in enumerate(examples, 1)]
+
+
+def explanation_records(explanations: Iterable["Explanation"]) -> list[tuple[object, ...]]:
+    """Return one record of EXPLANATION_COLUMNS for each test row, side and training row."""
+    return [
+        (explanation.row, explanation.id, side, *record)
+        for explanation in explanations
+        for side, examples in (("helpful", explanation.helpful), ("harmful", explanation.harmful))
+        for record in example_records(examples)
+    ]
+
+
+def table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    """Return an aligned table: numbers to the right, text to the left."""
+    rows = [[cell(value) for value in record] for record in records]
+    originals = list(zip(columns, *rows, strict=True)) if rows else [(name,) for name in columns]
+    widths = [max(len(text) for text in column) for column in originals]
+    numeric = [all(_is_number(text) for text in column[1:]) and len(column) > 1 for column in originals]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (text.rjust(w) if right else text.ljust(w) for text, w, right in zip(cells, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(columns), *(line(row) for row in rows)])
+
+
+def cell(value: object) -> str:
+    """Return a value as one short line of printable text."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(cell(item) for item in value) + ")"
+    text = str(value)
+    # What others chose to call their rows must not move the cursor or run over the screen.
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= _ID_WIDTH or not isinstance(value, str) else text[: _ID_WIDTH - 1] + "…"
+
+
+def method_text(diagnostics: "Diagnostics") -> str:
+    """Return method and damping in a few words."""
+    damping = "" if diagnostics.damping_source == "unused" else f", damping {cell(diagnostics.damping)}"
+    return f"method {diagnostics.method}{damping}"
+
+
+def explanation_text(explanation: "Explanation") -> str:
+    """Return an explanation as a headline and a table."""
+    columns = ("side", *EXAMPLE_COLUMNS)
+    records = [record[2:] for record in explanation_records([explanation])]
+    body = table(columns, records) if records else "(only the score matrix was kept)"
+    return f"{_headline(explanation)}\n{body}"
+
+
+def influence_text(result: "InfluenceResult") -> str:
+    """Return a result as text: the first explanations, then what the scores mean."""
+    shown = [explanation_text(explanation) for explanation in result.explanations[:_EXPLANATIONS_SHOWN]]
+    more = len(result.explanations) - len(shown)
+    if more:
+        shown.append(f"… and {more} more test rows")
+    return "\n\n".join([*shown, _footer(result.diagnostics)])
+
+
+def self_influence_text(result: "SelfInfluenceResult") -> str:
+    """Return a ranking as text: the first rows, then what the scores mean."""
+    body = table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]))
+    more = len(result.examples) - _EXAMPLES_SHOWN
+    return "\n\n".join([body + (f"\n… and {more} more rows" if more > 0 else ""), _footer(result.diagnostics)])
+
+
+def influence_html(result: "InfluenceResult") -> str:
+    """Return a result as an HTML fragment; everything in it is escaped."""
+    parts = []
+    for explanation in result.explanations[:_EXPLANATIONS_SHOWN]:
+        parts.append(f"<p><b>{html.escape(_headline(explanation))}</b></p>")
+        parts.append(_html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])]))
+    more = len(result.explanations) - _EXPLANATIONS_SHOWN
+    if more > 0:
+        parts.append(f"<p>… and {more} more test rows</p>")
+    parts.append(_html_lines(_footer(result.diagnostics)))
+    return "".join(parts)
+
+
+def self_influence_html(result: "SelfInfluenceResult") -> str:
+    """Return a ranking as an HTML fragment; everything in it is escaped."""
+    shown = _html_table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]))
+    more = len(result.examples) - _EXAMPLES_SHOWN
+    return shown + (f"<p>… and {more} more rows</p>" if more > 0 else "") + _html_lines(_footer(result.diagnostics))
+
+
+def _headline(explanation: "Explanation") -> str:
+    said = f"predicted {cell(explanation.prediction)}, target {cell(explanation.target)}, loss {cell(explanation.loss)}"
+    named = "" if explanation.id in ("", str(explanation.row)) else f" ({cell(explanation.id)})"
+    return f"test row {explanation.row}{named}: {said}"
+
+
+def _footer(diagnostics: "Diagnostics") -> str:
+    lines = [f"{method_text(diagnostics)}, {diagnostics.scale} scale: {diagnostics.estimand}"]
+    lines += [f"warning: {warning}" for warning in diagnostics.warnings]
+    return "\n".join(lines)
+
+
+def _html_table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    rows = ("".join(f"<td>{html.escape(cell(value))}</td>" for value in record) for record in records)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+
+
+def _html_lines(text: str) -> str:
+    return "<p>" + "<br>".join(html.escape(line) for line in text.split("\n")) + "</p>"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "-"
+    return True

@@ -1,0 +1,252 @@
+"""What the service knows, as frozen values: models, data sets, progress, the installation itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from ._inputs import Objective
+
+
+class State(StrEnum):
+    """Whether a model or a data set can be used."""
+
+    VALIDATING = "VALIDATING"
+    READY = "READY"
+    FAILED = "FAILED"
+
+
+class JobState(StrEnum):
+    """How far a job has come."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can change any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed."""
+
+    reason: str
+    """Stable, for programs; `undue.v1.ErrorReason`."""
+    message: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job has come."""
+
+    state: JobState
+    stage: str
+    """What it is doing."""
+    done: int
+    total: int
+    """0 where it is not known."""
+
+    @property
+    def fraction(self) -> float | None:
+        """How much of the stage is done, from 0 to 1; None where it is not known."""
+        return min(1.0, self.done / self.total) if self.total > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What is known of one array without its values."""
+
+    name: str
+    dtype: str
+    """NumPy's name of the element type; "utf8" for strings."""
+    row_shape: tuple[int, ...]
+    """Shape of one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """One parameter of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+    selected: bool
+    """Whether influence runs over it."""
+    l2: bool
+    """Whether the L2 term covers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far onnxruntime and torch agree on a model."""
+
+    max_abs_difference: float
+    """Largest absolute difference of any output on the checked rows."""
+    rows: int
+    """How many rows were checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stationarity:
+    """How near the registered weights are to a minimum of the registered objective."""
+
+    gradient_norm: float
+    """‖∇R(θ)‖ over the selected parameters."""
+    relative: float
+    """‖∇R(θ)‖ over the mean of ‖∇ℓ_i(θ)‖: 0 at a minimum."""
+    mean_loss: float
+    """Mean loss, without the L2 term."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What validation found in a model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[ParameterInfo, ...]
+    dtype: str
+    """Element type of the parameters."""
+    linear_head: bool
+    """Whether the prediction is linear in every selected parameter."""
+    output_activation: str
+    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    parity: Parity | None
+    """None without an ONNX file or a sample."""
+    stationarity: Stationarity | None
+    """None without a sample."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One version of a model. A version never changes once it is registered."""
+
+    name: str
+    """`models/{id}/versions/{n}`."""
+    state: State
+    format: str
+    """"onnx" or "pt2"."""
+    objective: Objective
+    parameters: tuple[str, ...]
+    """fnmatch patterns of the parameters that influence runs over; none means all."""
+    output: str | None
+    """Name of the output that is the prediction; None for the only one."""
+    sample: str | None
+    """Name of the data set that the parity and fit checks used."""
+    report: ModelReport | None
+    """What validation found; None until READY."""
+    failure: Failure | None
+    """Why validation failed."""
+    validation_job: str
+    create_time: datetime
+
+    @property
+    def version(self) -> int:
+        """The number of this version, counted from 1."""
+        return _version(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """What validation found in a data set."""
+
+    rows: int
+    inputs: tuple[TensorSpec, ...]
+    target: TensorSpec | None
+    has_ids: bool
+    has_weights: bool
+    digest: str
+    """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One version of a data set. A version never changes once it is registered."""
+
+    name: str
+    """`datasets/{id}/versions/{n}`."""
+    state: State
+    format: str
+    """"arrays", "npz" or "parquet"."""
+    report: DatasetReport | None
+    """What validation found; None until READY."""
+    failure: Failure | None
+    """Why validation failed."""
+    validation_job: str
+    create_time: datetime
+
+    @property
+    def version(self) -> int:
+        """The number of this version, counted from 1."""
+        return _version(self.name)
+
+    def __len__(self) -> int:
+        """Return the number of rows.
+
+        Raises:
+            ValueError: the data set is not READY, so its rows have not been counted.
+        """
+        if self.report is None:
+            raise ValueError(f"{self.name} is {self.state}: its rows have not been counted")
+        return self.report.rows
+
+    def __bool__(self) -> bool:
+        return True  # not the length: a data set is no container, and an unread one has none
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One attribution method."""
+
+    name: str
+    scale: str
+    """"removal": scores estimate the change of the cost on removal, in its unit; "relative": only order and relative size mean something."""
+    estimand: str
+    """What it estimates."""
+    uses_damping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may not exceed."""
+
+    max_upload_bytes: int
+    max_chunk_bytes: int
+    max_page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInfo:
+    """One process of the service that runs models."""
+
+    pid: int
+    """Process id on the service's machine."""
+    device: str
+    lane: str
+    """"batch" or "serve"."""
+    state: str
+    """STARTING, IDLE or BUSY."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What an installation is and can do."""
+
+    version: str
+    methods: tuple[MethodInfo, ...]
+    limits: Limits
+    devices: tuple[str, ...]
+    """"cpu", "cuda:0", …"""
+    runners: tuple[RunnerInfo, ...]
+    libraries: Mapping[str, str]
+    """Versions of the libraries that compute, by name; empty until a runner has started."""
+
+
+def _version(name: str) -> int:
+    return int(name.rpartition("/")[2])

@@ -1,0 +1,165 @@
+"""What a job found, as frozen values that print themselves."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _render
+from ._errors import FailedPrecondition
+from ._resources import Stationarity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Value = int | float | tuple[float, ...] | None
+"""A class, a number, several numbers, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredExample:
+    """A training row with its score."""
+
+    row: int
+    """Row of the training set."""
+    id: str
+    score: float
+    """Positive: removing the row raises the cost, so it is helpful."""
+    target: Value
+    prediction: Value
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why the model said what it said of one test row."""
+
+    row: int
+    """Row of the test set."""
+    id: str
+    prediction: Value
+    target: Value
+    """The target that was explained; the prediction where the test set has no targets."""
+    loss: float
+    """The cost whose change the scores estimate."""
+    helpful: tuple[ScoredExample, ...]
+    """Training rows whose removal would raise the cost, largest score first."""
+    harmful: tuple[ScoredExample, ...]
+    """Training rows whose removal would lower the cost, most negative score first."""
+
+    def __str__(self) -> str:
+        return _render.explanation_text(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What a score is an estimate of, and how far to trust it."""
+
+    estimand: str
+    """What is estimated, in one sentence."""
+    scale: str
+    """"removal": a score is a change of the cost, in its unit; "relative": only order and relative size mean something."""
+    method: str
+    damping: float
+    """λ in H + λI."""
+    damping_source: str
+    """"given", "convex", "mean_eigenvalue" or "unused"."""
+    leverage_correction: bool
+    solver: str
+    """Empty where nothing was solved."""
+    solver_status: str
+    residual: float
+    """Largest ‖(H+λI)s − v‖ / ‖v‖ of the solves."""
+    stationarity: Stationarity
+    """How near the weights are to a minimum of the objective on the training set."""
+    recipe: str
+    """What "removal" stands for: how retraining would have to be done to measure the same thing."""
+    seed: int
+    dtype: str
+    """Arithmetic of the scores."""
+    device: str
+    digests: Mapping[str, str]
+    """sha256 of model, train, test and code."""
+    seconds: float
+    """Seconds of computing."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class InfluenceResult:
+    """What an influence job found."""
+
+    explanations: tuple[Explanation, ...]
+    """One for each test row that was asked for, in that order."""
+    scores: npt.NDArray[np.float32] | None
+    """(explained rows, training rows), where the job was asked with top_k=None."""
+    diagnostics: Diagnostics
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a long table: one line for each test row, side and training row.
+
+        Columns: test_row, test_id, side, rank, train_row, id, score, target, prediction, loss; the last four are the training row's.
+
+        Raises:
+            FailedPrecondition: pandas is not installed.
+        """
+        return _data_frame(_render.EXPLANATION_COLUMNS, _render.explanation_records(self.explanations))
+
+    def __len__(self) -> int:
+        return len(self.explanations)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return iter(self.explanations)
+
+    def __repr__(self) -> str:
+        kept = "all scores" if self.scores is not None else f"{sum(len(e.helpful) + len(e.harmful) for e in self.explanations)} scored rows"
+        return f"<InfluenceResult: {len(self.explanations)} test rows, {kept}, {_render.method_text(self.diagnostics)}>"
+
+    def __str__(self) -> str:
+        return _render.influence_text(self)
+
+    def _repr_html_(self) -> str:
+        return _render.influence_html(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class SelfInfluenceResult:
+    """What a self-influence job found."""
+
+    examples: tuple[ScoredExample, ...]
+    """Training rows, most self-influential first."""
+    diagnostics: Diagnostics
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the ranking as a table with columns rank, train_row, id, score, target, prediction, loss.
+
+        Raises:
+            FailedPrecondition: pandas is not installed.
+        """
+        return _data_frame(_render.EXAMPLE_COLUMNS, _render.example_records(self.examples))
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[ScoredExample]:
+        return iter(self.examples)
+
+    def __repr__(self) -> str:
+        return f"<SelfInfluenceResult: {len(self.examples)} training rows, {_render.method_text(self.diagnostics)}>"
+
+    def __str__(self) -> str:
+        return _render.self_influence_text(self)
+
+    def _repr_html_(self) -> str:
+        return _render.self_influence_html(self)
+
+
+def _data_frame(columns: tuple[str, ...], records: list[tuple[object, ...]]) -> "pd.DataFrame":
+    try:
+        import pandas
+    except ImportError:
+        text = "to_pandas() needs pandas: pip install 'undue[pandas]'"
+        raise FailedPrecondition(text, reason="PANDAS_MISSING") from None
+    return pandas.DataFrame.from_records(records, columns=list(columns))

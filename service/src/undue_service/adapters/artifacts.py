@@ -1,0 +1,134 @@
+"""Artifacts and staging as local files.
+
+    {root}/artifacts/{tenant}/{first two digits}/{sha256}      complete, read-only, never changed
+    {root}/staging/{tenant}/{upload}                           on its way in
+    {root}/scratch/{job}/                                      what a runner is leaving
+
+All under one root, so that moving a file in is a rename.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from undue_service.domain.errors import InvalidArgument, NotFound, Reason, ResourceExhausted, Unavailable
+
+
+class LocalArtifacts:
+    """ArtifactStore in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "artifacts"
+
+    def contains(self, tenant: str, digest: str) -> bool:
+        """See ArtifactStore."""
+        return self._place(tenant, digest).exists()
+
+    def path(self, tenant: str, digest: str) -> Path:
+        """See ArtifactStore."""
+        place = self._place(tenant, digest)
+        if not place.exists():
+            raise NotFound(
+                Reason.RESOURCE_NOT_FOUND, f"the artifact sha256:{digest} is gone", metadata={"sha256": digest}
+            )
+        return place
+
+    def keep(self, tenant: str, source: Path, digest: str | None = None) -> str:
+        """See ArtifactStore."""
+        with typed_os_errors():
+            with source.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest is not None and found != digest:
+                    text = f"the bytes have sha256 {found}, declared was {digest}: upload them again"
+                    raise InvalidArgument(Reason.DIGEST_MISMATCH, text, metadata={"declared": digest, "found": found})
+                os.fsync(file.fileno())
+            place = self._place(tenant, found)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o444)
+            source.replace(place)
+            _sync_folder(place.parent)
+        return found
+
+    def _place(self, tenant: str, digest: str) -> Path:
+        return self._root / tenant / digest[:2] / digest
+
+
+class LocalStaging:
+    """Staging in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._staging = root / "staging"
+        self._scratch = root / "scratch"
+
+    def size(self, tenant: str, key: str) -> int:
+        """See Staging."""
+        place = self._place(tenant, key)
+        return place.stat().st_size if place.exists() else 0
+
+    def append(self, tenant: str, key: str, offset: int, data: bytes) -> int:
+        """See Staging."""
+        with typed_os_errors():
+            with self.path(tenant, key).open("ab") as file:
+                size = file.seek(0, os.SEEK_END)
+                if offset != size:
+                    text = f"the chunk starts at {offset}, the upload stands at {size}: go on from there"
+                    raise InvalidArgument(Reason.UPLOAD_OFFSET_MISMATCH, text, metadata={"received_bytes": str(size)})
+                try:
+                    file.write(data)
+                    file.flush()
+                except OSError:
+                    file.truncate(size)  # no half chunk is left behind on a full disk
+                    raise
+            return size + len(data)
+
+    def path(self, tenant: str, key: str) -> Path:
+        """See Staging."""
+        place = self._place(tenant, key)
+        with typed_os_errors():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        return place
+
+    def discard(self, tenant: str, key: str) -> None:
+        """See Staging."""
+        with typed_os_errors():
+            self._place(tenant, key).unlink(missing_ok=True)
+
+    def scratch(self, key: str) -> Path:
+        """See Staging."""
+        place = self._scratch / key
+        with typed_os_errors():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+        return place
+
+    def discard_scratch(self, key: str) -> None:
+        """See Staging."""
+        shutil.rmtree(self._scratch / key, ignore_errors=True)
+
+    def _place(self, tenant: str, key: str) -> Path:
+        return self._staging / tenant / key
+
+
+@contextmanager
+def typed_os_errors() -> Iterator[None]:
+    """Turn the file system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = "the disk that holds the artifacts is full: free space, then try again"
+            raise ResourceExhausted(Reason.STORAGE_FULL, text) from error
+        raise Unavailable(Reason.STORAGE_UNAVAILABLE, f"the artifacts cannot be used: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

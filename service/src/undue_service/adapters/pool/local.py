@@ -1,0 +1,90 @@
+"""The local pool: on each device a slot, on each slot a runner for each tenant and lane, supervised and replaced."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from undue_service.application.ports import PoolStatus, Work
+from undue_service.domain.errors import Error
+from undue_service.domain.jobs import Progress
+from undue_service.domain.names import DEFAULT_TENANT
+from undue_service.domain.specs import TaskResult
+
+from .runner_process import RunnerProcess
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str, str]
+"""Slot, tenant, lane."""
+
+
+class LocalPool:
+    """WorkerPool over supervised processes of this machine."""
+
+    def __init__(self, devices: tuple[str, ...]) -> None:
+        self._devices = devices
+        self._free: dict[str, asyncio.Queue[str]] = {}
+        self._runners: dict[Key, RunnerProcess] = {}
+        self._libraries: Mapping[str, str] = {}
+
+    async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
+        """See WorkerPool."""
+        async with self._slot(work.lane) as device:
+            key = (device, work.tenant, work.lane)
+            kept = False
+            try:
+                runner = await self._runner(key)
+                result = await runner.run(work, on_progress)
+                kept = True
+            except Error:
+                kept = True  # the task failed, the runner did not
+                raise
+            finally:
+                # Whatever else ended the call (cancelled, lost), a runner in the middle of something is no use.
+                if not kept:
+                    await self._drop(key)
+            return result
+
+    async def warm(self) -> None:
+        """Start a runner before there is work for it."""
+        async with self._slot("batch") as device:
+            await self._runner((device, DEFAULT_TENANT, "batch"))
+
+    def status(self) -> PoolStatus:
+        """See WorkerPool."""
+        return PoolStatus(self._devices, tuple(runner.status() for runner in self._runners.values()), self._libraries)
+
+    async def close(self) -> None:
+        """See WorkerPool."""
+        for key in tuple(self._runners):
+            await self._drop(key)
+
+    @asynccontextmanager
+    async def _slot(self, lane: str) -> AsyncIterator[str]:
+        if lane not in self._free:
+            self._free[lane] = asyncio.Queue()
+            for device in self._devices:
+                self._free[lane].put_nowait(device)
+        device = await self._free[lane].get()
+        try:
+            yield device
+        finally:
+            self._free[lane].put_nowait(device)
+
+    async def _runner(self, key: Key) -> RunnerProcess:
+        runner = self._runners.get(key)
+        if runner is not None and runner.alive:
+            return runner
+        if runner is not None:
+            log.warning("an idle runner died", extra={"pid": runner.status().pid})
+            await self._drop(key)
+        runner = self._runners[key] = RunnerProcess(device=key[0], lane=key[2])
+        await runner.start()
+        self._libraries = runner.libraries
+        return runner
+
+    async def _drop(self, key: Key) -> None:
+        runner = self._runners.pop(key, None)
+        if runner is not None:
+            await asyncio.shield(runner.kill())

@@ -1,0 +1,155 @@
+"""One runner process, seen from the API process."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
+from undue_service.domain.jobs import Failure, Progress
+from undue_service.domain.specs import TaskResult
+from undue_service.wire import frames_pb2 as frames
+from undue_service.wire.codec import TASK, TASK_RESULT
+from undue_service.wire.framing import FrameError, encode, read_from_runner
+
+START_SECONDS = 120.0
+"""How long a runner may take to import its libraries, on a cold disk."""
+
+
+class RunnerProcess:
+    """A spawned runner on an inherited socketpair. It ends when either end of that pair is closed."""
+
+    def __init__(self, device: str, lane: str) -> None:
+        self.device = device
+        self.lane = lane
+        self.libraries: dict[str, str] = {}
+        self._state = "starting"
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._socket = ours
+        with theirs:
+            command = [sys.executable, "-m", "undue_service.runner.launcher", str(theirs.fileno()), device]
+            # The launcher is spawned, never forked: nothing of this process but the socket reaches it.
+            self._process = subprocess.Popen(  # noqa: S603  our own module
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=_environment(),
+            )
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs and its socket is open."""
+        return self._process.poll() is None and not (self._reader is not None and self._reader.at_eof())
+
+    def status(self) -> RunnerStatus:
+        """Return what it is doing."""
+        return RunnerStatus(self._process.pid, self.device, self.lane, self._state)  # type: ignore[arg-type]
+
+    async def start(self) -> None:
+        """Wait until it can take a task.
+
+        Raises:
+            RunnerLostError: it died, or took too long.
+        """
+        self._reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=1 << 20)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                frame = await self._receive()
+        except TimeoutError:
+            raise RunnerLostError(f"the runner did not start within {START_SECONDS:g} s") from None
+        if frame.WhichOneof("frame") != "hello":
+            raise RunnerLostError("the runner did not say hello")
+        self.libraries = dict(frame.hello.libraries)
+        self._state = "idle"
+
+    async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
+        """Run one task.
+
+        Raises:
+            Error: what the task ended with.
+            RunnerLostError: it died, or spoke nonsense.
+        """
+        assert self._writer is not None  # noqa: S101  started
+        self._state = "busy"
+        task = frames.Task(id=work.id, body=TASK.dump(work.task), scratch=str(work.scratch))
+        task.artifacts.update({digest: str(path) for digest, path in work.artifacts.items()})
+        try:
+            self._writer.write(encode(frames.ToRunner(task=task)))
+            await self._writer.drain()
+        except OSError as error:
+            raise RunnerLostError(self._how_it_ended()) from error
+        while True:
+            frame = await self._receive()
+            kind = frame.WhichOneof("frame")
+            if kind in ("progress", "done", "failure") and getattr(frame, kind).id != work.id:
+                raise RunnerLostError("the runner answered for another task")
+            if kind == "progress":
+                on_progress(Progress(frame.progress.stage[:200], frame.progress.done, frame.progress.total))
+                continue
+            self._state = "idle"
+            if kind == "done":
+                return self._result(frame.done.result)
+            if kind == "failure":
+                said = frame.failure
+                raise Failure(said.code, said.reason, said.message[:10_000], dict(said.metadata)).error()
+            raise RunnerLostError(f"the runner sent {kind!r} in the middle of a task")
+
+    async def kill(self) -> None:
+        """End the process and everything it started, now."""
+        if self._writer is not None:
+            self._writer.close()
+        else:
+            self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+
+    async def _receive(self) -> frames.FromRunner:
+        assert self._reader is not None  # noqa: S101  started
+        try:
+            frame = await read_from_runner(self._reader)
+        except FrameError as error:
+            raise RunnerLostError(f"the runner sent {error}") from error
+        if frame is None:
+            raise RunnerLostError(await asyncio.to_thread(self._how_it_ended))
+        return frame
+
+    def _how_it_ended(self) -> str:
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the runner closed its socket"
+        if status < 0:
+            return f"the runner was killed by {signal.Signals(-status).name}"
+        return f"the runner exited with status {status}"
+
+    @staticmethod
+    def _result(data: bytes) -> TaskResult:
+        try:
+            return TASK_RESULT.load(data)
+        except ValueError as error:
+            raise RunnerLostError("the runner sent a result that does not parse") from error
+
+
+def _environment() -> dict[str, str]:
+    """Return what a runner may know of our environment: how to find its libraries and devices, and no secret."""
+    names = (
+        "PATH",
+        "PYTHONPATH",
+        "LD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+    )
+    return {name: os.environ[name] for name in names if name in os.environ} | {"PYTHONUNBUFFERED": "1"}

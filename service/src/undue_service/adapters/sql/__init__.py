@@ -1,0 +1,1 @@
+"""Jobs, registrations and uploads in SQL: SQLite (WAL) by default."""

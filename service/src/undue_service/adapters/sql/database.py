@@ -1,0 +1,133 @@
+"""Connections, transactions and migrations."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from undue_service.domain.errors import AlreadyExists, Reason, ResourceExhausted, Unavailable
+from undue_service.domain.resources import RequestKey
+
+from .tables import requests
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def connect(url: str) -> Engine:
+    """Return an engine; SQLite is opened in WAL mode, made durable and told to wait for a lock rather than to fail."""
+    engine = create_engine(url, pool_pre_ping=True)
+    if make_url(url).get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest version.
+
+    Raises:
+        Unavailable: STORAGE_UNAVAILABLE.
+    """
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise _storage_error(error) from error
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Give a connection in a transaction that writes."""
+    with engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Give a connection in a transaction that only reads."""
+    with engine.connect().execution_options(undue_reading=True) as connection:
+        yield connection
+
+
+def typed_errors(function: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Turn the database's errors into ours."""
+
+    @wraps(function)
+    def wrapped(self: object, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(self, *args, **kwargs)
+        except DBAPIError as error:
+            raise _storage_error(error) from error
+
+    return wrapped
+
+
+def remembered(connection: Connection, tenant: str, request: RequestKey | None) -> str | None:
+    """Return the id of what the same request made before.
+
+    Raises:
+        AlreadyExists: REQUEST_ID_REUSED.
+    """
+    if request is None:
+        return None
+    row = (
+        connection.execute(select(requests).where(requests.c.tenant == tenant, requests.c.id == request.id))
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    if row["fingerprint"] != request.fingerprint:
+        text = f"request_id {request.id} was used for another request: make a new UUID for each request"
+        raise AlreadyExists(Reason.REQUEST_ID_REUSED, text)
+    return str(row["resource"])
+
+
+def remember(connection: Connection, tenant: str, request: RequestKey | None, resource: str) -> None:
+    """Note what a request made."""
+    if request is not None:
+        row = {"tenant": tenant, "id": request.id, "fingerprint": request.fingerprint}
+        connection.execute(insert(requests).values(**row, resource=resource, create_time=datetime.now(UTC)))
+
+
+def utc(row: RowMapping, column: str) -> datetime:
+    """Return a time of a row; SQLite forgets the zone."""
+    value: datetime = row[column]
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _configure_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("undue_reading", False)
+    # A transaction that reads first and writes later could fail at the upgrade of its lock; this one takes it at once.
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _storage_error(error: DBAPIError) -> ResourceExhausted | Unavailable:
+    if "database or disk is full" in str(error.orig):
+        return ResourceExhausted(
+            Reason.STORAGE_FULL, "the disk that holds the database is full: free space, then try again"
+        )
+    return Unavailable(Reason.STORAGE_UNAVAILABLE, f"the database cannot be used: {error.orig}")

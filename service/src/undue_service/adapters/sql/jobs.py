@@ -1,0 +1,113 @@
+"""JobStore in SQL."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, RowMapping, insert, or_, select, update
+
+from undue_service.application.ports import Page, StaleLeaseError
+from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.jobs import Job, JobState, Lease
+from undue_service.domain.resources import RequestKey
+from undue_service.wire.codec import JOB
+
+from .database import reading, remember, remembered, typed_errors, writing
+from .tables import jobs
+
+
+class SqlJobStore:
+    """Jobs, with leases."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @typed_errors
+    def add(self, job: Job, request: RequestKey | None) -> Job:
+        """See JobStore."""
+        with writing(self._engine) as connection:
+            known = remembered(connection, job.tenant, request)
+            if known is not None:
+                return _load(_row(connection, job.tenant, known))
+            insert_job(connection, job)
+            remember(connection, job.tenant, request, job.id)
+        return job
+
+    @typed_errors
+    def get(self, tenant: str, job_id: str) -> Job:
+        """See JobStore."""
+        with reading(self._engine) as connection:
+            return _load(_row(connection, tenant, job_id))
+
+    @typed_errors
+    def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
+        """See JobStore."""
+        query = select(jobs).where(jobs.c.tenant == tenant).order_by(jobs.c.seq.desc()).limit(limit + 1)
+        if before is not None:
+            query = query.where(jobs.c.seq < before)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+        more = rows[limit - 1]["seq"] if len(rows) > limit else None
+        return Page(tuple(_load(row) for row in rows[:limit]), more)
+
+    @typed_errors
+    def lease(self, now: datetime, until: datetime) -> Lease | None:
+        """See JobStore."""
+        overdue = (jobs.c.state == JobState.RUNNING) & or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
+        query = select(jobs).where(or_(jobs.c.state == JobState.QUEUED, overdue)).order_by(jobs.c.seq).limit(1)
+        with writing(self._engine) as connection:
+            row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
+            if row is None:
+                return None
+            job, token = _load(row).start(now), row["fencing_token"] + 1
+            _write(connection, row["seq"], job, fencing_token=token, lease_until=until)
+        return Lease(job, token)
+
+    @typed_errors
+    def update(
+        self,
+        tenant: str,
+        job_id: str,
+        change: Callable[[Job], Job],
+        *,
+        token: int | None = None,
+        until: datetime | None = None,
+    ) -> Job:
+        """See JobStore."""
+        with writing(self._engine) as connection:
+            row = _row(connection, tenant, job_id)
+            job = _load(row)
+            if token is not None and (row["fencing_token"] != token or job.state.ended):
+                raise StaleLeaseError(job.name)
+            job = change(job)
+            extended = {} if until is None else {"lease_until": until}
+            _write(connection, row["seq"], job, **extended)
+        return job
+
+    @typed_errors
+    def expire_leases(self) -> None:
+        """Let every running job be leased again at once: for a service that knows itself to be the only one."""
+        with writing(self._engine) as connection:
+            connection.execute(update(jobs).where(jobs.c.state == JobState.RUNNING).values(lease_until=None))
+
+
+def insert_job(connection: Connection, job: Job) -> None:
+    """Write a new job inside a transaction."""
+    row = {"tenant": job.tenant, "id": job.id, "state": job.state.value, "body": JOB.dump(job).decode()}
+    connection.execute(insert(jobs).values(**row, fencing_token=0))
+
+
+def _row(connection: Connection, tenant: str, job_id: str) -> RowMapping:
+    query = select(jobs).where(jobs.c.tenant == tenant, jobs.c.id == job_id).with_for_update()
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no jobs/{job_id}", metadata={"resource": f"jobs/{job_id}"})
+    return row
+
+
+def _write(connection: Connection, seq: int, job: Job, **columns: object) -> None:
+    values = {"state": job.state.value, "body": JOB.dump(job).decode(), **columns}
+    connection.execute(update(jobs).where(jobs.c.seq == seq).values(**values))
+
+
+def _load(row: RowMapping) -> Job:
+    return JOB.load(row["body"])

@@ -1,0 +1,101 @@
+"""Registry in SQL."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, RowMapping, Select, func, insert, select
+
+from undue_service.application.ports import Page
+from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.names import Collection
+from undue_service.domain.resources import Registration, RequestKey
+from undue_service.wire.codec import JOB, RESOURCE_SPEC
+
+from .database import reading, remember, remembered, typed_errors, utc, writing
+from .jobs import insert_job
+from .tables import jobs, versions
+
+
+class SqlRegistry:
+    """Registered models and data sets."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @typed_errors
+    def add(
+        self,
+        registration: Callable[[int], Registration],
+        tenant: str,
+        collection: Collection,
+        resource_id: str,
+        request: RequestKey | None,
+    ) -> Registration:
+        """See Registry."""
+        with writing(self._engine) as connection:
+            known = remembered(connection, tenant, request)
+            if known is not None:
+                row = (
+                    connection.execute(_versions(tenant, collection).where(versions.c.seq == int(known)))
+                    .mappings()
+                    .one()
+                )
+                return _load(row)
+            mine = (
+                (versions.c.tenant == tenant) & (versions.c.collection == collection) & (versions.c.id == resource_id)
+            )
+            newest = connection.execute(select(func.max(versions.c.version)).where(mine)).scalar()
+            new = registration((newest or 0) + 1)
+            insert_job(connection, new.validation)
+            values = {"tenant": tenant, "collection": collection, "id": resource_id, "version": new.version}
+            values |= {"spec": RESOURCE_SPEC.dump(new.spec).decode(), "validation_job": new.validation.id}
+            seq = connection.execute(
+                insert(versions).values(**values, create_time=new.create_time)
+            ).inserted_primary_key
+            remember(connection, tenant, request, str(seq[0]) if seq else "")
+        return new
+
+    @typed_errors
+    def get(self, tenant: str, collection: Collection, resource_id: str, version: int | None) -> Registration:
+        """See Registry."""
+        query = (
+            _versions(tenant, collection)
+            .where(versions.c.id == resource_id)
+            .order_by(versions.c.version.desc())
+            .limit(1)
+        )
+        if version is not None:
+            query = query.where(versions.c.version == version)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            name = f"{collection}/{resource_id}" + (f"/versions/{version}" if version is not None else "")
+            raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
+        return _load(row)
+
+    @typed_errors
+    def list(
+        self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
+    ) -> Page[Registration]:
+        """See Registry."""
+        query = _versions(tenant, collection).order_by(versions.c.seq.desc()).limit(limit + 1)
+        if resource_id is not None:
+            query = query.where(versions.c.id == resource_id)
+        if before is not None:
+            query = query.where(versions.c.seq < before)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+        more = rows[limit - 1]["seq"] if len(rows) > limit else None
+        return Page(tuple(_load(row) for row in rows[:limit]), more)
+
+
+def _versions(tenant: str, collection: Collection) -> Select[Any]:
+    same = (jobs.c.tenant == versions.c.tenant) & (jobs.c.id == versions.c.validation_job)
+    query = select(versions, jobs.c.body).join(jobs, same)
+    return query.where(versions.c.tenant == tenant, versions.c.collection == collection)
+
+
+def _load(row: RowMapping) -> Registration:
+    spec, validation = RESOURCE_SPEC.load(row["spec"]), JOB.load(row["body"])
+    create_time = utc(row, "create_time")
+    return Registration(row["tenant"], row["collection"], row["id"], row["version"], spec, validation, create_time)

@@ -1,0 +1,69 @@
+"""The tables, as the migrations leave them. Every one carries the tenant."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only where the key is an INTEGER.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("id", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("fencing_token", BigInteger, nullable=False, default=0),
+    Column("lease_until", DateTime(timezone=True)),
+    UniqueConstraint("tenant", "id"),
+    Index("jobs_by_state", "state", "seq"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("collection", String(16), nullable=False),
+    Column("id", String(63), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("validation_job", String(32), nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("tenant", "collection", "id", "version"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("id", String(32), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("finished", Boolean, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("resource", String(160), nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+)

@@ -1,0 +1,1 @@
+"""Use cases over ports: no transport, no database, no model libraries."""

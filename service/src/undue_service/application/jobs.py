@@ -1,0 +1,93 @@
+"""Queue, look up, watch and cancel jobs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from undue_service.domain.jobs import Job
+from undue_service.domain.methods import method_spec
+from undue_service.domain.names import new_token, parse_token
+from undue_service.domain.resources import Registration, RequestKey
+from undue_service.domain.specs import Influence, SelfInfluence
+
+from .changes import Changes, wait
+from .ports import Clock, JobStore, Page
+from .registration import Registrations
+
+
+class Jobs:
+    """Use cases of JobService, but for results."""
+
+    def __init__(self, store: JobStore, registrations: Registrations, changes: Changes, clock: Clock) -> None:
+        self._store = store
+        self._registrations = registrations
+        self._changes = changes
+        self._clock = clock
+
+    def create(
+        self, tenant: str, spec: Influence | SelfInfluence, timeout_seconds: float, request: RequestKey | None
+    ) -> Job:
+        """Queue a job over resources that are ready; their versions are settled now.
+
+        Raises:
+            FailedPrecondition: RESOURCE_NOT_READY.
+            InvalidArgument: METHOD_UNKNOWN.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        method_spec(spec.method)
+        kind = spec.kind
+        spec = replace(
+            spec,
+            model=self._registrations.get(tenant, "models", f"job.{kind}.model", spec.model).ready().name,
+            train=self._dataset(tenant, f"job.{kind}.train", spec.train).name,
+        )
+        if isinstance(spec, Influence):
+            spec = replace(spec, test=self._dataset(tenant, f"job.{kind}.test", spec.test).name)
+        job = Job(tenant, new_token(), spec, self._clock.now(), timeout_seconds)
+        job = self._store.add(job, request)
+        self._changes.queued()
+        return job
+
+    def get(self, tenant: str, name: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._store.get(tenant, parse_token("name", name, "jobs"))
+
+    def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
+        """Return jobs, newest first."""
+        return self._store.list(tenant, limit, before)
+
+    def cancel(self, tenant: str, name: str) -> Job:
+        """Cancel a job; the scheduler kills its runner. One that has ended stays as it is.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        now = self._clock.now()
+        job = self._store.update(tenant, parse_token("name", name, "jobs"), lambda job: job.cancel(now))
+        self._changes.changed(job.id)
+        return job
+
+    async def watch(self, tenant: str, name: str) -> AsyncIterator[Job]:
+        """Yield the job as it stands, then at every change until it has ended.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        job_id = parse_token("name", name, "jobs")
+        seen: Job | None = None
+        async with self._changes.watching(job_id) as event:
+            while True:
+                job = await asyncio.to_thread(self._store.get, tenant, job_id)
+                if job != seen:
+                    yield job
+                if job.state.ended:
+                    return
+                seen = job
+                await wait(event)
+
+    def _dataset(self, tenant: str, field: str, name: str) -> Registration:
+        return self._registrations.get(tenant, "datasets", field, name).ready()

@@ -1,0 +1,80 @@
+"""Turn a job into a runner's task: look up everything that it names."""
+
+from pathlib import Path
+
+from undue_service.domain.jobs import Job
+from undue_service.domain.resources import Registration
+from undue_service.domain.specs import (
+    ArraysSource,
+    DatasetValidation,
+    DataSource,
+    FileSource,
+    Influence,
+    ModelSpec,
+    ModelValidation,
+    SelfInfluence,
+)
+from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
+
+from .ports import ArtifactStore, Staging, Work
+from .registration import Registrations
+
+
+class Planner:
+    """Makes the work of a job."""
+
+    def __init__(self, registrations: Registrations, artifacts: ArtifactStore, staging: Staging) -> None:
+        self._registrations = registrations
+        self._artifacts = artifacts
+        self._staging = staging
+
+    def plan(self, job: Job) -> Work:
+        """Return the work of a job, with a fresh scratch folder.
+
+        Raises:
+            FailedPrecondition: RESOURCE_NOT_READY.
+            NotFound: a resource or an artifact is gone.
+        """
+        task, digests = self._task(job)
+        paths: dict[str, Path] = {digest: self._artifacts.path(job.tenant, digest) for digest in digests}
+        return Work(job.tenant, job.id, task, paths, self._staging.scratch(job.id))
+
+    def discard(self, work: Work) -> None:
+        """Remove the scratch folder."""
+        self._staging.discard_scratch(work.id)
+
+    def _task(self, job: Job) -> tuple[Task, tuple[str, ...]]:
+        match job.spec:
+            case DatasetValidation(dataset=name):
+                source = _source(self._registrations.get(job.tenant, "datasets", "dataset", name))
+                return DatasetTask(source), source.digests()
+            case ModelValidation(model=name):
+                model = _model(self._registrations.get(job.tenant, "models", "model", name))
+                sample = _source(self._dataset(job, model.sample)) if model.sample is not None else None
+                return ModelTask(model, sample), (model.digest, *(sample.digests() if sample else ()))
+            case Influence() as spec:
+                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
+                train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
+                model, sources = _model(registered), (_source(train), _source(test))
+                found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
+                needed = (model.digest, *sources[0].digests(), *sources[1].digests())
+                return InfluenceTask(spec, model, *sources, found), needed
+            case SelfInfluence() as spec:
+                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
+                train = self._dataset(job, spec.train)
+                model, source = _model(registered), _source(train)
+                found = {"model": registered.content_digest, "train": train.content_digest}
+                return SelfInfluenceTask(spec, model, source, found), (model.digest, *source.digests())
+
+    def _dataset(self, job: Job, name: str) -> Registration:
+        return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()
+
+
+def _model(registration: Registration) -> ModelSpec:
+    assert isinstance(registration.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
+    return registration.spec
+
+
+def _source(registration: Registration) -> DataSource:
+    assert isinstance(registration.spec, ArraysSource | FileSource)  # noqa: S101  the store keeps the two collections apart
+    return registration.spec

@@ -1,0 +1,246 @@
+"""What the use cases need from outside. One contract suite tests every implementation of a port."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from undue_service.domain.jobs import Job, Lease, Progress
+from undue_service.domain.names import Collection
+from undue_service.domain.resources import Registration, RequestKey, Upload
+from undue_service.domain.results import Explanation, ScoredExample
+from undue_service.domain.specs import TaskResult
+from undue_service.domain.tasks import Task
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a listing, newest first."""
+
+    items: tuple[T, ...]
+    next_before: int | None
+    """Where the next page starts; None on the last page."""
+
+
+class JobStore(Protocol):
+    """Jobs, with leases. Every method is one transaction."""
+
+    def add(self, job: Job, request: RequestKey | None) -> Job:
+        """Store a new job and return it, or the one that the same request made before.
+
+        Raises:
+            AlreadyExists: REQUEST_ID_REUSED.
+        """
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
+        """Return the newest jobs, or those before a position that an earlier page gave."""
+
+    def lease(self, now: datetime, until: datetime) -> Lease | None:
+        """Start the oldest queued job, or one whose lease ran out, and return it with a new fencing token."""
+
+    def update(
+        self,
+        tenant: str,
+        job_id: str,
+        change: Callable[[Job], Job],
+        *,
+        token: int | None = None,
+        until: datetime | None = None,
+    ) -> Job:
+        """Apply a change of the state machine, and extend the lease if `until` is given.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+            StaleLeaseError: `token` is not the newest, or the job has ended meanwhile.
+        """
+
+
+class StaleLeaseError(Exception):
+    """Somebody else has the job now, or it has ended: what this holder computed must not be written."""
+
+
+class Registry(Protocol):
+    """Registered models and data sets. Every method is one transaction."""
+
+    def add(
+        self,
+        registration: Callable[[int], Registration],
+        tenant: str,
+        collection: Collection,
+        resource_id: str,
+        request: RequestKey | None,
+    ) -> Registration:
+        """Store the next version, as `registration(version)` makes it, and its validation job; or return the earlier.
+
+        Raises:
+            AlreadyExists: REQUEST_ID_REUSED.
+        """
+
+    def get(self, tenant: str, collection: Collection, resource_id: str, version: int | None) -> Registration:
+        """Return a version, or the newest.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def list(
+        self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
+    ) -> Page[Registration]:
+        """Return the newest versions, or those before a position that an earlier page gave."""
+
+
+class UploadStore(Protocol):
+    """What was declared of uploads. Every method is one transaction."""
+
+    def add(self, upload: Upload, request: RequestKey | None) -> Upload:
+        """Store a new upload and return it, or the one that the same request made before.
+
+        Raises:
+            AlreadyExists: REQUEST_ID_REUSED.
+        """
+
+    def get(self, tenant: str, upload_id: str) -> Upload:
+        """Return an upload.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def finish(self, tenant: str, upload_id: str) -> Upload:
+        """Mark an upload as finished."""
+
+
+class ArtifactStore(Protocol):
+    """Files named by their sha256, a name space for each tenant."""
+
+    def contains(self, tenant: str, digest: str) -> bool:
+        """Return whether the artifact is there."""
+
+    def path(self, tenant: str, digest: str) -> Path:
+        """Return a local path to read the artifact at.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def keep(self, tenant: str, source: Path, digest: str | None = None) -> str:
+        """Move a file in and return its sha256, which must be `digest` where that is given.
+
+        Raises:
+            InvalidArgument: DIGEST_MISMATCH.
+        """
+
+
+class Staging(Protocol):
+    """Files on their way in."""
+
+    def size(self, tenant: str, key: str) -> int:
+        """Return how many bytes have arrived."""
+
+    def append(self, tenant: str, key: str, offset: int, data: bytes) -> int:
+        """Write a chunk where the file ends and return the new size.
+
+        Raises:
+            InvalidArgument: UPLOAD_OFFSET_MISMATCH.
+            ResourceExhausted: STORAGE_FULL.
+        """
+
+    def path(self, tenant: str, key: str) -> Path:
+        """Return where the bytes are."""
+
+    def discard(self, tenant: str, key: str) -> None:
+        """Forget what has arrived."""
+
+    def scratch(self, key: str) -> Path:
+        """Return a fresh empty folder for a job; one left by an earlier attempt is emptied."""
+
+    def discard_scratch(self, key: str) -> None:
+        """Remove a job's folder."""
+
+
+class ResultReader(Protocol):
+    """Result files of influence jobs."""
+
+    def explanations(self, path: Path, start: int, count: int) -> tuple[Explanation, ...]:
+        """Return at most `count` explanations from position `start` on."""
+
+    def self_influences(self, path: Path, start: int, count: int) -> tuple[ScoredExample, ...]:
+        """Return at most `count` ranked rows from position `start` on."""
+
+    def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Yield (first row, float32 block) over the score matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task for a runner."""
+
+    tenant: str
+    id: str
+    task: Task
+    artifacts: Mapping[str, Path]
+    """Every artifact that the task may read."""
+    scratch: Path
+    """Where it leaves what it produces."""
+    lane: Literal["batch", "serve"] = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """One runner process."""
+
+    pid: int
+    device: str
+    lane: str
+    state: Literal["starting", "idle", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What the pool is made of."""
+
+    devices: tuple[str, ...]
+    runners: tuple[RunnerStatus, ...]
+    libraries: Mapping[str, str]
+
+
+class RunnerLostError(Exception):
+    """The runner died, hung up or spoke nonsense. The work can be given to another."""
+
+
+class WorkerPool(Protocol):
+    """Processes that run tasks, one at a time on each slot and lane."""
+
+    async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
+        """Run one task to its end. Cancelling the call kills the runner.
+
+        Raises:
+            Error: whatever typed error the task ended with.
+            RunnerLostError: the process was lost.
+        """
+
+    def status(self) -> PoolStatus:
+        """Return what the pool is made of."""
+
+    async def close(self) -> None:
+        """End every runner."""
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> datetime:
+        """Return the time, in UTC."""

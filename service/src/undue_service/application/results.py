@@ -1,0 +1,75 @@
+"""Read what a finished job found, in pages and in blocks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.jobs import Job, JobState
+from undue_service.domain.results import Explanation, ScoredExample
+
+from .jobs import Jobs
+from .ports import ArtifactStore, ResultReader
+
+
+class Results:
+    """Use cases of JobService's results."""
+
+    def __init__(self, jobs: Jobs, artifacts: ArtifactStore, reader: ResultReader) -> None:
+        self._jobs = jobs
+        self._artifacts = artifacts
+        self._reader = reader
+
+    def explanations(self, tenant: str, name: str, start: int, count: int) -> tuple[Explanation, ...]:
+        """Return at most `count` explanations from position `start` on.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.explanations(self._file(tenant, name, "explanations"), start, count)
+
+    def self_influences(self, tenant: str, name: str, start: int, count: int) -> tuple[ScoredExample, ...]:
+        """Return at most `count` ranked training rows from position `start` on.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.self_influences(self._file(tenant, name, "self_influences"), start, count)
+
+    def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Yield (first row, float32 block) over the whole score matrix.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or did not keep its scores.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.score_blocks(self._file(tenant, name, "scores"))
+
+    def _file(self, tenant: str, name: str, role: str) -> Path:
+        job = self._succeeded(self._jobs.get(tenant, name))
+        if role not in job.results:
+            kept = ", ".join(sorted(job.results)) or "nothing"
+            hint = "; ask for it with top_k unset" if role == "scores" else ""
+            text = (
+                f"{job.name} has no {role.replace('_', '-')}: it is a job of kind {job.spec.kind} and kept {kept}{hint}"
+            )
+            raise FailedPrecondition(Reason.RESULT_KIND_MISMATCH, text)
+        return self._artifacts.path(tenant, job.results[role])
+
+    @staticmethod
+    def _succeeded(job: Job) -> Job:
+        if job.state is JobState.SUCCEEDED:
+            return job
+        if not job.state.ended:
+            text = f"{job.name} is {job.state}: watch it until it has ended"
+            raise FailedPrecondition(Reason.JOB_NOT_FINISHED, text)
+        if job.failure is None:
+            raise FailedPrecondition(Reason.JOB_CANCELLED, f"{job.name} was cancelled and has no result")
+        text = f"{job.name} failed: {job.failure.message}"
+        raise FailedPrecondition(
+            Reason.JOB_FAILED, text, metadata={**job.failure.metadata, "job_reason": job.failure.reason}
+        )

@@ -1,0 +1,184 @@
+"""Lease jobs, hand them to the pool, record how they go.
+
+The store is the truth and every write carries the lease's fencing token, so a scheduler that was overtaken (it slept,
+its lease ran out, another took the job) can never overwrite what its successor did.
+"""
+
+import asyncio
+import contextlib
+import logging
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, Unavailable
+from undue_service.domain.jobs import Job, Lease, Progress
+from undue_service.domain.specs import TaskResult
+
+from .changes import Changes
+from .planning import Planner
+from .ports import ArtifactStore, Clock, JobStore, RunnerLostError, StaleLeaseError, Work, WorkerPool
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=15)
+TICK_SECONDS = 0.2
+MAX_LOST_RUNNERS = 3
+"""A job that has cost this many runners is at fault itself."""
+
+
+class Scheduler:
+    """Runs jobs, as many at once as the pool has slots."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        planner: Planner,
+        artifacts: ArtifactStore,
+        pool: WorkerPool,
+        changes: Changes,
+        clock: Clock,
+    ) -> None:
+        self._jobs = jobs
+        self._planner = planner
+        self._artifacts = artifacts
+        self._pool = pool
+        self._changes = changes
+        self._clock = clock
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Take jobs until cancelled; then the ones in flight are stopped and left for whoever leases them next."""
+        slots = asyncio.Semaphore(len(self._pool.status().devices))
+        try:
+            while True:
+                await slots.acquire()
+                lease = await self._next()
+                task = asyncio.create_task(self._work(lease), name=lease.job.name)
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+                task.add_done_callback(lambda _: slots.release())
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _next(self) -> Lease:
+        while True:
+            now = self._clock.now()
+            lease = await asyncio.to_thread(self._jobs.lease, now, now + LEASE)
+            if lease is not None:
+                return lease
+            await self._changes.work()
+
+    async def _work(self, lease: Lease) -> None:
+        job = lease.job
+        self._changes.changed(job.id)
+        log.info("job started", extra={"job": job.name, "kind": job.spec.kind, "attempt": job.attempt})
+        try:
+            try:
+                await self._attempt(lease)
+            except RunnerLostError as lost:
+                await self._runner_lost(lease, lost)
+            except Error as error:
+                await self._fail(lease, error)
+            except Exception:
+                log.exception("job failed unexpectedly", extra={"job": job.name})
+                await self._fail(lease, Internal(Reason.INTERNAL, "a fault of the service; its log names this job"))
+        except StaleLeaseError:
+            log.info("job was cancelled or taken over", extra={"job": job.name})
+        finally:
+            self._changes.changed(job.id)
+
+    async def _attempt(self, lease: Lease) -> None:
+        job = lease.job
+        work = await asyncio.to_thread(self._planner.plan, job)
+        try:
+            result = await self._supervised(lease, work)
+            await self._succeed(lease, work.scratch, result)
+        finally:
+            await asyncio.to_thread(self._planner.discard, work)
+
+    async def _supervised(self, lease: Lease, work: Work) -> TaskResult:
+        progress = _Latest()
+        running = asyncio.create_task(self._pool.run(work, progress.set))
+        supervising = asyncio.create_task(self._supervise(lease, progress))
+        try:
+            await asyncio.wait((running, supervising), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                supervising.result()  # raises: it only ever ends so
+            return await running
+        finally:
+            for task in (running, supervising):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Error, RunnerLostError, StaleLeaseError):
+                    await task
+
+    async def _supervise(self, lease: Lease, progress: "_Latest") -> None:
+        """Write progress and extend the lease; raise when the job was cancelled, overtaken or is out of time."""
+        job, written, renewed = lease.job, Progress(), self._clock.now()
+        deadline = _deadline(job)
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now, latest = self._clock.now(), progress.value
+            if deadline is not None and now > deadline:
+                limit = f"{job.timeout_seconds:g} s"
+                text = f"{job.name} ran past its limit of {limit}: give it a larger timeout_seconds or less to do"
+                raise DeadlineExceeded(Reason.JOB_DEADLINE, text)
+            if latest != written or now - renewed > LEASE / 3:
+                await asyncio.to_thread(self._advance, lease, latest, now)
+                written, renewed = latest, now
+                self._changes.changed(job.id)
+            elif (await asyncio.to_thread(self._jobs.get, job.tenant, job.id)).state.ended:
+                raise StaleLeaseError
+
+    def _advance(self, lease: Lease, progress: Progress, now: datetime) -> None:
+        job = lease.job
+        self._jobs.update(job.tenant, job.id, lambda job: job.advance(progress), token=lease.token, until=now + LEASE)
+
+    async def _succeed(self, lease: Lease, scratch: Path, result: TaskResult) -> None:
+        def record() -> None:
+            job = lease.job
+            kept = {}
+            for file in result.files:
+                path = (scratch / file.path).resolve()
+                if not path.is_relative_to(scratch.resolve()):
+                    raise Internal(Reason.INTERNAL, "a runner named a file outside its folder")
+                kept[file.role] = self._artifacts.keep(job.tenant, path)
+            now = self._clock.now()
+            self._jobs.update(job.tenant, job.id, lambda job: job.succeed(now, result.report, kept), token=lease.token)
+
+        await asyncio.to_thread(record)
+        log.info("job succeeded", extra={"job": lease.job.name})
+
+    async def _fail(self, lease: Lease, error: Error) -> None:
+        job, now = lease.job, self._clock.now()
+        await asyncio.to_thread(
+            self._jobs.update, job.tenant, job.id, lambda job: job.fail(now, error), token=lease.token
+        )
+        log.info("job failed", extra={"job": job.name, "reason": error.reason})
+
+    async def _runner_lost(self, lease: Lease, lost: RunnerLostError) -> None:
+        job = lease.job
+        log.warning("runner lost", extra={"job": job.name, "attempt": job.attempt, "cause": str(lost)})
+        if job.lost_runners + 1 >= MAX_LOST_RUNNERS:
+            text = f"{MAX_LOST_RUNNERS} runners were lost on this job, so it is not tried again; the last: {lost}"
+            await self._fail(lease, Unavailable(Reason.RUNNER_LOST, text))
+            return
+        await asyncio.to_thread(self._jobs.update, job.tenant, job.id, lambda job: job.requeue(), token=lease.token)
+        self._changes.queued()
+
+
+class _Latest:
+    """The newest progress that a runner has told."""
+
+    def __init__(self) -> None:
+        self.value = Progress()
+
+    def set(self, progress: Progress) -> None:
+        self.value = progress
+
+
+def _deadline(job: Job) -> datetime | None:
+    if not job.timeout_seconds or job.start_time is None:
+        return None
+    return job.start_time + timedelta(seconds=job.timeout_seconds)

@@ -1,0 +1,128 @@
+"""The Hessian of the objective over the selected parameters."""
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from undue_service.domain.errors import FailedPrecondition, Reason
+
+from ..data import Batch, Rows
+from ..gradients import block_rows
+from ..objective import Objective
+from ..progress import Progress, silent
+
+PARAMETER_LIMIT = 12_000
+"""P above which no dense matrix is made: at 12,000 it takes 1.2 GB in float64, and its factor and its inverse as much each."""
+
+
+class Hessian:
+    """H = (1/n) Σ_i w_i ∇²ℓ_i(θ̂) + l2 · diag(mask), streamed over the data.
+
+    Products are forward over reverse (Pearlmutter 1994), all columns at once, for any program. The dense form of a linear head is closed:
+    the block of outputs c, c' is (1/n) Σ_i w_i Σ_i[c, c'] x̃_i x̃_iᵀ.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: Rows,
+        *,
+        memory_bytes: int = 2**30,
+        parameter_limit: int = PARAMETER_LIMIT,
+        progress: Progress = silent,
+    ) -> None:
+        """Bind an objective to its training data; nothing is computed yet.
+
+        Args:
+            objective: at its registered weights.
+            train: the n rows.
+            memory_bytes: budget of the intermediate values of one block.
+            parameter_limit: the largest P of a dense form.
+            progress: told after each block.
+        """
+        self._objective = objective
+        self._train = train
+        self._memory = memory_bytes
+        self._limit = parameter_limit
+        self._progress = progress
+
+    @property
+    def dim(self) -> int:
+        """Return P."""
+        return self._objective.space.dim
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Return H V, (P, K), reading the data once for as many columns as fit into memory."""
+        columns = V.shape[1]
+        rows, chunk = self._chunks(columns)
+        parts = []
+        for start in range(0, columns, chunk):
+            part = V[:, start : start + chunk]
+            product = self._objective.l2[:, None] * part
+            done = 0
+            for raw in self._train.batches(rows):
+                batch = self._objective.place(raw)
+                product = product + self._block_product(batch, part) / len(self._train)
+                done += len(batch.index)
+                covered = start * len(self._train) + done * part.shape[1]
+                self._progress("curvature", covered // columns, len(self._train))
+            parts.append(product)
+        return torch.cat(parts, dim=1)
+
+    def to_dense(self) -> Tensor:
+        """Return H, (P, P).
+
+        Raises:
+            FailedPrecondition: TOO_MANY_PARAMETERS where P exceeds the limit.
+        """
+        if self.dim > self._limit:
+            text = (
+                f"a dense Hessian over {self.dim:,} parameters would take {self.dim**2 * 8 / 2**30:,.1f} GiB; the limit is {self._limit:,} "
+                'parameters: select fewer with parameters= (a pattern such as that of the last layer), or use method="grad_dot"'
+            )
+            metadata = {"parameters": str(self.dim), "limit": str(self._limit)}
+            raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
+        if self._objective.head is not None:
+            return self._head_dense()
+        theta = self._objective.theta
+        dense = self.matmat(torch.eye(self.dim, dtype=theta.dtype, device=theta.device))
+        return (dense + dense.T) / 2
+
+    def _block_product(self, batch: Batch, V: Tensor) -> Tensor:
+        def total(theta: Tensor) -> Tensor:
+            losses = self._objective.losses(theta, batch)
+            return losses.sum() if batch.weights is None else batch.weights @ losses
+
+        def product(v: Tensor) -> Tensor:
+            return jvp(grad(total), (self._objective.theta,), (v,))[1]
+
+        return vmap(product, in_dims=1, out_dims=1)(V)
+
+    def _chunks(self, columns: int) -> tuple[int, int]:
+        """Return how many rows and how many columns a block has."""
+        rows = min(block_rows(self._objective, self._memory // 8), len(self._train))
+        numel = 8 * rows * self._objective.program.graph.row_numel() + 4 * self.dim
+        return rows, max(1, min(columns, self._memory // (8 * numel)))
+
+    def _head_dense(self) -> Tensor:
+        head, loss, n = self._objective.head, self._objective.loss, len(self._train)
+        C, d = head.outputs, head.features
+        H = torch.zeros(C, d, C, d, dtype=self._objective.theta.dtype, device=self._objective.theta.device)
+        done = 0
+        for raw in self._train.batches(block_rows(self._objective, self._memory // 2, 2 * C * d + 3 * C * C)):
+            batch = self._objective.place(raw)
+            x, f = head.evaluate(batch.inputs)
+            S = loss.curvature(f) / n
+            S = S if batch.weights is None else S * batch.weights[:, None, None]
+            for c in range(C):
+                right = (S[:, c, c:, None] * x[:, None, :]).reshape(len(x), -1)
+                H[c, :, c:] += (x.T @ right).view(d, C - c, d)
+            done += len(batch.index)
+            self._progress("curvature", done, n)
+        for c in range(C):
+            H[c + 1 :, :, c] = H[c, :, c + 1 :].permute(1, 2, 0).transpose(1, 2).transpose(0, 0)
+        flat = H.view(self.dim, self.dim)
+        order = torch.argsort(head.positions.reshape(-1))
+        flat = flat[order][:, order]
+        flat.diagonal().add_(self._objective.l2)
+        return flat

@@ -1,0 +1,53 @@
+"""One scalar λ for the whole model, resolved and reported."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+
+from .objective import Objective
+
+_SHARE_OF_MEAN_EIGENVALUE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Damping:
+    """λ, and where it comes from."""
+
+    value: float
+    source: Literal["given", "convex", "mean_eigenvalue", "unused"]
+
+
+UNUSED = Damping(0.0, "unused")
+
+
+def check_damping(given: float | None) -> None:
+    """Raise InvalidArgument (INVALID_FIELD) where a damping is not a finite number ≥ 0."""
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise InvalidArgument.at("damping", f"damping is a finite number ≥ 0 that is added to the Hessian's diagonal, not {given}")
+
+
+def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: Callable[[], float]) -> Damping:
+    """Return λ: as given; else 0 where R is convex in θ with L2 on every selected parameter; else 0.1 × the mean eigenvalue of the Hessian.
+
+    Args:
+        given: the caller's choice.
+        objective: says whether R is convex.
+        mean_eigenvalue: returns trace(H) / P; called only where it is needed.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD where the given damping is negative or not finite.
+        FailedPrecondition: HESSIAN_NOT_POSITIVE_DEFINITE where the mean eigenvalue is not positive.
+    """
+    check_damping(given)
+    if given is not None:
+        return Damping(given, "given")
+    if objective.convex and bool((objective.l2 > 0).all()):
+        return Damping(0.0, "convex")
+    mean = mean_eigenvalue()
+    if not mean > 0:
+        text = f"the mean eigenvalue of the Hessian is {mean:.4g}, so no damping can be derived from it: pass damping=, or train the model further"
+        raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text)
+    return Damping(_SHARE_OF_MEAN_EIGENVALUE * mean, "mean_eigenvalue")

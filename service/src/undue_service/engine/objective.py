@@ -1,0 +1,169 @@
+"""What the model minimises, and what is measured of a test row: functions of θ and a batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.specs import ObjectiveSpec, ParameterInfo
+
+from .data import Batch
+from .head import LinearHead, find_head
+from .losses import LOSSES
+from .measurements import MEASUREMENTS
+from .parameters import ParameterSpace, matching
+from .program import InputSpec, Program
+
+
+class Objective:
+    """R(θ) = (1/n) Σ_i w_i ℓ_i(θ) + l2/2 · ‖mask ∘ θ‖², over the selected parameters θ of a program.
+
+    Attributes:
+        theta: the registered weights θ̂, (P,).
+        l2: l2 · mask, (P,).
+        loss: ℓ as a function of the outputs.
+        head: the linear head that θ is, where the outputs are linear in every selected parameter.
+        output_activation: the softmax or sigmoid at the model's end that the loss looks behind.
+    """
+
+    def __init__(self, program: Program, spec: ObjectiveSpec, parameters: Sequence[str] = ()) -> None:
+        """Select parameters by fnmatch patterns; none means all.
+
+        Raises:
+            InvalidArgument: OBJECTIVE_MISMATCH where the loss does not fit the outputs, PARAMETERS_NOT_FOUND where a pattern matches
+                nothing, INVALID_FIELD where l2 is not a finite number ≥ 0.
+        """
+        if spec.name not in LOSSES:
+            raise InvalidArgument.at("objective.name", f"there is no objective {spec.name!r}; there are {', '.join(LOSSES)}")
+        if not math.isfinite(spec.l2) or spec.l2 < 0:
+            raise InvalidArgument.at("objective.l2", f"l2 is a finite number ≥ 0, not {spec.l2}")
+        self.spec = spec
+        self.loss = LOSSES[spec.name]
+        looks_behind = program.output_activation in self.loss.activations
+        self.output_activation = program.output_activation if looks_behind else ""
+        self.program = program.behind_activation() if looks_behind else program
+        self.outputs_per_row = _outputs_per_row(program)
+        self.loss.check_outputs(self.outputs_per_row)
+        self.space = ParameterSpace(self.program, parameters)
+        self.theta = self.space.flatten(self.program.parameters).detach()
+        self.l2 = torch.full_like(self.theta, spec.l2)
+        for name in self._l2_excluded():
+            if name in self.space.shapes:
+                self.l2[self.space.slice(name)] = 0
+        self.head: LinearHead | None = find_head(self.program, self.space)
+
+    def place(self, batch: Batch) -> Batch:
+        """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.
+
+        Raises:
+            InvalidArgument: INPUT_MISMATCH or TARGET_MISMATCH, naming what does not fit; INVALID_FIELD for a weight that is not ≥ 0.
+        """
+        device, dtype = self.program.device, self.program.dtype
+        inputs = {spec.name: _input(spec, batch, len(self.program.inputs)).to(device, spec.dtype) for spec in self.program.inputs}
+        targets = None
+        if batch.targets is not None:
+            if len(batch.targets) != len(batch.index):
+                text = f"there are {len(batch.targets)} targets for {len(batch.index)} rows"
+                raise InvalidArgument.at("targets", text, Reason.TARGET_MISMATCH)
+            targets = self.loss.targets(batch.targets, self.outputs_per_row, batch.index).to(device)
+            targets = targets.to(dtype) if targets.is_floating_point() or not self.loss.explains_label else targets
+        weights = None if batch.weights is None else _weights(batch).to(device, dtype)
+        return Batch(inputs, targets, weights, batch.index)
+
+    def outputs(self, theta: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return what the loss receives, f (B, C): logits, or the regression's outputs."""
+        f = self.program.forward(self.space.unflatten(theta), inputs)
+        return f.reshape(f.shape[0], self.outputs_per_row)
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return ℓ_i(θ), (B,), of a placed batch; without weights and without the L2 term."""
+        return self.loss.losses(self.outputs(theta, batch.inputs), batch.targets)
+
+    def measurement(self, theta: Tensor, batch: Batch, name: str = "loss") -> Tensor:
+        """Return the cost m_t(θ), (B,), of a placed batch as `explained` returns it."""
+        return self.measure(self.outputs(theta, batch.inputs), batch.targets, name)
+
+    def measure(self, f: Tensor, targets: Tensor | None, name: str = "loss") -> Tensor:
+        """Return the cost m_t, (B,), as a function of the outputs f (B, C).
+
+        Raises:
+            InvalidArgument: INVALID_FIELD for a measurement that does not exist.
+        """
+        if name not in MEASUREMENTS:
+            raise InvalidArgument.at("measurement", f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+        return f[:, 0] if targets is None else MEASUREMENTS[name](self.loss, f, targets)
+
+    def explained(self, batch: Batch) -> Batch:
+        """Return a placed batch with the targets that its explanation is about.
+
+        Without targets a classification explains the predicted label, and a regression its one output: the cost is then the output itself,
+        and the targets stay None.
+
+        Raises:
+            InvalidArgument: TARGETS_MISSING for a regression of several outputs without targets.
+        """
+        if batch.targets is not None:
+            return batch
+        if self.loss.explains_label:
+            return replace(batch, targets=self.loss.predictions(self.outputs(self.theta, batch.inputs)))
+        if self.outputs_per_row != 1:
+            text = f"rows without targets can be explained where the model has one output; this one has {self.outputs_per_row}: add targets"
+            raise InvalidArgument.at("targets", text, Reason.TARGETS_MISSING)
+        return batch
+
+    @property
+    def convex(self) -> bool:
+        """Whether R is convex in θ: a linear head under these losses."""
+        return self.head is not None
+
+    @property
+    def parameters(self) -> tuple[ParameterInfo, ...]:
+        """Every parameter that the prediction depends on."""
+        excluded = set(self._l2_excluded())
+        return tuple(
+            ParameterInfo(name, tuple(tensor.shape), selected=name in self.space.shapes, l2=self.spec.l2 > 0 and name not in excluded)
+            for name, tensor in self.program.parameters.items()
+        )
+
+    def _l2_excluded(self) -> list[str]:
+        return matching(self.program, self.spec.l2_exclude, tuple(self.program.parameters), "objective.l2_exclude")
+
+
+def _outputs_per_row(program: Program) -> int:
+    shape = program.output_shape
+    if len(shape) > 1 or -1 in shape or 0 in shape:
+        text = f"a prediction has the shape {shape}; the objectives need one number or one vector of fixed length a row"
+        raise InvalidArgument.at("objective", text, Reason.OBJECTIVE_MISMATCH)
+    return shape[0] if shape else 1
+
+
+def _input(spec: InputSpec, batch: Batch, count: int) -> Tensor:
+    if spec.name in batch.inputs:
+        tensor = batch.inputs[spec.name]
+    elif count == 1 and len(batch.inputs) == 1:
+        tensor = next(iter(batch.inputs.values()))  # one input each: no name can mislead
+    else:
+        text = f"the model needs the input {spec.name!r}; the data set has {', '.join(batch.inputs)}"
+        raise InvalidArgument.at("inputs", text, Reason.INPUT_MISMATCH)
+    shape = tuple(tensor.shape[1:])
+    fits = len(shape) == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, shape, strict=True))
+    loses = (tensor.is_floating_point() and not spec.dtype.is_floating_point) or tensor.is_complex()
+    if not fits or loses or len(tensor) != len(batch.index):
+        wanted, found = str(spec.dtype).removeprefix("torch."), str(tensor.dtype).removeprefix("torch.")
+        text = f"the model's input {spec.name!r} takes {wanted} of shape {spec.shape} a row; the data set has {found} of shape {shape}"
+        raise InvalidArgument.at("inputs", text, Reason.INPUT_MISMATCH)
+    return tensor
+
+
+def _weights(batch: Batch) -> Tensor:
+    weights = batch.weights
+    if weights.shape != batch.index.shape or weights.is_complex():
+        raise InvalidArgument.at("weights", f"there is one weight a row, but the weights have the shape {tuple(weights.shape)}")
+    bad = ~(torch.isfinite(weights) & (weights >= 0))
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        raise InvalidArgument.at("weights", f"row {int(batch.index[first])} has the weight {weights[first].item()}; a weight is finite and ≥ 0")
+    return weights

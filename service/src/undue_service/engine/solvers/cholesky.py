@@ -1,0 +1,97 @@
+"""Cholesky: the dense, exact solver of a positive definite curvature."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undue_service.domain.errors import FailedPrecondition, Reason
+
+from ..curvature import Curvature
+from .base import Solution, relative_residual
+
+_INVERSE_ITERATIONS = 4
+
+
+@dataclass(frozen=True)
+class CholeskyState:
+    """A factorised curvature."""
+
+    curvature: Curvature
+    factor: Tensor
+    """Lower triangular L with L Lᵀ = A, (P, P)."""
+
+
+class Cholesky:
+    """A = L Lᵀ by LAPACK or cuSOLVER: P³/3 operations once, 2P² a right-hand side."""
+
+    name = "cholesky"
+
+    def prepare(self, curvature: Curvature) -> CholeskyState:
+        """Factorise.
+
+        Raises:
+            FailedPrecondition: NON_FINITE_RESULT where the matrix holds NaN or infinity, HESSIAN_NOT_POSITIVE_DEFINITE where it has a
+                negative eigenvalue, HESSIAN_SINGULAR where its smallest is zero in floating point; the message names the smallest
+                eigenvalue and a damping that is enough.
+        """
+        A = curvature.to_dense()
+        if not bool(torch.isfinite(A).all()):
+            text = "the Hessian holds NaN or infinite values; check the model's weights and the range of its inputs"
+            raise FailedPrecondition(Reason.NON_FINITE_RESULT, text)
+        factor, info = torch.linalg.cholesky_ex(A)
+        tolerance = _singular_below(A)
+        if int(info) != 0 or _smallest_eigenvalue(factor) < tolerance:
+            _refuse(A, tolerance)
+        return CholeskyState(curvature, factor)
+
+    def solve(self, state: CholeskyState, rhs: Tensor) -> Solution:
+        """Solve for the columns of `rhs`, (P, K).
+
+        Raises:
+            FailedPrecondition: NON_FINITE_RESULT where a right-hand side or the solution is not finite.
+        """
+        value = torch.cholesky_solve(rhs, state.factor)
+        if not bool(torch.isfinite(value).all()):
+            text = "the solution of the Hessian system is not finite; check the model's weights and the range of its inputs"
+            raise FailedPrecondition(Reason.NON_FINITE_RESULT, text)
+        return Solution(value, "converged", relative_residual(state.curvature, value, rhs), matvecs=rhs.shape[1])
+
+
+def _singular_below(A: Tensor) -> float:
+    """Return the eigenvalue that rounding alone can produce: P·ε·‖A‖₁."""
+    return A.shape[0] * torch.finfo(A.dtype).eps * float(torch.linalg.matrix_norm(A, 1))
+
+
+def _smallest_eigenvalue(factor: Tensor) -> float:
+    """Estimate the smallest eigenvalue of L Lᵀ by inverse iteration from a fixed start; an upper bound, close after a few steps."""
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(factor.shape[0], 1, generator=generator, dtype=torch.float64).to(factor)
+    growth = v.new_zeros(())
+    for _ in range(_INVERSE_ITERATIONS):
+        v = v / v.norm()
+        v = torch.cholesky_solve(v, factor)
+        growth = v.norm()
+    return float(1 / growth) if bool(torch.isfinite(growth)) else 0.0
+
+
+def _refuse(A: Tensor, tolerance: float) -> None:
+    eigenvalues = torch.linalg.eigvalsh(A)
+    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    enough = _round_up(2 * max(-smallest, 0.0) + 1e-6 * max(largest, 0.0))
+    metadata = {"smallest_eigenvalue": f"{smallest:.6g}", "sufficient_damping": f"{enough:.1e}"}
+    if smallest < -tolerance:
+        text = (
+            f"the damped Hessian has the negative eigenvalue {smallest:.4g} (largest {largest:.4g}): the model is not at a minimum of its "
+            f"objective; an additional damping of {enough:.1e} is enough, or train the model further"
+        )
+        raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text, metadata=metadata)
+    text = (
+        f"the Hessian is singular: its smallest eigenvalue is {smallest:.4g} (largest {largest:.4g}), so some change of the weights leaves "
+        f"the objective as it is; register the model's l2, or pass a damping of {enough:.1e} or more"
+    )
+    raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)
+
+
+def _round_up(value: float) -> float:
+    return float(f"{value * 1.05 + 1e-300:.1e}")

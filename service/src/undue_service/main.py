@@ -1,0 +1,193 @@
+"""The composition root, and the command line `undue-service`. The only place that wires."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from . import logs
+from .adapters.artifacts import LocalArtifacts, LocalStaging
+from .adapters.clock import SystemClock
+from .adapters.data_dir import DataDir
+from .adapters.pool.local import LocalPool
+from .adapters.pool.slots import find_devices
+from .adapters.sql.database import connect, migrate
+from .adapters.sql.jobs import SqlJobStore
+from .adapters.sql.registry import SqlRegistry
+from .adapters.sql.uploads import SqlUploadStore
+from .application.changes import Changes
+from .application.jobs import Jobs
+from .application.planning import Planner
+from .application.registration import Registrations
+from .application.results import Results
+from .application.scheduler import Scheduler
+from .application.uploads import Uploads
+from .domain.errors import Error, InvalidArgument, Reason
+from .settings import Settings
+from .transport.server import start_server
+from .transport.servicers import UseCases
+from .wire.results import SafetensorsResults
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 2.0
+"""How long calls in flight may take to end after the service was told to stop."""
+
+
+@asynccontextmanager
+async def service(settings: Settings) -> AsyncIterator[str]:
+    """Run the whole service while the context lasts, and give the address it is bound to.
+
+    Raises:
+        Error: the data directory is held by another service, or storage or the address cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        data = DataDir(settings.data_dir)
+        stack.callback(data.release)
+        engine = connect(settings.database)
+        stack.callback(engine.dispose)
+        migrate(engine)
+
+        clock, changes = SystemClock(), Changes()
+        changes.bind(asyncio.get_running_loop())
+        jobs, artifacts, staging = SqlJobStore(engine), LocalArtifacts(data.path), LocalStaging(data.path)
+        pool = LocalPool(find_devices(settings.devices))
+        stack.push_async_callback(pool.close)
+
+        uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
+        registrations = Registrations(SqlRegistry(engine), changes, clock)
+        job_cases = Jobs(jobs, registrations, changes, clock)
+        results = Results(job_cases, artifacts, SafetensorsResults())
+        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), artifacts, pool, changes, clock)
+        if not settings.database_url:
+            jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
+
+        server, address = await start_server(
+            UseCases(uploads, registrations, job_cases, results, pool),
+            settings.grpc_address,
+            with_reflection=settings.reflection,
+        )
+        stack.push_async_callback(server.stop, STOP_SECONDS)
+        for background in (scheduler.run(), pool.warm()):
+            task = asyncio.create_task(background)
+            task.add_done_callback(_log_failure)
+            stack.push_async_callback(_cancel, task)
+        log.info("serving", extra={"address": address, "data_dir": str(data.path), "devices": pool.status().devices})
+        yield address
+
+
+async def serve(settings: Settings, parent: int | None, ready: int | None) -> None:
+    """Serve until a signal comes or, where there is a parent, until it closes its end of the pipe."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        loop.add_reader(parent, stop.set)
+    async with service(settings) as address:
+        if ready is not None:
+            _say(ready, {"address": address})
+        await stop.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    ready = getattr(options, "ready_fd", None)
+    try:
+        settings = _settings(options)
+        logs.configure(settings.log_level)
+        match options.command:
+            case "serve":
+                asyncio.run(serve(settings, options.parent_fd, ready))
+            case "migrate":
+                _migrate(settings)
+            case "check":
+                asyncio.run(_check(settings))
+    except Error as error:
+        if ready is not None:
+            _say(ready, {"error": {"code": error.code, "reason": error.reason, "message": error.message}})
+        print(f"undue-service: {error}", file=sys.stderr)  # noqa: T201  the command line's answer
+        return 1
+    return 0
+
+
+def _migrate(settings: Settings) -> None:
+    data = DataDir(settings.data_dir) if not settings.database_url else None
+    engine = connect(settings.database)
+    migrate(engine)
+    engine.dispose()
+    if data is not None:
+        data.release()
+
+
+async def _check(settings: Settings) -> None:
+    """Start everything once, a runner included, and say what was found."""
+    async with service(settings.model_copy(update={"grpc_address": "127.0.0.1:0"})):
+        pool = LocalPool(find_devices(settings.devices))
+        try:
+            await pool.warm()
+            found = pool.status()
+        finally:
+            await pool.close()
+    facts = {"devices": found.devices, "libraries": dict(found.libraries), "data_dir": str(settings.data_dir.resolve())}
+    print(json.dumps(facts, indent=2))  # noqa: T201  the command's answer
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given: dict[str, Any] = {"grpc_address": options.address, "data_dir": options.data_dir}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except (ValidationError, ValueError) as error:
+        text = "; ".join(one["msg"] for one in error.errors()) if isinstance(error, ValidationError) else str(error)
+        raise InvalidArgument(Reason.SETTINGS_INVALID, text) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="undue-service", description="The undue model-auditing service.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {
+        "serve": "run the service",
+        "migrate": "bring the database to this version",
+        "check": "start everything once, a runner included, and say what was found",
+    }
+    for name, text in texts.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--address", help="host:port or unix:path (UNDUE_GRPC_ADDRESS)")
+        command.add_argument("--data-dir", type=Path, help="where state and artifacts are kept (UNDUE_DATA_DIR)")
+    serve_command = commands.choices["serve"]
+    serve_command.add_argument(
+        "--embedded", action="store_true", help="this service belongs to the process that started it"
+    )
+    serve_command.add_argument("--parent-fd", type=int, help="stop when this pipe is closed")
+    serve_command.add_argument("--ready-fd", type=int, help="write one line of JSON here when calls are taken")
+    return parser
+
+
+def _say(descriptor: int, message: dict[str, Any]) -> None:
+    with os.fdopen(descriptor, "w") as pipe:
+        pipe.write(json.dumps(message) + "\n")
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a part of the service has failed", exc_info=task.exception())
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

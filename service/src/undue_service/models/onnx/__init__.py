@@ -1,0 +1,5 @@
+"""ONNX files: our own differentiable importer."""
+
+from .importing import open_onnx
+
+__all__ = ["open_onnx"]

@@ -1,0 +1,54 @@
+"""An ONNX file to an ExportedProgram."""
+
+from pathlib import Path
+
+import torch
+from torch._dynamo.exc import UserError
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
+
+from undue_service.domain.errors import Error
+from undue_service.domain.specs import ColumnSchema
+
+from ..naming import name_inputs, name_tensors
+from ..opened import OpenedModel
+from ..refusals import ONNX_EXPORT, malformed, quoted, static_batch
+from ..running import require_rows_stay_rows
+from .initializers import read_initializers
+from .module import OnnxModule
+from .reading import opset, read_onnx
+from .session import OnnxRuntime
+from .signature import graph_inputs, graph_outputs
+
+_TRACED_ROWS = 61
+"""How many rows the trace sees: unlike any size that a model is likely to have, so that no axis is mistaken for it."""
+
+
+def open_onnx(path: Path) -> OpenedModel:
+    """Return the model in an ONNX file.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
+        ResourceExhausted: UPLOAD_TOO_LARGE.
+    """
+    model = read_onnx(path)
+    inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
+    stored = read_initializers(model.graph)
+    module = OnnxModule(model.graph, opset(model), stored, tuple(column.name for column in inputs), outputs).eval()
+    exported = _export(module, inputs)
+    name_tensors(exported, {**module.parameter_names, **module.buffer_names})
+    name_inputs(exported, tuple(column.name for column in inputs))
+    require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
+    return OpenedModel(exported, inputs, outputs, OnnxRuntime(path, outputs))
+
+
+def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:
+    examples = tuple(torch.empty(_TRACED_ROWS, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs)
+    rows = torch.export.Dim("rows", min=0)
+    try:
+        return torch.export.export(module, examples, dynamic_shapes=(tuple({0: rows} for _ in examples),))
+    except Error:
+        raise
+    except (UserError, ConstraintViolationError) as error:
+        raise static_batch(f"the model works for some numbers of rows only: {quoted(error)}", ONNX_EXPORT) from error
+    except Exception as error:
+        raise malformed(f"the model's shapes or types do not fit together: {quoted(error)}") from error

@@ -1,0 +1,92 @@
+"""The tensors that an ONNX graph carries: which are parameters, which are constants, which are shapes."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+
+from ..refusals import malformed, quoted, unsupported
+
+FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+
+
+@dataclass(frozen=True)
+class Initializers:
+    """Every tensor of a graph that some node reads, by name."""
+
+    parameters: Mapping[str, torch.Tensor]
+    """Floating-point, trained: initialisers, and Constant nodes that are not scalars."""
+    constants: Mapping[str, torch.Tensor]
+    """Floating-point scalars from Constant nodes."""
+    integers: Mapping[str, np.ndarray]
+    """Shapes and axes; int64."""
+
+
+def read_initializers(graph: onnx.GraphProto) -> Initializers:
+    """Return what the nodes of a graph read.
+
+    Raises:
+        InvalidArgument: MODEL_UNSUPPORTED for element types other than float32, float64, int32, int64;
+            MODEL_MALFORMED for a tensor that does not hold what it declares, or that holds NaN or infinity.
+    """
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    if graph.sparse_initializer:
+        raise unsupported("the model has sparse weights; make them dense before the export")
+    parameters: dict[str, torch.Tensor] = {}
+    constants: dict[str, torch.Tensor] = {}
+    integers: dict[str, np.ndarray] = {}
+    for name, value, trained in _stored(graph, read):
+        if value.dtype.kind == "i":
+            integers[name] = value.astype(np.int64)
+            continue
+        if not np.isfinite(value).all():
+            raise malformed(f"the weight {quoted(name)} holds NaN or infinity; the training that made it diverged")
+        (parameters if trained else constants)[name] = torch.from_numpy(value.copy())
+    return Initializers(parameters, constants, integers)
+
+
+def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.ndarray, bool]]:
+    for tensor in graph.initializer:
+        if tensor.name in read:
+            yield tensor.name, _array(tensor, tensor.name), True
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output and node.output[0] in read:
+            value = constant_value(node.attribute, node.output[0])
+            yield node.output[0], value, value.ndim > 0
+
+
+def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.ndarray:
+    """Return what a Constant node holds."""
+    by_name = {attribute.name: attribute for attribute in attributes}
+    if "value" in by_name:
+        return _array(by_name["value"].t, name)
+    if "value_float" in by_name:
+        return np.asarray(by_name["value_float"].f, np.float32)
+    if "value_floats" in by_name:
+        return np.asarray(by_name["value_floats"].floats, np.float32)
+    if "value_int" in by_name:
+        return np.asarray(by_name["value_int"].i, np.int64)
+    if "value_ints" in by_name:
+        return np.asarray(by_name["value_ints"].ints, np.int64)
+    raise unsupported(f"the constant {quoted(name)} is sparse or text; numbers are supported")
+
+
+def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+    if tensor.data_type not in (*FLOATS, *_INTEGERS):
+        kind = element_type(tensor.data_type)
+        raise unsupported(
+            f"the weight {quoted(name)} is {kind}; export the model in float32 or float64, before it is quantised"
+        )
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise malformed(f"the weight {quoted(name)} does not hold what its shape declares") from error
+
+
+def element_type(code: int) -> str:
+    """Return ONNX's name of an element type."""
+    known = onnx.TensorProto.DataType.values()
+    return onnx.TensorProto.DataType.Name(code) if code in known else f"element type {code}"

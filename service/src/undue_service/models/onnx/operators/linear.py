@@ -1,0 +1,47 @@
+"""Linear maps. Each becomes `torch.nn.functional.linear` of the stored parameter wherever one weight is constant."""
+
+import torch
+from torch.nn import functional
+
+from ..values import Node, Product, Weight, dense, linear_weight
+
+
+def gemm(node: Node) -> torch.Tensor:
+    """Y = α A′B′ + β C, A′ = Aᵀ if transA, B′ = Bᵀ if transB; C is optional and broadcast (ONNX Gemm-13)."""
+    alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
+    a = node.tensor(0)
+    a = a.t() if node.attribute("transA", 0) else a
+    b, c = node.value(1), node.value(2)
+    weight = b if isinstance(b, Weight) else Weight(node.tensor(1))
+    if node.attribute("transB", 0):
+        weight = Weight(weight.stored, not weight.transposed)
+    if c is None:
+        product = functional.linear(a, linear_weight(weight))
+        return product if alpha == 1.0 else alpha * product
+    bias = node.tensor(2)
+    if alpha == 1.0 and beta == 1.0 and bias.dim() == 1 and bias.shape[0] == linear_weight(weight).shape[0]:
+        return functional.linear(a, linear_weight(weight), bias)
+    product = functional.linear(a, linear_weight(weight))
+    product = product if alpha == 1.0 else alpha * product
+    return product + (bias if beta == 1.0 else beta * bias)
+
+
+def matmul(node: Node) -> torch.Tensor | Product:
+    """Y = A B with NumPy's broadcasting. A 2-D weight on the right waits for a bias."""
+    a, b = node.tensor(0), node.value(1)
+    if isinstance(b, Weight) and b.stored.dim() == 2 and a.dim() >= 2:
+        return Product(a, b)
+    return torch.matmul(a, node.tensor(1))
+
+
+def add(node: Node) -> torch.Tensor:
+    """Y = A + B with NumPy's broadcasting. MatMul + bias is one linear map."""
+    for product, bias, name in (
+        (node.value(0), node.value(1), node.proto.input[0]),
+        (node.value(1), node.value(0), node.proto.input[1]),
+    ):
+        if isinstance(product, Product) and isinstance(bias, Weight) and node.is_read_once(name):
+            vector = dense(bias)
+            if vector.dim() == 1 and vector.shape[0] == linear_weight(product.weight).shape[0]:
+                return product.linear(vector)
+    return node.tensor(0) + node.tensor(1)

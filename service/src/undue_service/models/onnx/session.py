@@ -1,0 +1,38 @@
+"""The other implementation: onnxruntime on the original file."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..refusals import quoted, unsupported
+
+
+class OnnxRuntime:
+    """An onnxruntime session, started when it is first needed."""
+
+    def __init__(self, path: Path, outputs: tuple[str, ...]) -> None:
+        self._path = path
+        self._outputs = outputs
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs, by name.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED, onnxruntime cannot run the file.
+        """
+        try:
+            values = self._session.run(list(self._outputs), dict(inputs))
+        except Exception as error:  # onnxruntime's own have no common base
+            raise unsupported(f"onnxruntime cannot run the model: {quoted(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    @cached_property
+    def _session(self) -> "onnxruntime.InferenceSession":  # noqa: F821 (imported when needed: it costs half a second)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,102 @@
+"""Runs an ExportedProgram on named arrays, and checks without data that it maps rows to rows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export.graph_signature import InputKind
+
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.specs import ColumnSchema
+
+from .opened import OpenedModel
+from .refusals import malformed, quoted, static_batch, unsupported
+
+_PROBED_ROWS = (2, 3)
+
+
+def predict(opened: OpenedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the program's outputs by name, each with one row per input row.
+
+    Args:
+        opened: the model.
+        inputs: one array per input, (rows, *shape of the input); converted to the input's element type.
+
+    Raises:
+        InvalidArgument: INPUT_MISMATCH.
+    """
+    tensors = [torch.from_numpy(array) for array in conform(opened.inputs, inputs).values()]
+    with torch.no_grad():
+        outputs = opened.exported.graph_module(*_arguments(opened.exported, tensors))
+    return {name: value.numpy() for name, value in zip(opened.outputs, outputs, strict=True)}
+
+
+def conform(columns: Sequence[ColumnSchema], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays in the order and element types of the inputs.
+
+    Raises:
+        InvalidArgument: INPUT_MISMATCH, a name, a shape or a kind of number is wrong.
+    """
+    wanted = {column.name: column for column in columns}
+    if set(inputs) != set(wanted):
+        raise _mismatch(f"the model takes {', '.join(sorted(wanted))}; given were {', '.join(sorted(inputs)) or 'none'}")
+    rows = {len(array) if array.ndim else -1 for array in inputs.values()}
+    if len(rows) != 1 or -1 in rows:
+        raise _mismatch("the inputs do not have the same number of rows")
+    return {name: _conform(column, inputs[name]) for name, column in wanted.items()}
+
+
+def _conform(column: ColumnSchema, array: np.ndarray) -> np.ndarray:
+    if array.shape[1:] != column.shape:
+        raise _mismatch(f"a row of {quoted(column.name)} has the shape {column.shape}, not {array.shape[1:]}")
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and not column.dtype.startswith("float")):
+        raise _mismatch(f"the input {quoted(column.name)} is {column.dtype}, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype=column.dtype)
+
+
+def _mismatch(message: str) -> InvalidArgument:
+    return InvalidArgument(Reason.INPUT_MISMATCH, message)
+
+
+def _arguments(exported: torch.export.ExportedProgram, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return all arguments of the lifted graph: parameters, buffers and constants, then what the user gives."""
+    given = iter(inputs)
+    tensors = {**exported.constants, **exported.state_dict}
+    return [
+        next(given) if spec.kind is InputKind.USER_INPUT else tensors[spec.target or ""]
+        for spec in exported.graph_signature.input_specs
+    ]
+
+
+def require_rows_stay_rows(
+    exported: torch.export.ExportedProgram, inputs: Sequence[ColumnSchema], outputs: Sequence[str], export_line: str
+) -> None:
+    """Run the program on shapes alone, for two numbers of rows, and require one row out for each row in.
+
+    Raises:
+        InvalidArgument: STATIC_BATCH, MODEL_UNSUPPORTED, or MODEL_MALFORMED where it cannot be run at all.
+    """
+    for rows in _PROBED_ROWS:
+        shapes = _run_on_shapes(exported, inputs, rows)
+        for name, shape in zip(outputs, shapes, strict=True):
+            if shape and shape[0] == rows:
+                continue
+            if not shape or rows == _PROBED_ROWS[-1]:
+                raise unsupported(f"the output {quoted(name)} has the shape {shape} for {rows} rows, not one row each")
+            if shape == _run_on_shapes(exported, inputs, rows + 1)[list(outputs).index(name)]:
+                text = f"the output {quoted(name)} has the shape {shape} for any number of rows"
+                raise static_batch(text, export_line)
+
+
+def _run_on_shapes(
+    exported: torch.export.ExportedProgram, inputs: Sequence[ColumnSchema], rows: int
+) -> list[tuple[int, ...]]:
+    with FakeTensorMode() as mode, torch.no_grad():
+        given = [torch.empty(rows, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs]
+        arguments = [a if a in given else mode.from_tensor(a) for a in _arguments(exported, given)]
+        try:
+            outputs = torch.fx.Interpreter(exported.graph_module).run(*arguments)
+        except Exception as error:
+            raise malformed(f"the model cannot be run on {rows} rows: {quoted(error)}") from error
+    return [tuple(int(size) for size in value.shape) for value in outputs]

@@ -1,0 +1,64 @@
+"""The runner: takes tasks from its socket, one at a time, until the socket closes.
+
+python -m undue_service.runner.main FD DEVICE
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from undue_service.domain.errors import Error, Internal, Reason, ResourceExhausted
+from undue_service.wire import frames_pb2 as frames
+from undue_service.wire.codec import TASK, TASK_RESULT
+from undue_service.wire.framing import RunnerChannel
+
+
+def main() -> None:
+    """Run."""
+    channel = RunnerChannel(socket.socket(fileno=int(sys.argv[1])))
+    tasks: queue.Queue[frames.Task] = queue.Queue()
+    threading.Thread(target=_read, args=(channel, tasks), daemon=True).start()
+
+    from .tasks import Workshop, libraries  # after the thread: the service may go while torch is being imported
+
+    workshop = Workshop(device=sys.argv[2])
+    channel.send(frames.FromRunner(hello=frames.Hello(libraries=libraries())))
+    while True:
+        channel.send(_run(workshop, channel, tasks.get()))
+
+
+def _read(channel: RunnerChannel, tasks: "queue.Queue[frames.Task]") -> None:
+    while (frame := channel.receive()) is not None:
+        tasks.put(frame.task)
+    os._exit(0)  # the service is gone, and so is whoever waited for what runs now
+
+
+def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> frames.FromRunner:  # type: ignore[name-defined] # noqa: F821
+    def report(stage: str, done: int, total: int) -> None:
+        channel.send(frames.FromRunner(progress=frames.Progress(id=task.id, stage=stage, done=done, total=total)))
+
+    try:
+        artifacts = {digest: Path(path) for digest, path in task.artifacts.items()}
+        result = workshop.run(TASK.load(task.body), artifacts, Path(task.scratch), report)
+        return frames.FromRunner(done=frames.Done(id=task.id, result=TASK_RESULT.dump(result)))
+    except Error as error:
+        failure = error
+    except MemoryError:
+        failure = ResourceExhausted(
+            Reason.OUT_OF_MEMORY, "the task needs more memory than this machine has: ask for fewer rows at once"
+        )
+    except Exception:  # noqa: BLE001  the boundary of the process: the service's log gets the trace, the user a reason
+        traceback.print_exc()
+        failure = Internal(Reason.INTERNAL, "a fault in the runner; the service's log has its trace")
+    said = frames.Failure(
+        id=task.id, code=failure.code, reason=failure.reason, message=failure.message, metadata=failure.metadata
+    )
+    return frames.FromRunner(failure=said)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Every setting of the service. Each is an environment variable `UNDUE_…`, or a key in a TOML file."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """Settings, from the environment, then from the file that `UNDUE_CONFIG` names."""
+
+    model_config = SettingsConfigDict(env_prefix="UNDUE_", frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    grpc_address: str = "127.0.0.1:50051"
+    """Where the API listens: host:port, port 0 for any free one, or unix:path."""
+
+    data_dir: Path = Path("undue-data")
+    """State and artifacts of the embedded default. One service at a time holds it."""
+
+    database_url: str = ""
+    """SQLAlchemy URL of the database; empty for SQLite in the data directory."""
+
+    devices: str = "auto"
+    """Slots for work: auto (each CUDA device, else one CPU slot), or a list such as cuda:0,cuda:1."""
+
+    max_upload_bytes: int = Field(default=4 << 30, ge=1)
+    """Largest file that an upload may declare."""
+
+    reflection: bool = True
+    """Whether the API describes itself to gRPC tools."""
+
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    @field_validator("grpc_address")
+    @classmethod
+    def _only_loopback(cls, address: str) -> str:
+        if not address.startswith("unix:"):
+            host, separator, port = address.rpartition(":")
+            if not separator or not port.isdigit() or int(port) > 65535:
+                raise ValueError(f"{address!r} must be host:port or unix:path")
+            if not _is_loopback(host.strip("[]")):
+                raise ValueError(
+                    f"refusing to listen on {address}: beyond loopback there must be TLS and tokens, which this "
+                    "version does not have; listen on 127.0.0.1 behind a proxy that has them"
+                )
+        return address
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"{level!r} must be DEBUG, INFO, WARNING or ERROR")
+        return level
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'undue.sqlite3'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the base class's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the base class's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line first, then the environment, then the file."""
+        file = os.environ.get("UNDUE_CONFIG")
+        if not file:
+            return init_settings, env_settings
+        if not Path(file).is_file():
+            raise ValueError(f"UNDUE_CONFIG: there is no file {file}")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

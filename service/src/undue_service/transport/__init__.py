@@ -1,0 +1,1 @@
+"""gRPC: thin servicers, pure converters, one error table, interceptors."""

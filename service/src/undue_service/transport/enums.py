@@ -1,0 +1,72 @@
+"""Enums of the API and the domain's words for them."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
+from undue_service.domain.errors import InvalidArgument
+from undue_service.domain.jobs import JobState
+from undue_service.domain.resources import ResourceState
+
+D = TypeVar("D")
+
+
+class Words(Generic[D]):
+    """A table between an enum's numbers and the domain's words."""
+
+    def __init__(self, words: Mapping[Any, D]) -> None:
+        self._to_domain: dict[Any, D] = dict(words)
+        self._to_proto = {word: number for number, word in words.items()}
+
+    def to_domain(self, field: str, number: int) -> D:
+        """Return the domain's word.
+
+        Raises:
+            InvalidArgument: the field has no value, or one that is not known.
+        """
+        if number not in self._to_domain:
+            raise InvalidArgument.at(
+                field, "must be set to one of " + ", ".join(str(word) for word in self._to_domain.values())
+            )
+        return self._to_domain[number]
+
+    def to_proto(self, word: D) -> Any:
+        """Return the enum's number."""
+        return self._to_proto[word]
+
+
+FORMATS: Words[str] = Words({models_pb2.Model.FORMAT_ONNX: "onnx", models_pb2.Model.FORMAT_PT2: "pt2"})
+FILE_FORMATS: Words[str] = Words(
+    {datasets_pb2.FileSource.FORMAT_NPZ: "npz", datasets_pb2.FileSource.FORMAT_PARQUET: "parquet"}
+)
+LOSSES: Words[str] = Words(
+    {
+        models_pb2.Objective.LOSS_CROSS_ENTROPY: "cross_entropy",
+        models_pb2.Objective.LOSS_BINARY_LOGISTIC: "binary_logistic",
+        models_pb2.Objective.LOSS_SQUARED_ERROR: "squared_error",
+    }
+)
+MEASUREMENTS: Words[str] = Words({jobs_pb2.MEASUREMENT_LOSS: "loss"})
+SCALES: Words[str] = Words({jobs_pb2.SCALE_REMOVAL: "removal", jobs_pb2.SCALE_RELATIVE: "relative"})
+DAMPING_SOURCES: Words[str] = Words(
+    {
+        jobs_pb2.Diagnostics.DAMPING_SOURCE_GIVEN: "given",
+        jobs_pb2.Diagnostics.DAMPING_SOURCE_CONVEX: "convex",
+        jobs_pb2.Diagnostics.DAMPING_SOURCE_MEAN_EIGENVALUE: "mean_eigenvalue",
+        jobs_pb2.Diagnostics.DAMPING_SOURCE_UNUSED: "unused",
+    }
+)
+MODEL_STATES: Words[ResourceState] = Words(
+    {getattr(models_pb2.Model, f"STATE_{state.value}"): state for state in ResourceState}
+)
+DATASET_STATES: Words[ResourceState] = Words(
+    {getattr(datasets_pb2.Dataset, f"STATE_{state.value}"): state for state in ResourceState}
+)
+JOB_STATES: Words[JobState] = Words({getattr(jobs_pb2.Job, f"STATE_{state.value}"): state for state in JobState})
+DTYPES: Words[str] = Words(
+    {
+        number: name.removeprefix("DATA_TYPE_").lower()
+        for name, number in tensors_pb2.DataType.items()
+        if number != tensors_pb2.DATA_TYPE_UNSPECIFIED
+    }
+)

@@ -1,0 +1,100 @@
+"""What happens around every call: a request id, a log line, and errors that become statuses."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from undue_service.domain.errors import Error, Internal, Reason
+
+from .errors import STATUS_CODES, STATUS_DETAILS, to_status
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "x-request-id"
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of ours. Health and reflection pass through."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Return the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/undue."):
+            return handler
+        given = dict(handler_call_details.invocation_metadata or ()).get(REQUEST_ID_HEADER, "")
+        # A header is the caller's text: only what looks like an id goes into logs and answers.
+        identity = (
+            str(given) if 0 < len(str(given)) <= 64 and str(given).replace("-", "").isalnum() else secrets.token_hex(8)
+        )
+        if handler.response_streaming:
+            inner: Any = handler.unary_stream
+
+            async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
+                async with _Call(method, identity, context):
+                    async for response in inner(request, context):
+                        yield response
+
+            return grpc.unary_stream_rpc_method_handler(
+                stream, handler.request_deserializer, handler.response_serializer
+            )
+        inner_unary: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def unary(request: Any, context: "Context") -> Any:
+            async with _Call(method, identity, context):
+                return await inner_unary(request, context)
+
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make(unary, handler.request_deserializer, handler.response_serializer)
+
+
+class _Call:
+    """One call: logs how it went and aborts it with a typed status where it went wrong."""
+
+    def __init__(self, method: str, identity: str, context: "Context") -> None:
+        self._method, self._identity, self._context = method, identity, context
+
+    async def __aenter__(self) -> None:
+        self._start = time.perf_counter()
+        request_id.set(self._identity)
+        await self._context.send_initial_metadata(((REQUEST_ID_HEADER, self._identity),))
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._log("OK" if error is None else "CANCELLED")
+            return
+        if not isinstance(error, Error):
+            log.error("unexpected error", exc_info=error, extra={"method": self._method, "request_id": self._identity})
+            error = Internal(Reason.INTERNAL, f"a fault of the service; its log has request {self._identity}")
+        self._log(error.code, error.reason)
+        details = to_status(error, self._identity).SerializeToString()
+        await self._context.abort(STATUS_CODES[error.code], error.message, ((STATUS_DETAILS, details),))
+
+    def _log(self, code: str, reason: str = "") -> None:
+        milliseconds = round(1000 * (time.perf_counter() - self._start), 1)
+        extra = {
+            "method": self._method,
+            "code": code,
+            "reason": reason,
+            "ms": milliseconds,
+            "request_id": self._identity,
+        }
+        log.info("call", extra=extra)

@@ -1,0 +1,73 @@
+"""Pages (AIP-158) and repeated requests (AIP-155)."""
+
+import base64
+import binascii
+import hashlib
+import uuid
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.resources import RequestKey
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 2 << 20
+"""gRPC clients refuse messages beyond 4 MiB unless told otherwise; a page ends well before."""
+
+
+class PageRequest(Protocol):
+    """A request for a page."""
+
+    page_size: int
+    page_token: str
+
+
+def page_size(request: PageRequest) -> int:
+    """Return how many items to send.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD.
+    """
+    if request.page_size < 0:
+        raise InvalidArgument.at("page_size", "must not be negative")
+    return min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def read_token(request: PageRequest, listing: str) -> int | None:
+    """Return the position in a page token, or None for the first page.
+
+    Raises:
+        InvalidArgument: INVALID_PAGE_TOKEN.
+    """
+    if not request.page_token:
+        return None
+    try:
+        made_for, _, position = base64.urlsafe_b64decode(request.page_token.encode()).decode().rpartition(" ")
+        if made_for == listing and position.isascii() and position.isdigit() and len(position) < 19:
+            return int(position)
+    except (ValueError, binascii.Error):
+        pass  # said below, like any other token that is not ours
+    raise InvalidArgument.at("page_token", "is not the next_page_token of this listing", Reason.INVALID_PAGE_TOKEN)
+
+
+def write_token(position: int | None, listing: str) -> str:
+    """Return the page token for a position; empty for None."""
+    return "" if position is None else base64.urlsafe_b64encode(f"{listing} {position}".encode()).decode()
+
+
+def request_key(request: Message, identity: str) -> RequestKey | None:
+    """Return what makes a repeated request recognisable; None where it has no id.
+
+    Raises:
+        InvalidArgument: the id is not a UUID.
+    """
+    if not identity:
+        return None
+    try:
+        uuid.UUID(identity)
+    except ValueError:
+        raise InvalidArgument.at("request_id", f"{identity!r} is not a UUID") from None
+    fingerprint = hashlib.sha256(request.DESCRIPTOR.full_name.encode() + request.SerializeToString(deterministic=True))
+    return RequestKey(identity, fingerprint.hexdigest())

@@ -1,0 +1,39 @@
+"""Domain values as JSON: in the database and in the frames between the API process and a runner. Never pickle."""
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from undue_service.domain.jobs import Job
+from undue_service.domain.specs import ArraysSource, FileSource, ModelSpec, TaskResult
+from undue_service.domain.tasks import Task
+
+T = TypeVar("T")
+
+
+class Codec(Generic[T]):
+    """Writes and reads one type of the domain."""
+
+    def __init__(self, kind: Any) -> None:
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+
+    def dump(self, value: T) -> bytes:
+        """Return the value as JSON; a number that JSON lacks (NaN, infinity) is refused."""
+        return self._adapter.dump_json(value)
+
+    def load(self, data: bytes | str) -> T:
+        """Return the value again.
+
+        Raises:
+            ValueError: the JSON is not of this type.
+        """
+        try:
+            return self._adapter.validate_json(data)
+        except ValidationError as error:
+            raise ValueError(str(error)) from error
+
+
+JOB: Codec[Job] = Codec(Job)
+RESOURCE_SPEC: Codec[ModelSpec | ArraysSource | FileSource] = Codec(ModelSpec | ArraysSource | FileSource)
+TASK: Codec[Task] = Codec(Task)
+TASK_RESULT: Codec[TaskResult] = Codec(TaskResult)

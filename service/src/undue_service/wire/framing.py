@@ -1,0 +1,83 @@
+"""Length-prefixed frames: four bytes of length, big-endian, then a protobuf message."""
+
+import asyncio
+import socket
+import struct
+import threading
+
+from .frames_pb2 import FromRunner, ToRunner
+
+MAX_FRAME_BYTES = 64 << 20
+"""A longer frame is nonsense: whoever sent it is not to be trusted with more of our memory."""
+
+_LENGTH = struct.Struct(">I")
+
+
+class FrameError(Exception):
+    """The other end sent what is not a frame."""
+
+
+def encode(frame: FromRunner | ToRunner) -> bytes:
+    """Return the frame with its length in front.
+
+    Raises:
+        FrameError: the frame is too long to send.
+    """
+    body = frame.SerializeToString()
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body):,} bytes")
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_from_runner(reader: asyncio.StreamReader) -> FromRunner | None:
+    """Return the next frame, or None where the runner has closed its end.
+
+    Raises:
+        FrameError: what came is not a frame.
+    """
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MAX_FRAME_BYTES:
+            raise FrameError(f"a frame of {length:,} bytes")
+        body = await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return None
+    frame = FromRunner()
+    try:
+        frame.ParseFromString(body)
+    except Exception as error:  # protobuf's DecodeError has no stable base class across its implementations
+        raise FrameError(f"a frame that does not parse: {error}") from error
+    if frame.WhichOneof("frame") is None:
+        raise FrameError("an empty frame")
+    return frame
+
+
+class RunnerChannel:
+    """The runner's end. Sending is safe from any thread; reading is for one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, frame: FromRunner) -> None:
+        """Send a frame."""
+        data = encode(frame)
+        with self._lock:
+            self._connection.sendall(data)
+
+    def receive(self) -> ToRunner | None:
+        """Return the next frame, or None where the service has closed its end."""
+        head = self._exactly(_LENGTH.size)
+        if head is None:
+            return None
+        body = self._exactly(_LENGTH.unpack(head)[0])
+        return None if body is None else ToRunner.FromString(body)
+
+    def _exactly(self, count: int) -> bytes | None:
+        data = bytearray()
+        while len(data) < count:
+            part = self._connection.recv(min(count - len(data), 1 << 20))
+            if not part:
+                return None
+            data += part
+        return bytes(data)

@@ -1,0 +1,116 @@
+"""Result files of influence jobs: safetensors, written by a runner and read by the API process.
+
+explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`, `loss` (m,), and `helpful_rows`,
+`helpful_scores`, `harmful_rows`, `harmful_scores` (m, k), unused places −1; for each of the u training rows named in
+them `train_row` (ascending), `train_ids`, `train_prediction`, `train_target`, `train_loss` (u,).
+self_influences: `row`, `ids`, `score`, `prediction`, `target`, `loss` (n,), most self-influential first.
+scores: `scores` (m, n) float32.
+
+Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
+each ended by a NUL byte.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from undue_service.domain.results import Explanation, ScoredExample, Value
+
+Array = npt.NDArray[Any]
+
+BLOCK_BYTES = 1 << 20
+
+
+def write(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write one result file."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def encode_ids(ids: Sequence[str]) -> Array:
+    """Return strings as bytes, each ended by a NUL byte."""
+    return np.frombuffer("".join(f"{one}\0" for one in ids).encode(), dtype=np.uint8)
+
+
+class SafetensorsResults:
+    """ResultReader over these files."""
+
+    def explanations(self, path: Path, start: int, count: int) -> tuple[Explanation, ...]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            train = _Examples(file, "train_")
+            places = {int(row): place for place, row in enumerate(train.rows)}
+            tests = _Examples(file, "")
+            page = slice(start, start + count)
+            sides = {name: file.get_slice(name)[page] for name in _SIDES}
+
+        def scored(side: str, at: int) -> tuple[ScoredExample, ...]:
+            rows, scores = sides[f"{side}_rows"][at], sides[f"{side}_scores"][at]
+            return tuple(
+                train.scored(places[int(row)], float(score))
+                for row, score in zip(rows, scores, strict=True)
+                if row >= 0
+            )
+
+        return tuple(
+            Explanation(
+                row=int(tests.rows[place]),
+                id=tests.ids[place],
+                prediction=_value(tests.predictions, place),
+                target=_value(tests.targets, place),
+                loss=float(tests.losses[place]),
+                helpful=scored("helpful", place - start),
+                harmful=scored("harmful", place - start),
+            )
+            for place in range(start, min(start + count, len(tests.rows)))
+        )
+
+    def self_influences(self, path: Path, start: int, count: int) -> tuple[ScoredExample, ...]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            examples, scores = _Examples(file, ""), file.get_tensor("score")
+        places = range(start, min(start + count, len(scores)))
+        return tuple(examples.scored(place, float(scores[place])) for place in places)
+
+    def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            scores = file.get_slice("scores")
+            rows, columns = scores.get_shape()
+            size = max(1, BLOCK_BYTES // (4 * max(1, columns)))
+            for first in range(0, rows, size):
+                yield first, scores[first : first + size]
+
+
+_SIDES = ("helpful_rows", "helpful_scores", "harmful_rows", "harmful_scores")
+
+
+class _Examples:
+    """The columns that say what a row is."""
+
+    def __init__(self, file: Any, prefix: str) -> None:
+        self.rows: Array = file.get_tensor(f"{prefix}row")
+        self.ids = file.get_tensor(f"{prefix}ids").tobytes().decode().split("\0")
+        self.predictions: Array = file.get_tensor(f"{prefix}prediction")
+        self.targets: Array = file.get_tensor(f"{prefix}target")
+        self.losses: Array = file.get_tensor(f"{prefix}loss")
+
+    def scored(self, place: int, score: float) -> ScoredExample:
+        return ScoredExample(
+            row=int(self.rows[place]),
+            id=self.ids[place],
+            score=score,
+            target=_value(self.targets, place),
+            prediction=_value(self.predictions, place),
+            loss=float(self.losses[place]),
+        )
+
+
+def _value(array: Array, place: int) -> Value:
+    if array.ndim > 1:
+        return tuple(float(number) for number in array[place])
+    return int(array[place]) if array.dtype.kind in "iub" else float(array[place])
