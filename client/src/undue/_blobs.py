@@ -74,7 +74,7 @@ class Chunks:
             self.error = error
 
 
-class _MemoryReader(io.RawIOBase, BinaryIO):  # type: ignore[misc] # typeshed: IOBase and IO disagree on details
+class _MemoryReader(io.RawIOBase, BinaryIO):
     """Reads a memoryview without copying it first, as BytesIO would."""
 
     def __init__(self, view: memoryview) -> None:

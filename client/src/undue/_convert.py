@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
+from ._errors import Internal
 from ._inputs import Objective, ObjectiveName
 from ._resources import (
     Dataset,
@@ -30,7 +32,7 @@ from ._status import from_status
 from ._tensors import dtype_name
 from .v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2
 
-_LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss] = {
+_LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "cross_entropy": models_pb2.Objective.LOSS_CROSS_ENTROPY,
     "binary_logistic": models_pb2.Objective.LOSS_BINARY_LOGISTIC,
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
@@ -48,8 +50,8 @@ def model(message: models_pb2.Model) -> Model:
     objective = message.objective
     return Model(
         name=message.name,
-        state=State(models_pb2.Model.State.Name(message.state).removeprefix("STATE_")),
-        format=models_pb2.Model.Format.Name(message.format).removeprefix("FORMAT_").lower(),
+        state=State(_name(models_pb2.Model.State, message.state, "STATE_")),
+        format=_name(models_pb2.Model.Format, message.format, "FORMAT_").lower(),
         objective=Objective(_OBJECTIVES[objective.loss], objective.l2, objective.l2_exclude),
         parameters=tuple(message.parameters),
         output=message.output or None,
@@ -79,10 +81,10 @@ def _model_report(message: models_pb2.ModelReport) -> ModelReport:
 def dataset(message: datasets_pb2.Dataset) -> Dataset:
     """Return the value of a data set."""
     formats = datasets_pb2.FileSource.Format
-    file_format = formats.Name(message.file.format).removeprefix("FORMAT_").lower()
+    file_format = _name(formats, message.file.format, "FORMAT_").lower()
     return Dataset(
         name=message.name,
-        state=State(datasets_pb2.Dataset.State.Name(message.state).removeprefix("STATE_")),
+        state=State(_name(datasets_pb2.Dataset.State, message.state, "STATE_")),
         format=file_format if message.HasField("file") else "arrays",
         report=_dataset_report(message.report) if message.HasField("report") else None,
         failure=failure(message.error, message.name) if message.HasField("error") else None,
@@ -102,9 +104,9 @@ def _dataset_report(message: datasets_pb2.DatasetReport) -> DatasetReport:
     )
 
 
-def job_state(state: jobs_pb2.Job.State) -> JobState:
+def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
     """Return the state of a job."""
-    return JobState(jobs_pb2.Job.State.Name(state).removeprefix("STATE_"))
+    return JobState(_name(jobs_pb2.Job.State, state, "STATE_"))
 
 
 def progress(message: jobs_pb2.Job) -> Progress:
@@ -165,7 +167,7 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
         scale=_scale(message.scale),
         method=message.method,
         damping=message.damping,
-        damping_source=sources.Name(message.damping_source).removeprefix("DAMPING_SOURCE_").lower(),
+        damping_source=_name(sources, message.damping_source, "DAMPING_SOURCE_").lower(),
         leverage_correction=message.leverage_correction,
         solver=message.solver,
         solver_status=message.solver_status,
@@ -190,7 +192,7 @@ def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
         methods=tuple(MethodInfo(m.name, _scale(m.scale), m.estimand, m.uses_damping) for m in message.methods),
         limits=Limits(limits.max_upload_bytes, limits.max_chunk_bytes, limits.max_page_size),
         devices=tuple(device.name for device in message.devices),
-        runners=tuple(RunnerInfo(r.pid, r.device, r.lane, states.Name(r.state).removeprefix("STATE_")) for r in message.runners),
+        runners=tuple(RunnerInfo(r.pid, r.device, r.lane, _name(states, r.state, "STATE_")) for r in message.runners),
         libraries=dict(message.libraries),
     )
 
@@ -214,8 +216,20 @@ def _stationarity(message: models_pb2.Stationarity) -> Stationarity:
     return Stationarity(message.gradient_norm, message.relative, message.mean_loss)
 
 
-def _scale(scale: jobs_pb2.Scale) -> str:
-    return jobs_pb2.Scale.Name(scale).removeprefix("SCALE_").lower()
+def _name(enum: Any, number: int, prefix: str) -> str:
+    """Return the name of an enum's value without its prefix.
+
+    Raises:
+        Internal: the service is newer than this SDK.
+    """
+    if number not in enum.values():
+        text = f"the service sent {prefix}{number}, which this SDK does not know: upgrade undue"
+        raise Internal(text)
+    return str(enum.Name(number)).removeprefix(prefix)
+
+
+def _scale(scale: jobs_pb2.Scale.ValueType) -> str:
+    return _name(jobs_pb2.Scale, scale, "SCALE_").lower()
 
 
 def _value(message: tensors_pb2.Value) -> Value:

@@ -1,19 +1,19 @@
 """Every failure that the SDK reports.
 
-    Error
-    ├── InvalidArgument      the call is wrong; making it again cannot help
-    ├── NotFound             a named resource does not exist
-    ├── AlreadyExists        the resource, or the request id, is taken
-    ├── PermissionDenied     the caller may not do this
-    ├── Unauthenticated      the service does not know the caller
-    ├── QuotaExceeded        a limit was met; the message names it
-    ├── FailedPrecondition   the call is right but something is not in the state for it
-    ├── Unavailable          the service cannot be reached just now; try again
-    ├── DeadlineExceeded     time ran out
-    ├── Cancelled            somebody cancelled it
-    ├── Unimplemented        this installation cannot do it
-    ├── Internal             a fault of the service
-    └── JobFailed            a job that was waited for ended badly
+undue.Error
+├── InvalidArgument      the call is wrong; making it again cannot help
+├── NotFound             a named resource does not exist
+├── AlreadyExists        the resource, or the request id, is taken
+├── PermissionDenied     the caller may not do this
+├── Unauthenticated      the service does not know the caller
+├── QuotaExceeded        a limit was met; the message names it
+├── FailedPrecondition   the call is right but something is not in the state for it
+├── Unavailable          the service cannot be reached just now; try again
+├── DeadlineExceeded     time ran out
+├── Cancelled            somebody cancelled it
+├── Unimplemented        this installation cannot do it
+├── Internal             a fault of the service
+└── JobFailed            a job that was waited for ended badly
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Error(Exception):
 
     Attributes:
         message: what is wrong, for people.
-        reason: why, for programs: UPPER_SNAKE and stable (`undue.v1.ErrorReason`, or the name of the gRPC status without one).
+        reason: why, for programs: UPPER_SNAKE and stable (`undue.v1.ErrorReason`, or the gRPC status without one).
         metadata: details of the reason, by name.
         request_id: what to quote to the service's operator; None where the failure never reached the service.
         violations: the fields that are wrong.

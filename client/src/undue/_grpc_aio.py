@@ -26,7 +26,9 @@ def open_channel(address: str, options: Sequence[tuple[str, int]]) -> Channel:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        raise FailedPrecondition("create an AsyncClient inside a coroutine: it belongs to the running event loop") from None
+        raise FailedPrecondition(
+            "create an AsyncClient inside a coroutine: it belongs to the running event loop"
+        ) from None
     return grpc.aio.insecure_channel(address, options=list(options))
 
 

@@ -16,9 +16,9 @@ class Objective:
     """What a model's weights minimise: R(θ) = (1/n) Σ w_i ℓ_i(θ) + l2/2 · ‖θ‖² over the parameters not excluded.
 
     Args:
-        name: ℓ: "cross_entropy" (−log softmax(f)_y; targets are classes 0, 1, …), "binary_logistic" (log(1 + exp(−s·f)), s = ±1;
-            targets are 0 and 1) or "squared_error" (½‖f − y‖²).
-        l2: strength of the L2 term, as in R above. A "weight decay" of SGD is this number; scikit-learn's C is 1/(n·l2).
+        name: ℓ: "cross_entropy" (−log softmax(f)_y; targets are classes 0, 1, …), "binary_logistic"
+            (log(1 + exp(−s·f)), s = ±1; targets are 0 and 1) or "squared_error" (½‖f − y‖²).
+        l2: strength of the L2 term, as in R above. SGD's "weight decay" is this number; scikit-learn's C is 1/(n·l2).
         l2_exclude: fnmatch patterns of parameters that the L2 term leaves out.
 
     Raises:
@@ -68,8 +68,8 @@ class Schema:
     """Which columns of a file play which part.
 
     Args:
-        inputs: columns of a model's only input, or a dict of input name to columns. Several scalar columns are stacked in this
-            order; one column may have any rank.
+        inputs: columns of a model's only input, or a dict of input name to columns. Several scalar columns are
+            stacked in this order; one column may have any rank.
         target: column of the targets.
         id: column of the ids.
         weight: column of the sample weights.
@@ -91,7 +91,7 @@ class Schema:
         weight: str | None = None,
     ) -> None:
         named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-        columns = {name: _columns(f"schema.inputs[{name!r}]" if name else "schema.inputs", each) for name, each in named.items()}
+        columns = {name: _columns(_input_field(name), each) for name, each in named.items()}
         if not columns:
             raise invalid("schema.inputs", "names no input")
         for field, column in (("target", target), ("id", id), ("weight", weight)):
@@ -101,6 +101,10 @@ class Schema:
         object.__setattr__(self, "target", target)
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "weight", weight)
+
+
+def _input_field(name: str) -> str:
+    return f"schema.inputs[{name!r}]" if name else "schema.inputs"
 
 
 def _columns(field: str, value: str | Sequence[str]) -> tuple[str, ...]:
@@ -148,7 +152,7 @@ def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
     for row in rows:
         if isinstance(row, bool) or type(row).__name__ in ("bool_", "bool"):
             raise invalid(field, "is a mask; send numbers: numpy.flatnonzero(mask)")
-        if not isinstance(row, numbers.Integral) or row < 0:
+        if not isinstance(row, numbers.Integral) or int(row) < 0:
             raise invalid(field, f"{row!r} is not a row number; rows count from 0")
     return [int(row) for row in rows]
 
@@ -161,7 +165,7 @@ def row_count(field: str, value: object) -> int | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value <= 2**31 - 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= 2**31 - 1:
         raise invalid(field, f"{value!r} is not a positive number of rows; None keeps all")
     return int(value)
 
@@ -174,7 +178,7 @@ def resource_name(field: str, collection: str, value: object) -> str:
     """
     name = value if isinstance(value, str) else getattr(value, "name", None)
     if not isinstance(name, str) or not name:
-        raise invalid(field, f"{value!r} is neither a name such as '{collection}/…' nor an object that register returned")
+        raise invalid(field, f"{value!r} is neither a name such as '{collection}/…' nor what register returned")
     if "/" not in name:
         return f"{collection}/{name}"
     if not name.startswith(f"{collection}/"):

@@ -24,7 +24,7 @@ class ProgressBar:
         if self._wanted:
             from tqdm.auto import tqdm  # imported where it is shown: it costs more than the rest of the SDK
 
-            self._bar = tqdm(desc=self._label, total=0, leave=False, bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}]{bar}")
+            self._bar = tqdm(desc=self._label, total=0, leave=False)
         return self
 
     def update(self, progress: Progress) -> None:
@@ -34,6 +34,8 @@ class ProgressBar:
         self._bar.total, self._bar.n = progress.total, progress.done
         self._bar.set_description(f"{self._label}: {progress.stage or progress.state.lower()}", refresh=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()

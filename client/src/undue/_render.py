@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,32 +31,35 @@ def explanation_records(explanations: Iterable["Explanation"]) -> list[tuple[obj
     ]
 
 
-def table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
-    """Return an aligned table: numbers to the right, text to the left."""
-    rows = [[cell(value) for value in record] for record in records]
+def table(columns: Sequence[str], records: Iterable[Sequence[object]], widest: int | None = None) -> str:
+    """Return an aligned table: numbers to the right, text to the left and, where asked, cut at a width."""
+    rows = [[cell(value, widest) for value in record] for record in records]
     originals = list(zip(columns, *rows, strict=True)) if rows else [(name,) for name in columns]
     widths = [max(len(text) for text in column) for column in originals]
-    numeric = [all(_is_number(text) for text in column[1:]) and len(column) > 1 for column in originals]
+    numeric = [len(column) > 1 and all(_is_number(text) for text in column[1:]) for column in originals]
 
     def line(cells: Sequence[str]) -> str:
-        padded = (text.rjust(w) if right else text.ljust(w) for text, w, right in zip(cells, widths, numeric, strict=True))
-        return "  ".join(padded).rstrip()
+        aligned = zip(cells, widths, numeric, strict=True)
+        return "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in aligned).rstrip()
 
     return "\n".join([line(columns), *(line(row) for row in rows)])
 
 
-def cell(value: object) -> str:
-    """Return a value as one short line of printable text."""
+def cell(value: object, widest: int | None = None) -> str:
+    """Return a value as one line of printable text."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
     if isinstance(value, tuple):
         return "(" + ", ".join(cell(item) for item in value) + ")"
-    text = str(value)
+    if isinstance(value, list):
+        return ", ".join(cell(item) for item in value)
     # What others chose to call their rows must not move the cursor or run over the screen.
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return text if len(text) <= _ID_WIDTH or not isinstance(value, str) else text[: _ID_WIDTH - 1] + "…"
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value))
+    return text if widest is None or len(text) <= widest else text[: widest - 1] + "…"
 
 
 def method_text(diagnostics: "Diagnostics") -> str:
@@ -68,7 +72,7 @@ def explanation_text(explanation: "Explanation") -> str:
     """Return an explanation as a headline and a table."""
     columns = ("side", *EXAMPLE_COLUMNS)
     records = [record[2:] for record in explanation_records([explanation])]
-    body = table(columns, records) if records else "(only the score matrix was kept)"
+    body = table(columns, records, _ID_WIDTH) if records else "(only the score matrix was kept)"
     return f"{_headline(explanation)}\n{body}"
 
 
@@ -83,7 +87,7 @@ def influence_text(result: "InfluenceResult") -> str:
 
 def self_influence_text(result: "SelfInfluenceResult") -> str:
     """Return a ranking as text: the first rows, then what the scores mean."""
-    body = table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]))
+    body = table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]), _ID_WIDTH)
     more = len(result.examples) - _EXAMPLES_SHOWN
     return "\n\n".join([body + (f"\n… and {more} more rows" if more > 0 else ""), _footer(result.diagnostics)])
 
@@ -93,7 +97,9 @@ def influence_html(result: "InfluenceResult") -> str:
     parts = []
     for explanation in result.explanations[:_EXPLANATIONS_SHOWN]:
         parts.append(f"<p><b>{html.escape(_headline(explanation))}</b></p>")
-        parts.append(_html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])]))
+        parts.append(
+            _html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])])
+        )
     more = len(result.explanations) - _EXPLANATIONS_SHOWN
     if more > 0:
         parts.append(f"<p>… and {more} more test rows</p>")
@@ -110,7 +116,7 @@ def self_influence_html(result: "SelfInfluenceResult") -> str:
 
 def _headline(explanation: "Explanation") -> str:
     said = f"predicted {cell(explanation.prediction)}, target {cell(explanation.target)}, loss {cell(explanation.loss)}"
-    named = "" if explanation.id in ("", str(explanation.row)) else f" ({cell(explanation.id)})"
+    named = "" if explanation.id in ("", str(explanation.row)) else f" ({cell(explanation.id, _ID_WIDTH)})"
     return f"test row {explanation.row}{named}: {said}"
 
 
@@ -122,7 +128,7 @@ def _footer(diagnostics: "Diagnostics") -> str:
 
 def _html_table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    rows = ("".join(f"<td>{html.escape(cell(value))}</td>" for value in record) for record in records)
+    rows = ("".join(f"<td>{html.escape(cell(value, _ID_WIDTH))}</td>" for value in record) for record in records)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
 
 

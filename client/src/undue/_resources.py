@@ -206,7 +206,7 @@ class MethodInfo:
 
     name: str
     scale: str
-    """"removal": scores estimate the change of the cost on removal, in its unit; "relative": only order and relative size mean something."""
+    """"removal": a score is a change of the cost, in its unit; "relative": only order and relative size count."""
     estimand: str
     """What it estimates."""
     uses_damping: bool

@@ -60,7 +60,7 @@ class Diagnostics:
     estimand: str
     """What is estimated, in one sentence."""
     scale: str
-    """"removal": a score is a change of the cost, in its unit; "relative": only order and relative size mean something."""
+    """"removal": a score is a change of the cost, in its unit; "relative": only order and relative size count."""
     method: str
     damping: float
     """λ in H + λI."""
@@ -100,7 +100,8 @@ class InfluenceResult:
     def to_pandas(self) -> "pd.DataFrame":
         """Return a long table: one line for each test row, side and training row.
 
-        Columns: test_row, test_id, side, rank, train_row, id, score, target, prediction, loss; the last four are the training row's.
+        Columns: test_row, test_id, side, rank, train_row, id, score, target, prediction, loss; all from train_row on
+        are the training row's.
 
         Raises:
             FailedPrecondition: pandas is not installed.
@@ -114,8 +115,9 @@ class InfluenceResult:
         return iter(self.explanations)
 
     def __repr__(self) -> str:
-        kept = "all scores" if self.scores is not None else f"{sum(len(e.helpful) + len(e.harmful) for e in self.explanations)} scored rows"
-        return f"<InfluenceResult: {len(self.explanations)} test rows, {kept}, {_render.method_text(self.diagnostics)}>"
+        scored = sum(len(each.helpful) + len(each.harmful) for each in self.explanations)
+        kept = f"{scored} scored rows" if self.scores is None else "all scores"
+        return f"<InfluenceResult: {len(self)} test rows, {kept}, {_render.method_text(self.diagnostics)}>"
 
     def __str__(self) -> str:
         return _render.influence_text(self)

@@ -24,4 +24,4 @@ CALL = Backoff(retries=5, first=0.1, longest=5.0)
 """Calls: about three seconds, then the caller hears of it."""
 
 FOLLOW = Backoff(retries=15, first=0.1, longest=5.0)
-"""Watches, uploads and downloads, counted since they last moved: about a minute, long enough for a service to be restarted."""
+"""Watches, uploads and downloads, counted since they last moved: about a minute, so that a service may restart."""

@@ -1,4 +1,4 @@
-"""The boundary with gRPC: statuses and their google.rpc details become errors of the SDK, and no transport type passes."""
+"""The boundary with gRPC: a status and its google.rpc details become an error of the SDK; no transport type passes."""
 
 from collections.abc import Iterable
 from typing import Protocol, cast
@@ -50,7 +50,8 @@ def from_status(status: status_pb2.Status, job: str) -> JobFailed:
 def _filled(cls: type[Error], fallback_reason: str, status: status_pb2.Status, prefix: str = "") -> Error:
     reason, metadata, request_id, violations = fallback_reason, {}, None, []
     for detail in status.details:
-        info, request, bad = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo(), error_details_pb2.BadRequest()
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo()
+        bad = error_details_pb2.BadRequest()
         try:
             if detail.Unpack(info) and info.domain == _DOMAIN:
                 reason, metadata = info.reason, dict(info.metadata)
@@ -72,5 +73,5 @@ def _explained(cls: type[Error], message: str, address: str) -> str:
     if cls is Unavailable:
         return f"no undue service answers at {address}: is it running, and is the address right? ({message})"
     if cls is Unimplemented:
-        return f"the server at {address} does not know this call: is it an undue service of this SDK's version? ({message})"
+        return f"the server at {address} does not know this call: is it undue, and of this SDK's version? ({message})"
     return f"{message} (from {address})"

@@ -2,18 +2,19 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._errors import Internal, InvalidArgument, invalid
+from ._errors import Internal, invalid
 from .v1 import tensors_pb2
 
 INLINE_BYTES = 64 * 1024
 """Content up to this size travels inside its message; longer content is uploaded."""
 
-_NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_NAMES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 _TYPES = {name: tensors_pb2.DataType.Value(f"DATA_TYPE_{name.upper()}") for name in _NAMES}
 _NAMES_BY_TYPE = {number: name for name, number in _TYPES.items()}
 
@@ -22,7 +23,7 @@ _NAMES_BY_TYPE = {number: name for name, number in _TYPES.items()}
 class Encoded:
     """An array whose bytes are little-endian and in C order."""
 
-    dtype: tensors_pb2.DataType
+    dtype: tensors_pb2.DataType.ValueType
     shape: tuple[int, ...]
     content: memoryview
 
@@ -45,7 +46,7 @@ def encode(field: str, value: object) -> Encoded:
         raise invalid(field, f"elements are {array.dtype}; send {', '.join(_NAMES[:-1])} or {_NAMES[-1]}{_hint(array)}")
     name = array.dtype.newbyteorder("=").name
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return Encoded(_TYPES[name], array.shape, memoryview(little.reshape(-1).view(np.uint8)))
+    return Encoded(_TYPES[name], array.shape, little.reshape(-1).view(np.uint8).data)
 
 
 def encode_ids(field: str, value: object) -> Encoded:
@@ -89,7 +90,7 @@ def decode(tensor: tensors_pb2.Tensor) -> npt.NDArray[Any]:
     return np.frombuffer(tensor.data, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def dtype_name(dtype: tensors_pb2.DataType) -> str:
+def dtype_name(dtype: tensors_pb2.DataType.ValueType) -> str:
     """Return NumPy's name of an element type; "utf8" for strings, "" where none was given."""
     if dtype == tensors_pb2.DATA_TYPE_UNSPECIFIED or dtype not in tensors_pb2.DataType.values():
         return ""
@@ -97,15 +98,14 @@ def dtype_name(dtype: tensors_pb2.DataType) -> str:
 
 
 def _as_array(field: str, value: object) -> npt.NDArray[Any]:
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        value = cast(Any, value).detach().cpu()
-        if value.dtype is torch.bfloat16:
+        tensor: Any = value.detach().cpu()
+        if tensor.dtype is torch.bfloat16:
             raise invalid(field, "NumPy has no bfloat16; send .float(), which keeps every value")
+        value = tensor
     try:
         return np.asarray(value)
-    except InvalidArgument:
-        raise
     except (TypeError, ValueError) as error:
         raise invalid(field, f"is no array: {error}") from None
 

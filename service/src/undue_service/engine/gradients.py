@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from undue_service.domain.errors import InvalidArgument, Reason
+
 from .data import Batch, Rows
 from .head import LinearHead
 from .objective import Objective
@@ -110,20 +112,17 @@ def head_gradients(objective: Objective, batch: Batch, cost: Callable[[Tensor], 
     return FactoredGradients(objective.head, residuals, features.detach())
 
 
-def blocks(
-    objective: Objective, rows: Rows, memory_bytes: int, row_numel: int = 0, select: Sequence[int] | None = None
-) -> Iterator[Batch]:
-    """Yield placed batches of a size whose gradients fit into a byte budget.
+def training_batches(objective: Objective, train: Rows, size: int, select: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Yield the training rows as placed batches.
 
-    Args:
-        objective: says what one row costs: its activations, forward and backward, and its gradient.
-        rows: the data set.
-        memory_bytes: the budget.
-        row_numel: how many numbers more the caller keeps for each row.
-        select: rows to read, in this order; None means all.
+    Raises:
+        InvalidArgument: TARGETS_MISSING where the data set has none.
     """
-    for batch in rows.batches(block_rows(objective, memory_bytes, row_numel), select):
-        yield objective.place(batch)
+    for raw in train.batches(size, select):
+        if raw.targets is None:
+            text = "the training data has no targets, so no row has a loss: register it with targets"
+            raise InvalidArgument.at("train", text, Reason.TARGETS_MISSING)
+        yield objective.place(raw)
 
 
 def block_rows(objective: Objective, memory_bytes: int, row_numel: int = 0) -> int:

@@ -1,6 +1,6 @@
 """Bounds on what a model file may ask for. A file beyond one is refused by name of the bound."""
 
-from undue_service.domain.errors import ResourceExhausted, Reason
+from undue_service.domain.errors import Reason, ResourceExhausted
 
 MAX_FILE_BYTES = 2**31 - 1
 """A protobuf message cannot be larger; one bound serves both formats."""

@@ -22,5 +22,5 @@ class OpenedModel:
     outputs: tuple[str, ...]
     """In the order of the program's user outputs."""
     reference: Callable[[Arrays], dict[str, np.ndarray]] | None
-    """Runs the original file by onnxruntime, inputs and outputs by name. None where no other implementation reads it."""
+    """Runs the original file by onnxruntime, inputs and outputs by name. None where nothing else reads the format."""
     warnings: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
-"""Does the program say what the file says?"""
+"""Holds a program against another implementation of the same file."""
 
 import numpy as np
 
-from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.errors import FailedPrecondition, Reason
 
 from .opened import Arrays, OpenedModel
 from .refusals import quoted
@@ -34,14 +34,16 @@ def _difference(name: str, expected: np.ndarray, actual: np.ndarray) -> float:
         raise _failed(name, f"has the shape {expected.shape} by onnxruntime and {actual.shape} by the program")
     if not expected.size:
         return 0.0
-    apart = np.abs(expected - actual) / np.maximum(1.0, np.abs(expected))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(expected == actual, 0.0, np.abs(expected - actual) / np.maximum(1.0, np.abs(expected)))
     worst = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
     if not apart.flat[worst] <= _TOLERANCE[expected.dtype.name]:
         row = np.unravel_index(worst, expected.shape)[0]
-        raise _failed(name, f"is {expected.flat[worst]} in row {row} by onnxruntime and {actual.flat[worst]} by the program")
+        theirs, ours = expected.flat[worst], actual.flat[worst]
+        raise _failed(name, f"is {theirs} in row {row} by onnxruntime and {ours} by the program")
     return float(apart.flat[worst])
 
 
-def _failed(name: str, what: str) -> InvalidArgument:
+def _failed(name: str, what: str) -> FailedPrecondition:
     text = f"the output {quoted(name)} {what}; this importer reads the model wrongly, please report it with the file"
-    return InvalidArgument(Reason.PARITY_FAILED, text, metadata={"output": name})
+    return FailedPrecondition(Reason.PARITY_FAILED, text, metadata={"output": name})

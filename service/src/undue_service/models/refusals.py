@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from undue_service.domain.errors import InvalidArgument, Reason
 
 ONNX_EXPORT = (
-    'torch.onnx.export(model, (x,), "model.onnx", dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))'
+    'torch.onnx.export(model, (x,), "model.onnx", dynamo=True, '
+    "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False)"
 )
 PT2_EXPORT = (
     "torch.export.save(torch.export.export(model.eval(), (x,), "

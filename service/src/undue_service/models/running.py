@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export.graph_signature import InputKind
 
 from undue_service.domain.errors import InvalidArgument, Reason
@@ -40,7 +40,9 @@ def conform(columns: Sequence[ColumnSchema], inputs: Mapping[str, np.ndarray]) -
     """
     wanted = {column.name: column for column in columns}
     if set(inputs) != set(wanted):
-        raise _mismatch(f"the model takes {', '.join(sorted(wanted))}; given were {', '.join(sorted(inputs)) or 'none'}")
+        raise _mismatch(
+            f"the model takes {', '.join(sorted(wanted))}; given were {', '.join(sorted(inputs)) or 'none'}"
+        )
     rows = {len(array) if array.ndim else -1 for array in inputs.values()}
     if len(rows) != 1 or -1 in rows:
         raise _mismatch("the inputs do not have the same number of rows")
@@ -77,16 +79,14 @@ def require_rows_stay_rows(
     Raises:
         InvalidArgument: STATIC_BATCH, MODEL_UNSUPPORTED, or MODEL_MALFORMED where it cannot be run at all.
     """
-    for rows in _PROBED_ROWS:
-        shapes = _run_on_shapes(exported, inputs, rows)
-        for name, shape in zip(outputs, shapes, strict=True):
-            if shape and shape[0] == rows:
-                continue
-            if not shape or rows == _PROBED_ROWS[-1]:
-                raise unsupported(f"the output {quoted(name)} has the shape {shape} for {rows} rows, not one row each")
-            if shape == _run_on_shapes(exported, inputs, rows + 1)[list(outputs).index(name)]:
-                text = f"the output {quoted(name)} has the shape {shape} for any number of rows"
-                raise static_batch(text, export_line)
+    few, more = (_run_on_shapes(exported, inputs, rows) for rows in _PROBED_ROWS)
+    for name, small, large in zip(outputs, few, more, strict=True):
+        if (small[:1], large[:1]) == tuple((rows,) for rows in _PROBED_ROWS):
+            continue
+        if small and small == large:
+            raise static_batch(f"the output {quoted(name)} has the shape {small} for any number of rows", export_line)
+        text = f"the output {quoted(name)} has the shape {small} for {_PROBED_ROWS[0]} rows; it needs one row for each"
+        raise unsupported(text)
 
 
 def _run_on_shapes(
@@ -94,9 +94,22 @@ def _run_on_shapes(
 ) -> list[tuple[int, ...]]:
     with FakeTensorMode() as mode, torch.no_grad():
         given = [torch.empty(rows, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs]
-        arguments = [a if a in given else mode.from_tensor(a) for a in _arguments(exported, given)]
+        arguments = [a if isinstance(a, FakeTensor) else mode.from_tensor(a) for a in _arguments(exported, given)]
         try:
-            outputs = torch.fx.Interpreter(exported.graph_module).run(*arguments)
+            outputs = _DeclaredShapes(exported.graph_module).run(*arguments)
         except Exception as error:
             raise malformed(f"the model cannot be run on {rows} rows: {quoted(error)}") from error
     return [tuple(int(size) for size in value.shape) for value in outputs]
+
+
+class _DeclaredShapes(torch.fx.Interpreter):
+    """Runs a graph and holds every tensor against the type and the fixed sizes that the graph declares for it."""
+
+    def run_node(self, n: torch.fx.Node) -> object:
+        value, declared = super().run_node(n), n.meta.get("val")
+        if isinstance(value, torch.Tensor) and isinstance(declared, torch.Tensor):
+            same = value.dtype == declared.dtype and value.dim() == declared.dim()
+            pairs = zip(value.shape, declared.shape, strict=same)
+            if not same or any(isinstance(size, int) and size != real for real, size in pairs):
+                raise ValueError(f"{n.name} is declared {tuple(declared.shape)} but is {tuple(value.shape)}")
+        return value

@@ -45,7 +45,10 @@ class SafetensorsResults:
             train = _Examples(file, "train_")
             places = {int(row): place for place, row in enumerate(train.rows)}
             tests = _Examples(file, "")
-            page = slice(start, start + count)
+            here = range(start, min(start + count, len(tests.rows)))
+            if not here:
+                return ()
+            page = slice(here.start, here.stop)
             sides = {name: file.get_slice(name)[page] for name in _SIDES}
 
         def scored(side: str, at: int) -> tuple[ScoredExample, ...]:
@@ -66,7 +69,7 @@ class SafetensorsResults:
                 helpful=scored("helpful", place - start),
                 harmful=scored("harmful", place - start),
             )
-            for place in range(start, min(start + count, len(tests.rows)))
+            for place in here
         )
 
     def self_influences(self, path: Path, start: int, count: int) -> tuple[ScoredExample, ...]:
@@ -83,7 +86,7 @@ class SafetensorsResults:
             rows, columns = scores.get_shape()
             size = max(1, BLOCK_BYTES // (4 * max(1, columns)))
             for first in range(0, rows, size):
-                yield first, scores[first : first + size]
+                yield first, scores[first : min(first + size, rows)]
 
 
 _SIDES = ("helpful_rows", "helpful_scores", "harmful_rows", "harmful_scores")

@@ -7,7 +7,7 @@ from torch.func import grad, jvp, vmap
 from undue_service.domain.errors import FailedPrecondition, Reason
 
 from ..data import Batch, Rows
-from ..gradients import block_rows
+from ..gradients import block_rows, training_batches
 from ..objective import Objective
 from ..progress import Progress, silent
 
@@ -60,8 +60,7 @@ class Hessian:
             part = V[:, start : start + chunk]
             product = self._objective.l2[:, None] * part
             done = 0
-            for raw in self._train.batches(rows):
-                batch = self._objective.place(raw)
+            for batch in training_batches(self._objective, self._train, rows):
                 product = product + self._block_product(batch, part) / len(self._train)
                 done += len(batch.index)
                 covered = start * len(self._train) + done * part.shape[1]
@@ -109,8 +108,8 @@ class Hessian:
         C, d = head.outputs, head.features
         H = torch.zeros(C, d, C, d, dtype=self._objective.theta.dtype, device=self._objective.theta.device)
         done = 0
-        for raw in self._train.batches(block_rows(self._objective, self._memory // 2, 2 * C * d + 3 * C * C)):
-            batch = self._objective.place(raw)
+        rows = block_rows(self._objective, self._memory // 2, 2 * C * d + 3 * C * C)
+        for batch in training_batches(self._objective, self._train, rows):
             x, f = head.evaluate(batch.inputs)
             S = loss.curvature(f) / n
             S = S if batch.weights is None else S * batch.weights[:, None, None]
@@ -120,9 +119,9 @@ class Hessian:
             done += len(batch.index)
             self._progress("curvature", done, n)
         for c in range(C):
-            H[c + 1 :, :, c] = H[c, :, c + 1 :].permute(1, 2, 0).transpose(1, 2).transpose(0, 0)
+            H[c + 1 :, :, c] = H[c, :, c + 1 :].permute(1, 2, 0)
         flat = H.view(self.dim, self.dim)
         order = torch.argsort(head.positions.reshape(-1))
-        flat = flat[order][:, order]
+        flat = flat[order[:, None], order]
         flat.diagonal().add_(self._objective.l2)
         return flat

@@ -8,11 +8,11 @@ from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 
 from undue_service.domain.errors import Error
 from undue_service.domain.specs import ColumnSchema
+from undue_service.models.naming import name_inputs, name_tensors
+from undue_service.models.opened import OpenedModel
+from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
+from undue_service.models.running import require_rows_stay_rows
 
-from ..naming import name_inputs, name_tensors
-from ..opened import OpenedModel
-from ..refusals import ONNX_EXPORT, malformed, quoted, static_batch
-from ..running import require_rows_stay_rows
 from .initializers import read_initializers
 from .module import OnnxModule
 from .reading import opset, read_onnx
@@ -27,7 +27,7 @@ def open_onnx(path: Path) -> OpenedModel:
     """Return the model in an ONNX file.
 
     Raises:
-        InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     model = read_onnx(path)

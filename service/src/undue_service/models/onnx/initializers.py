@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from ..refusals import malformed, quoted, unsupported
+from undue_service.models.refusals import malformed, quoted, unsupported
 
 FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -88,5 +88,5 @@ def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
 
 def element_type(code: int) -> str:
     """Return ONNX's name of an element type."""
-    known = onnx.TensorProto.DataType.values()
-    return onnx.TensorProto.DataType.Name(code) if code in known else f"element type {code}"
+    names = {value: name for name, value in onnx.TensorProto.DataType.items()}
+    return names.get(code, f"element type {code}")

@@ -5,7 +5,8 @@ from collections import Counter
 import onnx
 import torch
 
-from ..refusals import malformed, quoted
+from undue_service.models.refusals import malformed, quoted
+
 from .initializers import Initializers
 from .operators import OPERATORS, SHAPE_OPERATORS
 from .values import Node, Shape, Value, Weight, dense
@@ -16,12 +17,17 @@ _OPERATORS = {**OPERATORS, **SHAPE_OPERATORS}
 class OnnxModule(torch.nn.Module):
     """Runs the nodes of an ONNX graph in order.
 
-    A parameter is registered as `p0`, `p1`, …, since an ONNX name may hold any character and may collide with a module's
-    path; `parameter_names` maps back.
+    A parameter is registered as `p0`, `p1`, …, since an ONNX name may hold any character and may collide with the
+    path of a module; `parameter_names` maps back.
     """
 
     def __init__(
-        self, graph: onnx.GraphProto, opset: int, stored: Initializers, inputs: tuple[str, ...], outputs: tuple[str, ...]
+        self,
+        graph: onnx.GraphProto,
+        opset: int,
+        stored: Initializers,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
     ) -> None:
         super().__init__()
         self.parameter_names = {f"p{i}": name for i, name in enumerate(stored.parameters)}

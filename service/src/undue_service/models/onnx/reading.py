@@ -7,8 +7,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
-from ..limits import MAX_FILE_BYTES, MAX_NODES, too_large
-from ..refusals import malformed, quoted, unsafe, unsupported
+from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
+from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
+
 from .support import require_supported
 
 OLDEST_OPSET = 9
@@ -19,7 +20,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Return the model in a file, valid by the ONNX checker, without functions, at an opset that is known.
 
     Raises:
-        InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE (external data), MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     model = _parse(path)
@@ -75,9 +76,9 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _refuse_external_data(model: onnx.ModelProto) -> None:
     names = sorted({tensor.name for tensor in _tensors(model) if uses_external_data(tensor)})
     if names:
-        raise unsafe(
-            f"the weights {quoted(', '.join(names))} lie in another file; a model is one file. Save it whole: "
-            'onnx.save(onnx.load("model.onnx"), "whole.onnx"), or torch.onnx.export(..., external_data=False)'
+        raise unsupported(
+            f"the weights {quoted(', '.join(names))} lie in another file, and a model is one file. Save it whole with "
+            f'onnx.save(onnx.load("model.onnx"), "whole.onnx"), or export it again with\n    {ONNX_EXPORT}'
         )
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..refusals import quoted, unsupported
+from undue_service.models.refusals import quoted, unsupported
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 class OnnxRuntime:
@@ -29,8 +33,8 @@ class OnnxRuntime:
         return dict(zip(self._outputs, values, strict=True))
 
     @cached_property
-    def _session(self) -> "onnxruntime.InferenceSession":  # noqa: F821 (imported when needed: it costs half a second)
-        import onnxruntime
+    def _session(self) -> "InferenceSession":
+        import onnxruntime  # costs half a second, and only validation needs it
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4

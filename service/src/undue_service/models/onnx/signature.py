@@ -5,9 +5,9 @@ import math
 import onnx
 
 from undue_service.domain.specs import ColumnSchema
+from undue_service.models.limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large
+from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch, unsupported
 
-from ..limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large
-from ..refusals import ONNX_EXPORT, malformed, quoted, static_batch, unsupported
 from .initializers import FLOATS, element_type
 
 
@@ -50,7 +50,7 @@ def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
     for axis, dim in enumerate(rest, start=1):
         if not dim.HasField("dim_value"):
             called = f" ({dim.dim_param})" if dim.dim_param else ""
-            raise unsupported(f"axis {axis}{called} of the input {name} has no fixed size; only the first axis may vary")
+            raise unsupported(f"axis {axis}{called} of the input {name} has no fixed size; only the first may vary")
         if dim.dim_value < 1:
             raise malformed(f"axis {axis} of the input {name} has the size {dim.dim_value}")
     shape = tuple(dim.dim_value for dim in rest)

@@ -2,7 +2,8 @@
 
 import onnx
 
-from ..refusals import unsupported_operators
+from undue_service.models.refusals import unsupported_operators
+
 from .operators import OPERATORS, SHAPE_OPERATORS
 
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)

@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch.nn import functional
 
-from ..refusals import quoted, unsupported
+from undue_service.models.refusals import quoted, unsupported
 
 Integer = int | torch.SymInt
 
@@ -18,6 +18,11 @@ class Weight:
 
     stored: torch.Tensor
     transposed: bool = False
+
+    @property
+    def columns(self) -> int:
+        """The last axis of a 2-D weight as the graph reads it: the outputs of `x @ weight`."""
+        return self.stored.shape[0 if self.transposed else 1]
 
     @property
     def tensor(self) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from ..values import Operator
+from undue_service.models.onnx.values import Operator
+
 from .activations import relu, sigmoid, softmax, tanh
 from .linear import add, gemm, matmul
 from .shapes import concat, flatten, gather, reshape, shape, squeeze, transpose, unsqueeze

@@ -4,22 +4,22 @@ import math
 
 import torch
 
-from ...refusals import unsupported
-from ..values import Node
+from undue_service.models.onnx.values import Node
+from undue_service.models.refusals import unsupported
 
 
 def relu(node: Node) -> torch.Tensor:
-    """Y = max(X, 0)."""
+    """Rectify: Y = X where X > 0, else 0."""
     return torch.relu(node.tensor(0))
 
 
 def tanh(node: Node) -> torch.Tensor:
-    """Y = tanh(X)."""
+    """Hyperbolic tangent."""
     return torch.tanh(node.tensor(0))
 
 
 def sigmoid(node: Node) -> torch.Tensor:
-    """Y = 1 / (1 + exp(−X))."""
+    """Logistic function: Y = 1 / (1 + exp(−X))."""
     return torch.sigmoid(node.tensor(0))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from ..values import Node, Product, Weight, dense, linear_weight
+from undue_service.models.onnx.values import Node, Product, Weight, dense, linear_weight
 
 
 def gemm(node: Node) -> torch.Tensor:
@@ -19,7 +19,7 @@ def gemm(node: Node) -> torch.Tensor:
         product = functional.linear(a, linear_weight(weight))
         return product if alpha == 1.0 else alpha * product
     bias = node.tensor(2)
-    if alpha == 1.0 and beta == 1.0 and bias.dim() == 1 and bias.shape[0] == linear_weight(weight).shape[0]:
+    if alpha == 1.0 and beta == 1.0 and bias.dim() == 1 and bias.shape[0] == weight.columns:
         return functional.linear(a, linear_weight(weight), bias)
     product = functional.linear(a, linear_weight(weight))
     product = product if alpha == 1.0 else alpha * product
@@ -42,6 +42,6 @@ def add(node: Node) -> torch.Tensor:
     ):
         if isinstance(product, Product) and isinstance(bias, Weight) and node.is_read_once(name):
             vector = dense(bias)
-            if vector.dim() == 1 and vector.shape[0] == linear_weight(product.weight).shape[0]:
+            if vector.dim() == 1 and vector.shape[0] == product.weight.columns:
                 return product.linear(vector)
     return node.tensor(0) + node.tensor(1)

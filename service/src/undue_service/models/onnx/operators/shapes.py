@@ -1,12 +1,11 @@
 """Reshaping, and the arithmetic on shapes that exporters write around it."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 
-from ...refusals import ONNX_EXPORT, malformed, static_batch, unsupported
-from ..values import Integer, Node, Shape, Value, Weight, dense
+from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight, dense
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
 
 
 def flatten(node: Node) -> torch.Tensor:
@@ -16,7 +15,8 @@ def flatten(node: Node) -> torch.Tensor:
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
         raise unsupported(f"{node} folds all rows into one; a row's output must not depend on other rows")
-    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+    matrix = torch.flatten(x, axis) if axis < x.dim() else x.unsqueeze(-1)
+    return matrix if axis == 1 else torch.flatten(matrix, 0, axis - 1)
 
 
 def reshape(node: Node) -> Value:
@@ -47,7 +47,7 @@ def _keeps_rows_open(sizes: Sequence[Integer]) -> bool:
 
 
 def _reshape_shape(node: Node, value: Shape, target: Sequence[Integer]) -> Shape:
-    if len(target) > 1 or len(value.values) != 1 and target not in ((-1,), (len(value.values),)):
+    if not (target in ((-1,), (len(value.values),)) or (not target and len(value.values) == 1)):
         raise unsupported(f"{node} makes a matrix of a shape")
     return Shape(value.values, is_scalar=not target)
 

@@ -1,7 +1,7 @@
 """Operators that compute nothing."""
 
-from ..initializers import constant_value
-from ..values import Node, Shape, Value
+from undue_service.models.onnx.initializers import constant_value
+from undue_service.models.onnx.values import Node, Shape, Value
 
 
 def identity(node: Node) -> Value:

@@ -1,0 +1,121 @@
+"""undue: which training examples made the model say this, and what changes if they change.
+
+import undue
+
+with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local()
+    train = client.datasets.register("digits-train", undue.Arrays(inputs=X, targets=y))
+    objective = undue.Objective("cross_entropy", l2=1e-2)
+    model = client.models.register("digits", "digits.onnx", objective=objective, sample=train)
+    print(client.influence(model, train=train, test=train, rows=[0]).result())
+"""
+
+from ._async.client import AsyncClient
+from ._async.jobs import AsyncInfluenceJob, AsyncJob, AsyncJobs, AsyncSelfInfluenceJob, AsyncValidationJob
+from ._async.registries import AsyncDatasets, AsyncModels
+from ._errors import (
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    JobFailed,
+    ModelWarning,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from ._inputs import Arrays, Objective, Schema
+from ._resources import (
+    Dataset,
+    DatasetReport,
+    Failure,
+    JobState,
+    Limits,
+    MethodInfo,
+    Model,
+    ModelReport,
+    ParameterInfo,
+    Parity,
+    Progress,
+    RunnerInfo,
+    ServerInfo,
+    State,
+    Stationarity,
+    TensorSpec,
+)
+from ._results import Diagnostics, Explanation, InfluenceResult, ScoredExample, SelfInfluenceResult
+from ._sync.client import Client
+from ._sync.jobs import InfluenceJob, Job, Jobs, SelfInfluenceJob, ValidationJob
+from ._sync.registries import Datasets, Models
+from ._version import __version__
+
+__all__ = [
+    "AlreadyExists",
+    "Arrays",
+    "AsyncClient",
+    "AsyncDatasets",
+    "AsyncInfluenceJob",
+    "AsyncJob",
+    "AsyncJobs",
+    "AsyncModels",
+    "AsyncSelfInfluenceJob",
+    "AsyncValidationJob",
+    "Cancelled",
+    "Client",
+    "Dataset",
+    "DatasetReport",
+    "Datasets",
+    "DeadlineExceeded",
+    "Diagnostics",
+    "Error",
+    "Explanation",
+    "FailedPrecondition",
+    "Failure",
+    "FieldViolation",
+    "InfluenceJob",
+    "InfluenceResult",
+    "Internal",
+    "InvalidArgument",
+    "Job",
+    "JobFailed",
+    "JobState",
+    "Jobs",
+    "Limits",
+    "MethodInfo",
+    "Model",
+    "ModelReport",
+    "ModelWarning",
+    "Models",
+    "NotFound",
+    "Objective",
+    "ParameterInfo",
+    "Parity",
+    "PermissionDenied",
+    "Progress",
+    "QuotaExceeded",
+    "RunnerInfo",
+    "Schema",
+    "ScoredExample",
+    "SelfInfluenceJob",
+    "SelfInfluenceResult",
+    "ServerInfo",
+    "State",
+    "Stationarity",
+    "TensorSpec",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "ValidationJob",
+    "__version__",
+]
+
+for _name in __all__:
+    if isinstance(_public := globals()[_name], type):
+        _public.__module__ = __name__  # so that messages and documentation show the name that people import
+del _name, _public

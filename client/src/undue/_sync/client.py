@@ -1,0 +1,184 @@
+# Generated from _async/client.py by tools/unasync.py: change that file, then run it with `generate`.
+"""The client: where everything starts."""
+
+import os
+import uuid
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Literal, Self, cast
+
+from undue import _convert
+from undue._embedded import EmbeddedService
+from undue._errors import invalid
+from undue._grpc_blocking import in_thread
+from undue._inputs import non_negative, resource_name, row_count, row_numbers
+from undue._resources import Dataset, Model, ServerInfo
+from undue.v1 import jobs_pb2, server_info_pb2
+
+from .connection import Connection
+from .jobs import InfluenceJob, Jobs, SelfInfluenceJob, job_of
+from .registries import Datasets, Models
+
+
+class Client:
+    """A connection to a service; close it, or use it as a context manager.
+
+    Calls that meet an unavailable service are made again for a few seconds, watches for about a minute; a request that
+    was sent twice counts once. A blocking client may be shared by threads, an asyncio client by the tasks of its event
+    loop. None survives a fork: make one in each process.
+
+    Args:
+        address: "host:port" or "unix:/path".
+
+    Attributes:
+        models: register, get and list models.
+        datasets: register, get and list data sets.
+        jobs: get and list jobs.
+
+    Raises:
+        InvalidArgument: the address is empty.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._service: EmbeddedService | None = None
+        self._connection = Connection(address)
+        self.models = Models(self._connection)
+        self.datasets = Datasets(self._connection)
+        self.jobs = Jobs(self._connection)
+
+    @classmethod
+    def local(cls, data_dir: str | os.PathLike[str] | None = None) -> Self:
+        """Start an embedded service and return its client. The service ends with `close`, or with this process.
+
+        Args:
+            data_dir: folder that keeps its state, held by one service at a time; None is a temporary folder that goes
+                with the service.
+
+        Raises:
+            FailedPrecondition: `undue-service` is not installed, or another service holds the folder (DATA_DIR_LOCKED).
+            InvalidArgument: the folder cannot be made.
+            Internal: the service could not start; the message has the end of its log.
+            Unavailable: the service did not start in time.
+        """
+        service = in_thread(EmbeddedService, data_dir)
+        client = cls(service.address)
+        client._service = service
+        return client
+
+    def influence(
+        self,
+        model: Model | str,
+        *,
+        train: Dataset | str,
+        test: Dataset | str,
+        rows: Iterable[int] | None = None,
+        method: str = "exact",
+        measurement: Literal["loss"] = "loss",
+        damping: float | None = None,
+        top_k: int | None = 10,
+        leverage_correction: bool | None = None,
+    ) -> InfluenceJob:
+        """Queue a job that scores training rows for test rows.
+
+        Positive means that removing the training row raises the test row's cost: it is helpful.
+
+        Args:
+            model: the model, or its name; without a version, the newest.
+            train: the data set that it was trained on.
+            test: the data set whose predictions are explained.
+            rows: rows of `test`; None means all.
+            method: name of the method, as `server_info` lists it.
+            measurement: which cost; "loss" is the test row's loss without the L2 term.
+            damping: λ in H + λI. None: 0 where the objective is convex with L2 on every selected parameter, else 0.1 ×
+                the mean eigenvalue.
+            top_k: how many helpful and how many harmful rows to keep; None keeps the whole score matrix.
+            leverage_correction: correct for the leverage of each training row; None does it where the method can and
+                the model is a linear head.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY.
+            Unavailable: the service cannot be reached.
+        """
+        if measurement != "loss":
+            raise invalid("measurement", f"{measurement!r} is not one of loss")
+        spec = jobs_pb2.InfluenceSpec(
+            model=resource_name("model", "models", model),
+            train=resource_name("train", "datasets", train),
+            test=resource_name("test", "datasets", test),
+            rows=None if rows is None else row_numbers("rows", rows),
+            method=method,
+            measurement=jobs_pb2.MEASUREMENT_LOSS,
+            damping=None if damping is None else non_negative("damping", damping),
+            top_k=row_count("top_k", top_k),
+            leverage_correction=leverage_correction,
+        )
+        return cast(InfluenceJob, self._create(jobs_pb2.Job(influence=spec)))
+
+    def self_influence(
+        self,
+        model: Model | str,
+        *,
+        train: Dataset | str,
+        method: str = "exact",
+        damping: float | None = None,
+        top_k: int | None = None,
+        leverage_correction: bool | None = None,
+    ) -> SelfInfluenceJob:
+        """Queue a job that ranks training rows by their influence on their own loss; mislabelled rows come first.
+
+        Args:
+            model: the model, or its name; without a version, the newest.
+            train: the data set that it was trained on.
+            method: name of the method, as `server_info` lists it.
+            damping: λ in H + λI, as in `influence`.
+            top_k: how many rows to keep; None keeps all.
+            leverage_correction: as in `influence`.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY.
+            Unavailable: the service cannot be reached.
+        """
+        spec = jobs_pb2.SelfInfluenceSpec(
+            model=resource_name("model", "models", model),
+            train=resource_name("train", "datasets", train),
+            method=method,
+            damping=None if damping is None else non_negative("damping", damping),
+            top_k=row_count("top_k", top_k),
+            leverage_correction=leverage_correction,
+        )
+        return cast(SelfInfluenceJob, self._create(jobs_pb2.Job(self_influence=spec)))
+
+    def server_info(self) -> ServerInfo:
+        """Return versions, methods, limits and devices of the service.
+
+        Raises:
+            Unavailable: the service cannot be reached.
+        """
+        request = server_info_pb2.GetServerInfoRequest()
+        return _convert.server_info(self._connection.call(self._connection.server.GetServerInfo, request))
+
+    def close(self) -> None:
+        """Close the connection, and stop an embedded service. Twice does nothing more."""
+        self._connection.close()
+        if self._service is not None:
+            in_thread(self._service.stop)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._connection.address}>"
+
+    def _create(self, job: jobs_pb2.Job) -> InfluenceJob | SelfInfluenceJob:
+        request = jobs_pb2.CreateJobRequest(job=job, request_id=str(uuid.uuid4()))
+        created = self._connection.call(self._connection.jobs.CreateJob, request)
+        return cast(InfluenceJob | SelfInfluenceJob, job_of(self._connection, created))

@@ -1,0 +1,90 @@
+"""Which arguments each verb takes."""
+
+import argparse
+from typing import get_args
+
+from undue._inputs import ObjectiveName
+
+
+def name(parser: argparse.ArgumentParser) -> None:
+    """Add the name of one resource."""
+    parser.add_argument("name", help="resource name; a bare id will do")
+
+
+def parent(parser: argparse.ArgumentParser) -> None:
+    """Add what narrows a listing."""
+    parser.add_argument("parent", nargs="?", help="only versions of this one")
+
+
+def timeout(parser: argparse.ArgumentParser) -> None:
+    """Add how long to wait."""
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer; the job goes on")
+
+
+def model(parser: argparse.ArgumentParser) -> None:
+    """Add what registers a model."""
+    parser.add_argument("id", help="lower-case letters, digits and hyphens")
+    parser.add_argument("file", help=".onnx or .pt2")
+    parser.add_argument("--objective", required=True, choices=get_args(ObjectiveName), help="what the weights minimise")
+    parser.add_argument("--l2", type=float, default=0.0, help="strength of the L2 term, l2/2 · ‖θ‖²")
+    exclude = "parameters that the L2 term leaves out, as fnmatch patterns"
+    parser.add_argument("--l2-exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=exclude)
+    selected = "parameters that influence runs over, as fnmatch patterns"
+    parser.add_argument("--parameters", nargs="+", action="extend", metavar="PATTERN", help=selected)
+    parser.add_argument("--output", help="which output is the prediction")
+    parser.add_argument("--sample", metavar="DATASET", help="data set of the parity and fit checks")
+    _no_wait(parser)
+
+
+def dataset(parser: argparse.ArgumentParser) -> None:
+    """Add what registers a data set."""
+    parser.add_argument("id", help="lower-case letters, digits and hyphens")
+    parser.add_argument("file", help=".npz or .parquet")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--inputs", nargs="+", metavar="COLUMN", help="columns of a model's only input")
+    several = "an input and its columns; once for each input of the model"
+    inputs.add_argument("--input", nargs="+", action="append", metavar=("NAME", "COLUMN"), help=several)
+    parser.add_argument("--target", metavar="COLUMN", help="column of the targets")
+    parser.add_argument("--id", dest="id_column", metavar="COLUMN", help="column of the ids")
+    parser.add_argument("--weight", metavar="COLUMN", help="column of the sample weights")
+    _no_wait(parser)
+
+
+def influence(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for scores."""
+    _scoring(parser)
+    parser.add_argument("--test", required=True, metavar="DATASET", help="whose predictions are explained")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
+    parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
+    _no_wait(parser)
+    timeout(parser)
+
+
+def self_influence(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for a ranking."""
+    _scoring(parser)
+    parser.add_argument("--top-k", type=_count, default=None, metavar="K", help="rows to keep, or 'all' (all)")
+    _no_wait(parser)
+    timeout(parser)
+
+
+def _scoring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="name of the model")
+    parser.add_argument("--train", required=True, metavar="DATASET", help="what the model was trained on")
+    parser.add_argument("--method", default="exact", help="as server-info lists them (exact)")
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
+    correction = "correct for the leverage of training rows; by default where the model is a linear head"
+    parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+
+
+def _no_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+
+
+def _count(text: str) -> int | None:
+    if text == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'") from None

@@ -1,0 +1,213 @@
+"""What commands print: aligned tables for people, JSON for programs."""
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from undue import Dataset, Error, InfluenceResult, Model, Progress, SelfInfluenceResult, ServerInfo
+from undue._render import table
+from undue._sync.jobs import AnyJob
+
+Job = AnyJob
+
+
+class Output:
+    """Standard output, in one of two languages."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def model(self, model: Model) -> None:
+        """Print one model."""
+        if self._as_json:
+            return _print_json(model)
+        rows: list[tuple[str, object]] = [
+            ("name", model.name),
+            ("state", model.state),
+            ("format", model.format),
+            ("objective", f"{model.objective.name}, l2 {model.objective.l2:g}"),
+            ("validation job", model.validation_job),
+        ]
+        if model.failure:
+            rows.append(("error", f"{model.failure.message} [{model.failure.reason}]"))
+        if report := model.report:
+            selected = [each for each in report.parameters if each.selected]
+            count = sum(math.prod(each.shape) for each in selected)
+            rows.append(("parameters", f"{count:,} in {len(selected)} arrays"))
+            rows.append(("linear head", "yes" if report.linear_head else "no"))
+            if report.parity:
+                rows.append(("parity", f"{report.parity.max_abs_difference:.3g} over {report.parity.rows} rows"))
+            if report.stationarity:
+                rows.append(("gradient norm", report.stationarity.gradient_norm))
+                rows.append(("mean loss", report.stationarity.mean_loss))
+            rows += [("warning", text) for text in report.warnings]
+        return _print_rows(rows)
+
+    def models(self, models: Iterable[Model]) -> None:
+        """Print models."""
+        if self._as_json:
+            return _print_json(list(models))
+        records = [(m.name, m.state, m.format, m.objective.name, m.create_time) for m in models]
+        return _print_table(("name", "state", "format", "objective", "registered"), records)
+
+    def dataset(self, dataset: Dataset) -> None:
+        """Print one data set."""
+        if self._as_json:
+            return _print_json(dataset)
+        rows: list[tuple[str, object]] = [
+            ("name", dataset.name),
+            ("state", dataset.state),
+            ("format", dataset.format),
+            ("validation job", dataset.validation_job),
+        ]
+        if dataset.failure:
+            rows.append(("error", f"{dataset.failure.message} [{dataset.failure.reason}]"))
+        if report := dataset.report:
+            rows.append(("rows", f"{report.rows:,}"))
+            rows += [(f"input {each.name!r}", f"{each.dtype} {list(each.row_shape)}") for each in report.inputs]
+            if report.target:
+                rows.append(("target", f"{report.target.dtype} {list(report.target.row_shape)}"))
+            rows.append(("digest", report.digest))
+        return _print_rows(rows)
+
+    def datasets(self, datasets: Iterable[Dataset]) -> None:
+        """Print data sets."""
+        if self._as_json:
+            return _print_json(list(datasets))
+        records = [(d.name, d.state, d.format, d.report.rows if d.report else None, d.create_time) for d in datasets]
+        return _print_table(("name", "state", "format", "rows", "registered"), records)
+
+    def job(self, job: Job) -> None:
+        """Print one job."""
+        facts = _job(job)
+        if self._as_json:
+            return _print_json(facts)
+        shown = {key: value for key, value in facts.items() if key not in ("spec", "progress", "failure")}
+        rows = [(key.replace("_", " "), value) for key, value in shown.items() if value is not None]
+        rows += [(key, value) for key, value in job.spec.items() if value not in (None, [])]
+        rows.append(("progress", _progress(job.progress)))
+        if job.failure:
+            rows.append(("error", f"{job.failure.message} [{job.failure.reason}]"))
+        return _print_rows(rows)
+
+    def jobs(self, jobs: Iterable[Job]) -> None:
+        """Print jobs."""
+        if self._as_json:
+            return _print_json([_job(job) for job in jobs])
+        records = [(j.name, j.kind, j.state, _progress(j.progress), j.create_time) for j in jobs]
+        return _print_table(("name", "kind", "state", "progress", "queued"), records)
+
+    def progress(self, progress: Progress) -> None:
+        """Print how far a job has come, at once."""
+        text = _json(progress) if self._as_json else f"{progress.state.lower():9} {_progress(progress)}".rstrip()
+        print(text, flush=True)
+
+    def result(self, result: InfluenceResult | SelfInfluenceResult | Model | Dataset) -> None:
+        """Print what a job found."""
+        match result:
+            case Model():
+                self.model(result)
+            case Dataset():
+                self.dataset(result)
+            case _ if self._as_json:
+                _print_json(result)
+            case _:
+                print(result)
+
+    def server_info(self, info: ServerInfo) -> None:
+        """Print what an installation is."""
+        if self._as_json:
+            return _print_json(info)
+        rows: list[tuple[str, object]] = [
+            ("version", info.version),
+            ("devices", ", ".join(info.devices)),
+            ("largest upload", f"{info.limits.max_upload_bytes:,} bytes"),
+        ]
+        rows += [(f"library {name}", version) for name, version in sorted(info.libraries.items())]
+        rows += [(f"runner {each.pid}", f"{each.lane} on {each.device}, {each.state.lower()}") for each in info.runners]
+        _print_rows(rows)
+        print()
+        return _print_table(
+            ("method", "scale", "damping", "estimand"),
+            [(m.name, m.scale, "yes" if m.uses_damping else "no", m.estimand) for m in info.methods],
+        )
+
+
+def report(error: Error, as_json: bool) -> None:
+    """Print an error to standard error."""
+    if not as_json:
+        quoted = f" (request {error.request_id})" if error.request_id else ""
+        print(f"undue: {error}{quoted}", file=sys.stderr)
+        return
+    facts = {
+        "code": error.code,
+        "reason": error.reason,
+        "message": error.message,
+        "metadata": error.metadata,
+        "request_id": error.request_id,
+        "violations": error.violations,
+    }
+    print(_json({"error": facts}), file=sys.stderr)
+
+
+def _job(job: Job) -> dict[str, object]:
+    return {
+        "name": job.name,
+        "kind": job.kind,
+        "state": job.state,
+        "spec": job.spec,
+        "progress": job.progress,
+        "failure": job.failure,
+        "attempt": job.attempt,
+        "create_time": job.create_time,
+        "start_time": job.start_time,
+        "end_time": job.end_time,
+    }
+
+
+def _progress(progress: Progress) -> str:
+    counted = f" {progress.done:,} of {progress.total:,}" if progress.total else ""
+    return f"{progress.stage}{counted}".strip()
+
+
+def _print_rows(rows: Iterable[tuple[str, object]]) -> None:
+    lines = table(("", ""), rows).split("\n")
+    print("\n".join(lines[1:]))
+
+
+def _print_table(columns: Sequence[str], records: Sequence[Sequence[object]]) -> None:
+    print(table(columns, records))
+
+
+def _print_json(value: object) -> None:
+    print(_json(value))
+
+
+def _json(value: object) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in terms of JSON, which has neither NaN nor infinity: those become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,6 @@
+"""Attribution methods: how a training row is scored for a test row. What each estimates stands in `undue_service.domain.methods`."""
+
+from .base import Factors, Method, Problem, ScoreBlock
+from .registry import REGISTRY, find
+
+__all__ = ["REGISTRY", "Factors", "Method", "Problem", "ScoreBlock", "find"]

@@ -1,0 +1,105 @@
+"""The seam of the attribution methods."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from undue_service.domain.methods import MethodSpec
+
+from ..damping import Damping
+from ..data import Batch, Rows
+from ..gradients import FactoredGradients, GradientBlock, block_rows, loss_gradients, training_batches
+from ..objective import Objective
+from ..progress import Progress, silent
+from ..solvers import Solution
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An objective at its registered weights, its training data, and how to treat them."""
+
+    objective: Objective
+    train: Rows
+    damping: float | None = None
+    """λ; None lets the method resolve it."""
+    leverage_correction: bool | None = None
+    """None: on where the method has one and the model is a linear head."""
+    memory_bytes: int = 2**30
+    """Budget of the intermediate values of one block."""
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What every method's preparation says of itself; each method keeps more."""
+
+    damping: Damping
+    leverage_correction: bool
+    solver: str
+    """Empty where nothing is solved."""
+    solver_status: str
+
+
+F = TypeVar("F", bound=Factors)
+
+
+@dataclass(frozen=True)
+class ScoreBlock:
+    """The scores of some training rows."""
+
+    index: Tensor
+    """Their numbers, (B,)."""
+    scores: Tensor
+    """(m, B) for m test rows; (B,) of each row for itself."""
+
+
+class Method(Protocol[F]):
+    """A method: score(i, t) = g̃_i · s_t, positive where removing the training row i raises the cost of the test row t."""
+
+    spec: MethodSpec
+
+    def fit(self, problem: Problem) -> F:
+        """Prepare what no query changes."""
+
+    def precondition(self, factors: F, gradients: Tensor) -> Solution:
+        """Return s_t for the columns ∇m_t (P, m): (P, m)."""
+
+    def score(self, factors: F, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:
+        """Yield the scores of all training rows for the columns s_t (P, m)."""
+
+    def self_score(self, factors: F, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:
+        """Yield the scores of all training rows for their own loss, and the residual of what was solved for them."""
+
+
+def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = None) -> Iterator[ScoreBlock]:
+    """Yield (w_i/n) ∇ℓ_i · s_t for all training rows i and the columns s_t, (P, m).
+
+    Args:
+        problem: what is trained on.
+        queries: s_t.
+        residuals: (n, C) to use instead of a linear head's own.
+    """
+    objective, n = problem.objective, len(problem.train)
+    size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * queries.shape[1])
+    done = 0
+    for batch in training_batches(objective, problem.train, size):
+        gradients = train_gradients(objective, batch, residuals)
+        scores = gradients.dot(queries) * row_weights(batch, n)
+        yield ScoreBlock(batch.index, scores.T)
+        done += len(batch.index)
+        problem.progress("scores", done, n)
+
+
+def train_gradients(objective: Objective, batch: Batch, residuals: Tensor | None) -> GradientBlock:
+    """Return ∇ℓ_i, with these residuals (n, C) in place of a linear head's own where given."""
+    if residuals is None:
+        return loss_gradients(objective, batch)
+    features, _ = objective.head.evaluate(batch.inputs)
+    return FactoredGradients(objective.head, residuals[batch.index.to(residuals.device)], features)
+
+
+def row_weights(batch: Batch, n: int) -> Tensor | float:
+    """Return w_i / n, (B, 1)."""
+    return 1 / n if batch.weights is None else batch.weights[:, None] / n

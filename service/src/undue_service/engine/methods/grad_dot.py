@@ -1,0 +1,50 @@
+"""`grad_dot`: the inner product of gradients, which is TracIn (Pruthi et al. 2020) at one checkpoint over n."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.methods import METHODS
+
+from ..damping import UNUSED, check_damping
+from ..gradients import block_rows, loss_gradients, training_batches
+from ..solvers import Solution
+from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks
+
+
+class GradDot:
+    """score(i, t) = (w_i/n) ∇m_t · ∇ℓ_i: the identity for a Hessian."""
+
+    spec = METHODS["grad_dot"]
+
+    def fit(self, problem: Problem) -> Factors:
+        """Check the settings; there is nothing to prepare.
+
+        Raises:
+            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for.
+        """
+        check_damping(problem.damping)
+        if problem.leverage_correction:
+            text = 'grad_dot has no leverage correction; use method="exact", or leave leverage_correction out'
+            raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+        return Factors(UNUSED, leverage_correction=False, solver="", solver_status="")
+
+    def precondition(self, factors: Factors, gradients: Tensor) -> Solution:  # noqa: ARG002 - the seam's signature
+        """Return the gradients themselves."""
+        return Solution(gradients, "", residual=0.0, matvecs=0)
+
+    def score(self, factors: Factors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
+        """See Method."""
+        return score_blocks(problem, queries)
+
+    def self_score(self, factors: Factors, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:  # noqa: ARG002
+        """Yield (w_i/n) ‖∇ℓ_i‖²."""
+        objective, n = problem.objective, len(problem.train)
+        done = 0
+        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+            squares = torch.square(loss_gradients(objective, batch).norms())[:, None]
+            yield ScoreBlock(batch.index, (squares * row_weights(batch, n))[:, 0]), 0.0
+            done += len(batch.index)
+            problem.progress("scores", done, n)

@@ -1,0 +1,22 @@
+"""Name to method. The names and what they mean are `undue_service.domain.methods.METHODS`; a test holds the two together."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from undue_service.domain.methods import method_spec
+
+from .base import Method
+from .exact import Exact
+from .grad_dot import GradDot
+
+REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in (Exact(), GradDot())})
+
+
+def find(name: str) -> Method[Any]:
+    """Return the method of that name.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN.
+    """
+    return REGISTRY[method_spec(name).name]

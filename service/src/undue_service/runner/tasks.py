@@ -1,0 +1,208 @@
+"""What a runner can do: one method a kind of task, over models, data sets and the engine."""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import undue_service
+from undue_service.datasets.opening import open_source, validate
+from undue_service.datasets.source import DatasetSource
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.specs import (
+    ColumnSchema,
+    DataSource,
+    InfluenceReport,
+    ModelReport,
+    ModelSpec,
+    Produced,
+    Stationarity,
+    TaskResult,
+)
+from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
+from undue_service.engine.attribution import influence, self_influence
+from undue_service.engine.objective import Objective
+from undue_service.engine.program import Program
+from undue_service.engine.stationarity import fit_warnings, stationarity
+from undue_service.models import OpenedModel, open_model
+from undue_service.models.parity import parity
+
+from .results import write_influence, write_self_influence
+from .rows import SourceRows
+
+Report = Callable[[str, int, int], None]
+
+PARITY_ROWS = 256
+"""Rows of the sample on which onnxruntime and torch are compared."""
+
+RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
+SEED = 0
+"""Neither method of this version draws a random number."""
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of what computes."""
+    names = ("torch", "onnx", "onnxruntime", "numpy", "pyarrow", "undue-service")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one task may touch."""
+
+    artifacts: Mapping[str, Path]
+    scratch: Path
+    report: Report
+
+    def source(self, source: DataSource) -> DatasetSource:
+        """Open a data set."""
+        return open_source(source, self.artifacts.__getitem__)
+
+
+class Workshop:
+    """Runs tasks on one device. The model opened last stays open: jobs come in runs over one model."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._opened: tuple[str, OpenedModel] | None = None
+
+    def run(self, task: Task, artifacts: Mapping[str, Path], scratch: Path, report: Report) -> TaskResult:
+        """Run one task.
+
+        Raises:
+            Error: whatever is wrong with the model, the data or the request.
+        """
+        place = Place(artifacts, scratch, report)
+        match task:
+            case DatasetTask(source=source):
+                return TaskResult(validate(place.source(source), report))
+            case ModelTask():
+                return TaskResult(self._model_report(task, place))
+            case InfluenceTask():
+                return self._influence(task, place)
+            case SelfInfluenceTask():
+                return self._self_influence(task, place)
+
+    def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
+        place.report("opening the model", 0, 0)
+        opened = self._open(task.model, place)
+        objective = self._objective(task.model, opened)
+        source = place.source(task.sample) if task.sample is not None else None
+        agreement, rows = _parity(opened, objective, source, place.report) if source is not None else (None, 0)
+        fit: Stationarity | None = None
+        warnings = list(opened.warnings)
+        if source is None:
+            warnings.append(
+                "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
+            )
+        elif source.schema.target is not None:
+            fit = stationarity(objective, SourceRows(source), progress=place.report)
+            warnings += fit_warnings(objective, fit)
+        program = objective.program
+        dtypes = {str(one.dtype).removeprefix("torch.") for one in opened.exported.parameters()}
+        return ModelReport(
+            inputs=tuple(_column(opened, one.name) for one in program.inputs),
+            outputs=program.outputs,
+            parameters=objective.parameters,
+            dtype="float64" if "float64" in dtypes else "float32",
+            linear_head=objective.head is not None,
+            output_activation=objective.output_activation,
+            parity_max_abs=agreement,
+            parity_rows=rows,
+            stationarity=fit,
+            warnings=tuple(warnings),
+        )
+
+    def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
+        spec = task.spec
+        objective = self._objective(task.model, self._open(task.model, place))
+        train, test = place.source(task.train), place.source(task.test)
+        found = influence(
+            objective,
+            SourceRows(train),
+            SourceRows(test),
+            rows=spec.rows or None,
+            method=spec.method,
+            measurement=spec.measurement,
+            damping=spec.damping,
+            top_k=spec.top_k,
+            leverage_correction=spec.leverage_correction,
+            progress=place.report,
+        )
+        files = write_influence(place.scratch, found, train, test)
+        digests = task.digests | {"code": code_digest()}
+        diagnostics = found.diagnostics.complete(recipe=RECIPE, seed=SEED, digests=digests)
+        return TaskResult(InfluenceReport(diagnostics, len(found.test.rows), len(train)), files)
+
+    def _self_influence(self, task: SelfInfluenceTask, place: Place) -> TaskResult:
+        spec = task.spec
+        objective = self._objective(task.model, self._open(task.model, place))
+        train = place.source(task.train)
+        found = self_influence(
+            objective,
+            SourceRows(train),
+            method=spec.method,
+            damping=spec.damping,
+            top_k=spec.top_k,
+            leverage_correction=spec.leverage_correction,
+            progress=place.report,
+        )
+        files: tuple[Produced, ...] = (write_self_influence(place.scratch, found, train),)
+        digests = task.digests | {"code": code_digest()}
+        diagnostics = found.diagnostics.complete(recipe=RECIPE, seed=SEED, digests=digests)
+        return TaskResult(InfluenceReport(diagnostics, len(found.train.rows), len(train)), files)
+
+    def _open(self, model: ModelSpec, place: Place) -> OpenedModel:
+        if self._opened is None or self._opened[0] != model.digest:
+            self._opened = None  # the old one's memory goes before the new one comes
+            self._opened = (model.digest, open_model(place.artifacts[model.digest], model.format, place.scratch))
+        return self._opened[1]
+
+    def _objective(self, model: ModelSpec, opened: OpenedModel) -> Objective:
+        """Return the model with its objective, in float64: scores are exact whatever the weights were stored in."""
+        program = Program.from_exported(
+            opened.exported,
+            model.output,
+            input_names=[column.name for column in opened.inputs],
+            output_names=opened.outputs,
+        )
+        return Objective(program.to(self._device, torch.float64), model.objective, model.parameters)
+
+
+def _parity(
+    opened: OpenedModel, objective: Objective, source: DatasetSource, report: Report
+) -> tuple[float | None, int]:
+    """Return how far onnxruntime and torch are apart on the first rows of the sample; None for a format of torch's own."""
+    rows = SourceRows(source)
+    raw = next(iter(rows.batches(min(PARITY_ROWS, len(rows)))))
+    placed = objective.place(raw)  # also refuses a sample that does not fit the model
+    if opened.reference is None:
+        return None, 0
+    report("parity with onnxruntime", 0, len(placed.index))
+    return parity(opened, {name: tensor.cpu().numpy() for name, tensor in placed.inputs.items()}), len(placed.index)
+
+
+def _column(opened: OpenedModel, name: str) -> ColumnSchema:
+    for column in opened.inputs:
+        if column.name == name:
+            return column
+    raise InvalidArgument(Reason.MODEL_MALFORMED, f"the model's program has an input {name!r} that its file does not")
+
+
+@cache
+def code_digest() -> str:
+    """Return the sha256 over the service's own sources: two answers with the same digests were computed alike."""
+    digest = hashlib.sha256()
+    root = Path(undue_service.__file__).parent
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = Path(folder) / name
+                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

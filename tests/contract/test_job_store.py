@@ -1,0 +1,237 @@
+"""One suite for every JobStore, Registry and UploadStore."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, MemoryUploadStore
+from undue_service.adapters.sql.database import connect, migrate
+from undue_service.adapters.sql.jobs import SqlJobStore
+from undue_service.adapters.sql.registry import SqlRegistry
+from undue_service.adapters.sql.uploads import SqlUploadStore
+from undue_service.application.ports import StaleLeaseError
+from undue_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from undue_service.domain.jobs import Job, JobState, Progress
+from undue_service.domain.names import new_token
+from undue_service.domain.resources import Registration, RequestKey, ResourceState, Upload
+from undue_service.domain.specs import (
+    ArraysSource,
+    DatasetReport,
+    DatasetValidation,
+    FileSource,
+    Influence,
+    ModelSpec,
+    ModelValidation,
+    ObjectiveSpec,
+    SchemaSpec,
+    TensorRef,
+)
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+SOON = NOW + timedelta(seconds=15)
+DIGEST = "ab" * 32
+ARRAYS = ArraysSource({"x": TensorRef("float32", (4, 2), DIGEST)}, targets=TensorRef("int64", (4,), DIGEST))
+REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest=DIGEST)
+
+
+class Stores:
+    def __init__(self, jobs, registry, uploads):
+        self.jobs, self.registry, self.uploads = jobs, registry, uploads
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def stores(request, tmp_path):
+    if request.param == "memory":
+        jobs = MemoryJobStore()
+        yield Stores(jobs, MemoryRegistry(jobs), MemoryUploadStore())
+        return
+    engine = connect(f"sqlite:///{tmp_path / 'undue.sqlite3'}")
+    migrate(engine)
+    yield Stores(SqlJobStore(engine), SqlRegistry(engine), SqlUploadStore(engine))
+    engine.dispose()
+
+
+def a_job(tenant: str = "default", spec=None) -> Job:
+    return Job(tenant, new_token(), spec or Influence("models/m", "datasets/a", "datasets/b", rows=(3, 1), damping=0.5), NOW)
+
+
+def a_registration(stores, resource_id="d", tenant="default", request=None, spec=ARRAYS) -> Registration:
+    collection = "models" if isinstance(spec, ModelSpec) else "datasets"
+
+    def make(version):
+        name = f"{collection}/{resource_id}/versions/{version}"
+        check = ModelValidation(name) if collection == "models" else DatasetValidation(name)
+        return Registration(tenant, collection, resource_id, version, spec, a_job(tenant, check), NOW)
+
+    return stores.registry.add(make, tenant, collection, resource_id, request)
+
+
+def test_a_job_comes_back_as_it_went_in(stores):
+    job = stores.jobs.add(a_job(), None)
+    assert stores.jobs.get("default", job.id) == job
+
+
+def test_another_tenant_sees_nothing(stores):
+    job = stores.jobs.add(a_job(), None)
+    made = a_registration(stores)
+    upload = stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), None)
+    for look_up in (
+        lambda: stores.jobs.get("other", job.id),
+        lambda: stores.jobs.update("other", job.id, lambda job: job.cancel(NOW)),
+        lambda: stores.registry.get("other", "datasets", made.id, 1),
+        lambda: stores.uploads.get("other", upload.id),
+    ):
+        with pytest.raises(NotFound) as caught:
+            look_up()
+        assert caught.value.reason is Reason.RESOURCE_NOT_FOUND
+    assert stores.jobs.list("other", 10, None).items == ()
+    assert stores.registry.list("other", "datasets", None, 10, None).items == ()
+
+
+def test_jobs_are_leased_oldest_first_and_each_once(stores):
+    added = [stores.jobs.add(a_job(), None) for _ in range(3)]
+    leases = [stores.jobs.lease(NOW, SOON) for _ in range(4)]
+    assert [lease and lease.job.id for lease in leases] == [job.id for job in added] + [None]
+    assert all(lease.job.state is JobState.RUNNING and lease.job.attempt == 1 for lease in leases[:3])
+
+
+def test_a_lease_that_ran_out_goes_to_another_and_fences_the_first_off(stores):
+    stores.jobs.add(a_job(), None)
+    first = stores.jobs.lease(NOW, SOON)
+    assert stores.jobs.lease(SOON - timedelta(seconds=1), SOON) is None
+    second = stores.jobs.lease(SOON + timedelta(seconds=1), SOON + timedelta(seconds=16))
+    assert second.job.id == first.job.id
+    assert second.token > first.token
+    assert second.job.attempt == 2
+    with pytest.raises(StaleLeaseError):
+        stores.jobs.update("default", first.job.id, lambda job: job.succeed(NOW, REPORT, {}), token=first.token)
+    done = stores.jobs.update("default", first.job.id, lambda job: job.succeed(NOW, REPORT, {"r": DIGEST}), token=second.token)
+    assert stores.jobs.get("default", first.job.id) == done
+    assert done.report == REPORT
+
+
+def test_renewing_keeps_the_lease(stores):
+    stores.jobs.add(a_job(), None)
+    lease = stores.jobs.lease(NOW, SOON)
+    later = SOON + timedelta(seconds=15)
+    stores.jobs.update("default", lease.job.id, lambda job: job.advance(Progress("x", 1, 2)), token=lease.token, until=later)
+    assert stores.jobs.lease(SOON + timedelta(seconds=1), later) is None
+    assert stores.jobs.get("default", lease.job.id).progress == Progress("x", 1, 2)
+
+
+def test_a_cancelled_job_takes_no_result(stores):
+    stores.jobs.add(a_job(), None)
+    lease = stores.jobs.lease(NOW, SOON)
+    stores.jobs.update("default", lease.job.id, lambda job: job.cancel(NOW))
+    with pytest.raises(StaleLeaseError):
+        stores.jobs.update("default", lease.job.id, lambda job: job.succeed(NOW, REPORT, {}), token=lease.token)
+    assert stores.jobs.get("default", lease.job.id).state is JobState.CANCELLED
+
+
+def test_a_change_that_is_refused_changes_nothing(stores):
+    job = stores.jobs.add(a_job(), None)
+    with pytest.raises(FailedPrecondition):
+        stores.jobs.update("default", job.id, lambda job: job.succeed(NOW, REPORT, {}))
+    assert stores.jobs.get("default", job.id) == job
+
+
+def test_a_repeated_request_makes_one_resource_and_another_body_is_refused(stores):
+    key, other = RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "a"), RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "b")
+    first = stores.jobs.add(a_job(), key)
+    assert stores.jobs.add(a_job(), key) == first
+    with pytest.raises(AlreadyExists) as caught:
+        stores.jobs.add(a_job(), other)
+    assert caught.value.reason is Reason.REQUEST_ID_REUSED
+    assert len(stores.jobs.list("default", 10, None).items) == 1
+
+
+def test_a_repeated_registration_is_the_same_version(stores):
+    key = RequestKey("6f0c8f1e-0000-4000-8000-000000000001", "a")
+    first = a_registration(stores, request=key)
+    assert a_registration(stores, request=key) == first
+    assert a_registration(stores).version == 2
+
+
+def test_a_repeated_upload_is_the_same_upload(stores):
+    key = RequestKey("6f0c8f1e-0000-4000-8000-000000000002", "a")
+    first = stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), key)
+    assert stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), key) == first
+    assert stores.uploads.finish("default", first.id).finished
+    assert stores.uploads.get("default", first.id).finished
+
+
+def test_versions_count_up_and_the_newest_is_the_default(stores):
+    made = [a_registration(stores) for _ in range(3)]
+    assert [one.version for one in made] == [1, 2, 3]
+    assert stores.registry.get("default", "datasets", "d", None) == made[2]
+    assert stores.registry.get("default", "datasets", "d", 2) == made[1]
+    with pytest.raises(NotFound):
+        stores.registry.get("default", "datasets", "d", 4)
+    with pytest.raises(NotFound):
+        stores.registry.get("default", "models", "d", 1)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ARRAYS,
+        FileSource("npz", DIGEST, SchemaSpec({"": ("a", "b")}, target="y")),
+        ModelSpec("onnx", DIGEST, ObjectiveSpec("cross_entropy", 1e-3, ("*bias*",)), ("fc*",), sample="datasets/d/versions/1"),
+    ],
+    ids=["arrays", "file", "model"],
+)
+def test_a_registration_comes_back_as_it_went_in(stores, spec):
+    made = a_registration(stores, spec=spec)
+    assert stores.registry.get("default", made.collection, made.id, None) == made
+
+
+def test_a_registration_is_as_far_as_its_validation(stores):
+    made = a_registration(stores)
+    assert made.state is ResourceState.VALIDATING
+    lease = stores.jobs.lease(NOW, SOON)
+    assert lease.job.id == made.validation.id
+    stores.jobs.update("default", lease.job.id, lambda job: job.succeed(NOW, REPORT, {}), token=lease.token)
+    ready = stores.registry.get("default", "datasets", "d", 1)
+    assert ready.state is ResourceState.READY
+    assert ready.report == REPORT
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_pages_hold_everything_once_newest_first(stores, size):
+    jobs = [stores.jobs.add(a_job(), None).id for _ in range(7)]
+    versions = [a_registration(stores, name).name for name in ("a", "b", "a", "c", "a")]
+    # Validation jobs are jobs too.
+    assert [job.id for job in _all(lambda before: stores.jobs.list("default", size, before))][5:] == jobs[::-1]
+    assert [one.name for one in _all(lambda before: stores.registry.list("default", "datasets", None, size, before))] == versions[::-1]
+    only = _all(lambda before: stores.registry.list("default", "datasets", "a", size, before))
+    assert [one.version for one in only] == [3, 2, 1]
+
+
+def test_threads_never_get_the_same_version_or_the_same_lease(stores):
+    found, leased, lock = [], [], threading.Lock()
+
+    def work():
+        for _ in range(5):
+            made = a_registration(stores)
+            lease = stores.jobs.lease(NOW, SOON)
+            with lock:
+                found.append(made.version)
+                leased.append(lease.job.id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(1, 21))
+    assert len(set(leased)) == 20
+
+
+def _all(fetch):
+    items, before = [], None
+    while True:
+        page = fetch(before)
+        items += page.items
+        before = page.next_before
+        if before is None:
+            return items

@@ -1,0 +1,82 @@
+import hashlib
+import os
+
+import pytest
+from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
+from undue_service.adapters.data_dir import DataDir
+from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+
+DATA = b"some bytes"
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def staging(tmp_path):
+    return LocalStaging(tmp_path)
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return LocalArtifacts(tmp_path)
+
+
+def test_what_is_staged_in_order_is_kept_under_its_digest(staging, artifacts):
+    assert staging.append("t", "u", 0, DATA[:4]) == 4
+    assert staging.append("t", "u", 4, DATA[4:]) == len(DATA)
+    assert artifacts.keep("t", staging.path("t", "u"), DIGEST) == DIGEST
+    assert artifacts.path("t", DIGEST).read_bytes() == DATA
+    assert staging.size("t", "u") == 0
+    assert artifacts.contains("t", DIGEST)
+    assert not artifacts.contains("other", DIGEST), "tenants share nothing"
+
+
+def test_a_chunk_out_of_place_is_refused_and_says_where_to_go_on(staging):
+    staging.append("t", "u", 0, DATA)
+    for offset in (0, 3, len(DATA) + 1):
+        with pytest.raises(InvalidArgument) as caught:
+            staging.append("t", "u", offset, b"x")
+        assert caught.value.metadata == {"received_bytes": str(len(DATA))}
+    assert staging.size("t", "u") == len(DATA)
+
+
+def test_bytes_of_another_digest_are_refused(staging, artifacts):
+    staging.append("t", "u", 0, DATA)
+    with pytest.raises(InvalidArgument) as caught:
+        artifacts.keep("t", staging.path("t", "u"), "0" * 64)
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    assert not artifacts.contains("t", "0" * 64)
+
+
+def test_keeping_the_same_bytes_twice_is_one_artifact(staging, artifacts):
+    for key in ("u", "v"):
+        staging.append("t", key, 0, DATA)
+        assert artifacts.keep("t", staging.path("t", key)) == DIGEST
+    assert artifacts.path("t", DIGEST).read_bytes() == DATA
+
+
+def test_a_missing_artifact_is_not_found(artifacts):
+    with pytest.raises(NotFound):
+        artifacts.path("t", DIGEST)
+
+
+def test_an_artifact_is_read_only(staging, artifacts):
+    staging.append("t", "u", 0, DATA)
+    artifacts.keep("t", staging.path("t", "u"))
+    assert os.stat(artifacts.path("t", DIGEST)).st_mode & 0o222 == 0
+
+
+def test_scratch_is_empty_each_time(staging):
+    place = staging.scratch("job")
+    (place / "left").write_text("over")
+    assert list(staging.scratch("job").iterdir()) == []
+    staging.discard_scratch("job")
+    assert not place.exists()
+
+
+def test_a_data_dir_has_one_holder(tmp_path):
+    first = DataDir(tmp_path / "d")
+    with pytest.raises(FailedPrecondition, match=str(os.getpid())) as caught:
+        DataDir(tmp_path / "d")
+    assert caught.value.reason is Reason.DATA_DIR_LOCKED
+    first.release()
+    DataDir(tmp_path / "d").release()

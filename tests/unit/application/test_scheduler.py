@@ -1,0 +1,293 @@
+"""The scheduler over in-memory stores and a pool that does as the test says."""
+
+import asyncio
+import hashlib
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
+from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry
+from undue_service.adapters.pool.memory import MemoryPool
+from undue_service.application import scheduler as module
+from undue_service.application.changes import Changes
+from undue_service.application.planning import Planner
+from undue_service.application.ports import RunnerLostError
+from undue_service.application.registration import Registrations
+from undue_service.application.scheduler import MAX_LOST_RUNNERS, Scheduler
+from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.jobs import JobState, Progress
+from undue_service.domain.specs import ArraysSource, DatasetReport, Produced, TaskResult, TensorRef
+
+REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest="d")
+
+
+class FakeClock:
+    def __init__(self):
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self):
+        return self.time
+
+
+class Bench:
+    def __init__(self, tmp_path, body, slots=1):
+        self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
+        self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
+        self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, self.clock)
+        planner = Planner(self.registrations, self.artifacts, self.staging)
+        self.scheduler = Scheduler(self.jobs, planner, self.artifacts, MemoryPool(body, slots), self.changes, self.clock)
+        self.staging.append("t", "u", 0, b"1234")
+        self.digest = self.artifacts.keep("t", self.staging.path("t", "u"))
+        self.scratch = tmp_path / "scratch"
+
+    @asynccontextmanager
+    async def running(self):
+        self.changes.bind(asyncio.get_running_loop())
+        task = asyncio.create_task(self.scheduler.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def add(self, digest=None):
+        source = ArraysSource({"x": TensorRef("int8", (4,), digest or self.digest)})
+        return self.registrations.create_dataset("t", "d", source, None).validation
+
+    def get(self, job):
+        return self.jobs.get("t", job.id)
+
+    async def ended(self, job):
+        async with asyncio.timeout(10):
+            while not self.get(job).state.ended:
+                await asyncio.sleep(0.01)
+        return self.get(job)
+
+
+@pytest.fixture(autouse=True)
+def quick_ticks(monkeypatch):
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+
+
+def run(bench, story):
+    async def main():
+        async with bench.running():
+            await story()
+
+    asyncio.run(main())
+
+
+async def produce(work, on_progress):
+    (work.scratch / "file").write_bytes(b"result")
+    return TaskResult(REPORT, (Produced("thing", "file"),))
+
+
+def test_a_job_runs_and_its_files_are_kept(tmp_path):
+    bench = Bench(tmp_path, produce)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert job.state is JobState.SUCCEEDED
+        assert job.report == REPORT
+        assert job.results == {"thing": hashlib.sha256(b"result").hexdigest()}
+        assert bench.artifacts.path("t", job.results["thing"]).read_bytes() == b"result"
+
+    run(bench, story)
+    assert list(bench.scratch.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_typed_error_is_the_jobs_failure_and_is_not_tried_again(tmp_path):
+    calls = []
+
+    async def refuse(work, on_progress):
+        calls.append(work.id)
+        raise InvalidArgument(Reason.NON_FINITE_DATA, "row 3 is NaN", metadata={"row": "3"})
+
+    bench = Bench(tmp_path, refuse)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert (job.state, job.failure.reason, job.failure.metadata) == (JobState.FAILED, "NON_FINITE_DATA", {"row": "3"})
+
+    run(bench, story)
+    assert len(calls) == 1
+
+
+def test_an_unexpected_error_does_not_leak_and_does_not_stop_the_scheduler(tmp_path):
+    async def body(work, on_progress):
+        if len(seen) == 0:
+            seen.append(work)
+            raise ZeroDivisionError("secret detail")
+        return await produce(work, on_progress)
+
+    seen = []
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        first, second = await bench.ended(bench.add()), await bench.ended(bench.add())
+        assert first.failure.reason == "INTERNAL"
+        assert "secret" not in first.failure.message
+        assert second.state is JobState.SUCCEEDED
+
+    run(bench, story)
+
+
+def test_a_lost_runner_is_another_try(tmp_path):
+    tries = []
+
+    async def body(work, on_progress):
+        tries.append(work)
+        if len(tries) < MAX_LOST_RUNNERS:
+            raise RunnerLostError("killed by SIGKILL")
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert (job.state, job.attempt, job.lost_runners) == (JobState.SUCCEEDED, MAX_LOST_RUNNERS, MAX_LOST_RUNNERS - 1)
+
+    run(bench, story)
+
+
+def test_a_job_that_costs_too_many_runners_fails(tmp_path):
+    async def body(work, on_progress):
+        raise RunnerLostError("killed by SIGSEGV")
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert job.failure.reason == "RUNNER_LOST"
+        assert "SIGSEGV" in job.failure.message
+        assert job.attempt == MAX_LOST_RUNNERS
+
+    run(bench, story)
+
+
+def test_progress_is_written_while_the_job_runs(tmp_path):
+    go = asyncio.Event()
+
+    async def body(work, on_progress):
+        on_progress(Progress("reading", 3, 9))
+        await go.wait()
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = bench.add()
+        async with asyncio.timeout(5):
+            while bench.get(job).progress != Progress("reading", 3, 9):
+                await asyncio.sleep(0.01)
+        go.set()
+        assert (await bench.ended(job)).state is JobState.SUCCEEDED
+
+    run(bench, story)
+
+
+def test_a_cancelled_job_is_taken_from_the_pool_and_the_slot_is_free(tmp_path):
+    killed = []
+
+    async def body(work, on_progress):
+        if not killed:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                killed.append(work.id)
+                raise
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job, other = bench.add(), bench.add()
+        while bench.get(job).state is not JobState.RUNNING:
+            await asyncio.sleep(0.01)
+        bench.jobs.update("t", job.id, lambda job: job.cancel(bench.clock.now()))
+        assert (await bench.ended(other)).state is JobState.SUCCEEDED
+        assert bench.get(job).state is JobState.CANCELLED
+        assert killed == [job.id]
+
+    run(bench, story)
+
+
+def test_a_deadline_ends_a_job(tmp_path):
+    async def body(work, on_progress):
+        bench.clock.time += timedelta(seconds=31)
+        await asyncio.sleep(60)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = bench.add()
+        from dataclasses import replace
+
+        bench.jobs.update("t", job.id, lambda job: replace(job, timeout_seconds=30.0))
+        ended = await bench.ended(job)
+        assert (ended.failure.reason, ended.failure.code) == ("JOB_DEADLINE", "DEADLINE_EXCEEDED")
+
+    run(bench, story)
+
+
+def test_an_overtaken_scheduler_writes_nothing(tmp_path):
+    async def body(work, on_progress):
+        # While this one slept, its lease ran out and another scheduler took the job and finished it.
+        bench.clock.time += timedelta(minutes=5)
+        taken = bench.jobs.lease(bench.clock.now(), bench.clock.now() + timedelta(seconds=15))
+        bench.jobs.update("t", work.id, lambda job: job.fail(bench.clock.now(), InvalidArgument(Reason.DATASET_EMPTY, "x")), token=taken.token)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = bench.add()
+        await bench.ended(job)
+        await asyncio.sleep(0.1)
+        assert bench.get(job).failure.reason == "DATASET_EMPTY"
+
+    run(bench, story)
+
+
+def test_a_missing_artifact_fails_the_job_with_its_reason(tmp_path):
+    bench = Bench(tmp_path, produce)
+
+    async def story():
+        job = await bench.ended(bench.add(digest="0" * 64))
+        assert job.failure.reason == "RESOURCE_NOT_FOUND"
+
+    run(bench, story)
+
+
+def test_a_runner_that_names_a_file_outside_its_folder_gets_nothing_kept(tmp_path):
+    (tmp_path / "secret").write_text("theirs")
+
+    async def body(work, on_progress):
+        return TaskResult(REPORT, (Produced("thing", "../../secret"),))
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert job.state is JobState.FAILED
+        assert (tmp_path / "secret").exists()
+
+    run(bench, story)
+
+
+def test_slots_run_side_by_side(tmp_path):
+    meeting = asyncio.Barrier(3)
+
+    async def body(work, on_progress):
+        async with asyncio.timeout(5):
+            await meeting.wait()
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body, slots=3)
+
+    async def story():
+        jobs = [bench.add() for _ in range(3)]
+        assert {(await bench.ended(job)).state for job in jobs} == {JobState.SUCCEEDED}
+
+    run(bench, story)

@@ -1,0 +1,39 @@
+import pytest
+from pydantic import ValidationError
+from undue_service.settings import Settings
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1", "unix:/tmp/undue.sock"])
+def test_loopback_is_where_it_listens(address):
+    assert Settings(grpc_address=address).grpc_address == address
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "example.org:50051", ":50051", "127.0.0.1.evil.org:1"])
+def test_anything_beyond_loopback_is_refused(address):
+    with pytest.raises(ValidationError, match="refusing to listen|must be host:port"):
+        Settings(grpc_address=address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", ""])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(ValidationError, match="host:port"):
+        Settings(grpc_address=address)
+
+
+def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
+    (tmp_path / "undue.toml").write_text('grpc_address = "127.0.0.1:1"\ndevices = "cpu"\n')
+    monkeypatch.setenv("UNDUE_CONFIG", str(tmp_path / "undue.toml"))
+    monkeypatch.setenv("UNDUE_GRPC_ADDRESS", "127.0.0.1:2")
+    settings = Settings()
+    assert (settings.grpc_address, settings.devices) == ("127.0.0.1:2", "cpu")
+
+
+def test_a_setting_that_does_not_exist_is_an_error_in_the_file(tmp_path, monkeypatch):
+    (tmp_path / "undue.toml").write_text("grpc_adress = 1\n")
+    monkeypatch.setenv("UNDUE_CONFIG", str(tmp_path / "undue.toml"))
+    with pytest.raises(ValidationError, match="grpc_adress"):
+        Settings()
+
+
+def test_every_setting_says_what_it_means():
+    assert all(field.description for field in Settings.model_fields.values())

@@ -1,0 +1,79 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from undue_service.domain.errors import Internal, Reason
+from undue_service.domain.jobs import Failure, Job, JobState, Progress
+from undue_service.domain.specs import (
+    ColumnSchema,
+    DatasetReport,
+    DatasetValidation,
+    Diagnostics,
+    Influence,
+    InfluenceReport,
+    ModelReport,
+    ModelValidation,
+    ParameterInfo,
+    SelfInfluence,
+    Stationarity,
+)
+from undue_service.wire.codec import JOB
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.text(max_size=20)
+SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
+STATIONARITY = st.builds(Stationarity, FLOATS, FLOATS, FLOATS)
+COLUMNS = st.builds(ColumnSchema, TEXTS, st.just("float32"), SHAPES)
+DIAGNOSTICS = st.builds(Diagnostics, stationarity=STATIONARITY, damping=FLOATS, residual=FLOATS, seconds=FLOATS)
+REPORTS = st.one_of(
+    st.builds(DatasetReport, inputs=st.lists(COLUMNS, max_size=2).map(tuple), target=st.none() | COLUMNS, kind=st.just("dataset_report")),
+    st.builds(
+        ModelReport,
+        inputs=st.lists(COLUMNS, max_size=2).map(tuple),
+        parameters=st.lists(st.builds(ParameterInfo, shape=SHAPES), max_size=2).map(tuple),
+        parity_max_abs=st.none() | FLOATS,
+        stationarity=st.none() | STATIONARITY,
+        kind=st.just("model_report"),
+    ),
+    st.builds(InfluenceReport, diagnostics=DIAGNOSTICS, kind=st.just("influence_report")),
+)
+SPECS = st.one_of(
+    st.builds(Influence, damping=st.none() | FLOATS, kind=st.just("influence")),
+    st.builds(SelfInfluence, damping=st.none() | FLOATS, kind=st.just("self_influence")),
+    st.builds(ModelValidation, kind=st.just("model_validation")),
+    st.builds(DatasetValidation, kind=st.just("dataset_validation")),
+)
+TIMES = st.datetimes(timezones=st.just(UTC))
+JOBS = st.builds(
+    Job,
+    spec=SPECS,
+    create_time=TIMES,
+    start_time=st.none() | TIMES,
+    end_time=st.none() | TIMES,
+    timeout_seconds=FLOATS,
+    state=st.sampled_from(JobState),
+    progress=st.builds(Progress),
+    report=st.none() | REPORTS,
+    results=st.dictionaries(TEXTS, TEXTS, max_size=2),
+    failure=st.none() | st.builds(Failure, metadata=st.dictionaries(TEXTS, TEXTS, max_size=2)),
+)
+
+
+@given(JOBS)
+def test_every_job_round_trips(job):
+    assert JOB.load(JOB.dump(job)) == job
+
+
+@given(st.binary(max_size=100))
+def test_what_is_no_job_is_a_value_error(data):
+    with pytest.raises(ValueError):  # noqa: PT011  the codec's word
+        JOB.load(data)
+
+
+def test_a_job_of_another_kind_is_refused():
+    job = Job("t", "j", ModelValidation("m"), datetime.now(UTC), failure=Failure.of(Internal(Reason.INTERNAL, "x")))
+    data = JOB.dump(replace(job, state=JobState.FAILED)).replace(b"model_validation", b"mining")
+    with pytest.raises(ValueError, match="kind"):
+        JOB.load(data)

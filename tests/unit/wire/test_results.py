@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from undue_service.domain.results import Explanation, ScoredExample
+from undue_service.wire.results import SafetensorsResults, encode_ids, write
+
+READER = SafetensorsResults()
+
+
+@pytest.fixture
+def explanations(tmp_path):
+    path = tmp_path / "explanations"
+    write(
+        path,
+        {
+            "row": np.array([7, 3, 5]),
+            "ids": encode_ids(["seven", "drei 3", ""]),
+            "prediction": np.array([1, 0, 2]),
+            "target": np.array([1, 1, 1]),
+            "loss": np.array([0.5, 1.5, 2.5]),
+            "helpful_rows": np.array([[4, 2], [2, -1], [-1, -1]]),
+            "helpful_scores": np.array([[0.4, 0.2], [0.1, 0.0], [0.0, 0.0]]),
+            "harmful_rows": np.array([[9, -1], [9, 4], [-1, -1]]),
+            "harmful_scores": np.array([[-0.9, 0.0], [-0.8, -0.1], [0.0, 0.0]]),
+            "train_row": np.array([2, 4, 9]),
+            "train_ids": encode_ids(["b", "d", "i"]),
+            "train_prediction": np.array([0, 1, 2]),
+            "train_target": np.array([0, 0, 0]),
+            "train_loss": np.array([0.2, 0.4, 0.9]),
+        },
+    )
+    return path
+
+
+def test_an_explanation_reads_as_written(explanations):
+    found = READER.explanations(explanations, 0, 10)
+    two = ScoredExample(2, "b", 0.2, 0, 0, 0.2)
+    four = ScoredExample(4, "d", 0.4, 0, 1, 0.4)
+    nine = ScoredExample(9, "i", -0.9, 0, 2, 0.9)
+    assert found[0] == Explanation(7, "seven", 1, 1, 0.5, (four, two), (nine,))
+    assert [one.row for one in found[1].harmful] == [9, 4]
+    assert found[2] == Explanation(5, "", 2, 1, 2.5, (), ())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_pages_join_to_the_whole(explanations, size):
+    pages = [READER.explanations(explanations, start, size) for start in range(0, 3, size)]
+    assert sum(pages, ()) == READER.explanations(explanations, 0, 10)
+    assert READER.explanations(explanations, 3, size) == ()
+
+
+def test_regression_values_are_numbers_and_vectors(tmp_path):
+    columns = {"row": np.array([1, 0]), "ids": encode_ids(["1", "0"]), "score": np.array([3.0, 1.0]), "loss": np.zeros(2)}
+    write(tmp_path / "a", columns | {"prediction": np.array([0.5, 1.0]), "target": np.array([[1.0, 2.0], [3.0, 4.0]])})
+    first, second = READER.self_influences(tmp_path / "a", 0, 5)
+    assert (first.row, first.score, first.prediction, first.target) == (1, 3.0, 0.5, (1.0, 2.0))
+    assert second.target == (3.0, 4.0)
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 300_000))
+def test_score_blocks_join_to_the_matrix(rows, columns, tmp_path_factory):
+    matrix = np.random.default_rng(rows).standard_normal((rows, columns), dtype=np.float32)
+    path = tmp_path_factory.mktemp("scores") / "scores"
+    write(path, {"scores": matrix})
+    blocks = list(READER.score_blocks(path))
+    assert [first for first, _ in blocks] == list(np.cumsum([0] + [len(block) for _, block in blocks[:-1]]))
+    assert np.array_equal(np.concatenate([block for _, block in blocks]), matrix)
