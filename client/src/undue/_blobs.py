@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ._errors import invalid
+from ._errors import FailedPrecondition, InvalidArgument, invalid
 from .v1 import uploads_pb2
 
 CHUNK_BYTES = 1 << 20
@@ -49,15 +49,16 @@ def blob_of_file(path: Path, field: str) -> Blob:
 class Chunks:
     """The requests that send a blob from an offset on.
 
-    gRPC may run the iterator on a thread of its own and reports a failure there as a status without a cause, so the
-    cause is kept in `error`.
+    gRPC runs the iterator on a thread of its own and reports a failure there as a status without a cause, so the cause
+    is kept for `check`.
     """
 
     def __init__(self, blob: Blob, upload: str, offset: int) -> None:
         self._blob = blob
         self._upload = upload
         self._offset = offset
-        self.error: OSError | None = None
+        self._error: OSError | None = None
+        self._short = False
 
     def __iter__(self) -> Iterator[uploads_pb2.WriteUploadRequest]:
         """Yield chunks of at most 1 MiB, each with its sha256."""
@@ -70,8 +71,22 @@ class Chunks:
                     digest = hashlib.sha256(data).digest()
                     yield uploads_pb2.WriteUploadRequest(name=self._upload, offset=offset, data=data, sha256=digest)
                     offset += len(data)
+            self._short = offset < self._blob.size
         except OSError as error:
-            self.error = error
+            self._error = error
+
+    def check(self) -> None:
+        """Complain of the file, where it is the file's fault that the blob did not arrive.
+
+        Raises:
+            InvalidArgument: it cannot be read any more.
+            FailedPrecondition: it has become shorter.
+        """
+        if self._error is not None:
+            raise InvalidArgument(f"{self._blob.label} cannot be read: {self._error}", reason="INVALID_FIELD")
+        if self._short:
+            text = f"{self._blob.label} changed while it was being sent: register it again"
+            raise FailedPrecondition(text, reason="UPLOAD_INCOMPLETE")
 
 
 class _MemoryReader(io.RawIOBase, BinaryIO):

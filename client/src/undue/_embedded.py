@@ -10,20 +10,18 @@ import importlib.util
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from pathlib import Path
 from typing import Any
 
 from ._errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Unavailable, invalid
+from ._scratch import ScratchFolder
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
-_SOCKET_PATH_BYTES = 100  # the kernel takes 107
 _REPORT_BYTES = 1 << 20
 _LOG_TAIL_BYTES = 4096
 
@@ -42,17 +40,17 @@ class EmbeddedService:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None) -> None:
-        if importlib.util.find_spec("undue_service") is None:
+        if not _is_installed():
             text = "Client.local() needs the service in the same environment: pip install 'undue[local]'"
             raise FailedPrecondition(text, reason="SERVICE_NOT_INSTALLED")
         with contextlib.ExitStack() as undo:
-            scratch = _scratch_folder()
-            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-            data = _data_folder(data_dir, scratch)
-            log = data / "service.log" if data_dir is not None else scratch / "service.log"
+            scratch = ScratchFolder()
+            undo.callback(scratch.remove)
+            data = _data_folder(data_dir, scratch.path)
+            log = data / "service.log"
             parent_read, parent_write = os.pipe()
             undo.callback(os.close, parent_write)
-            process, ready = _spawn(scratch / "s", data, log, parent_read)
+            process, ready = _spawn(scratch.path / "s", data, log, parent_read)
             undo.callback(_end, process)
             self.address = _await_address(process, ready, log)
             undo.pop_all()
@@ -64,12 +62,8 @@ class EmbeddedService:
         self._finalizer()
 
 
-def _scratch_folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="undue-")
-    if len(os.fsencode(folder)) + 2 > _SOCKET_PATH_BYTES:  # TMPDIR is deep: the socket's path would not fit
-        os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="undue-", dir="/tmp")
-    return Path(folder)
+def _is_installed() -> bool:
+    return importlib.util.find_spec("undue_service") is not None
 
 
 def _data_folder(data_dir: str | os.PathLike[str] | None, scratch: Path) -> Path:
@@ -158,12 +152,12 @@ def _tail(log: Path) -> str:
         return f"({log} cannot be read: {error})"
 
 
-def _stop(owner: int, process: subprocess.Popen[bytes], parent_write: int, scratch: Path) -> None:
+def _stop(owner: int, process: subprocess.Popen[bytes], parent_write: int, scratch: ScratchFolder) -> None:
     if os.getpid() != owner:
         return  # a forked child leaves its parent's service alone
     os.close(parent_write)
     _end(process, ask_first=False)
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.remove()
 
 
 def _end(process: subprocess.Popen[bytes], ask_first: bool = True) -> None:

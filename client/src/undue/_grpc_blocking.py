@@ -1,5 +1,6 @@
 """What the blocking flavour of gRPC does its own way. `_grpc_aio` is the twin."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
@@ -23,6 +24,12 @@ def open_channel(address: str, options: Sequence[tuple[str, int]]) -> Channel:
 def close_channel(channel: Channel) -> None:
     """Close a channel and cancel its calls."""
     channel.close()
+
+
+def forget_channel(channel: Channel, owner: int) -> None:
+    """Close a channel that nobody closed; a forked child leaves its parent's alone."""
+    if os.getpid() == owner:
+        channel.close()
 
 
 def sleep(seconds: float) -> None:

@@ -39,11 +39,11 @@ class AsyncClient:
     """
 
     def __init__(self, address: str) -> None:
-        self._service: EmbeddedService | None = None
         self._connection = AsyncConnection(address)
         self.models = AsyncModels(self._connection)
         self.datasets = AsyncDatasets(self._connection)
         self.jobs = AsyncJobs(self._connection)
+        self._service: EmbeddedService | None = None
 
     @classmethod
     async def local(cls, data_dir: str | os.PathLike[str] | None = None) -> Self:
@@ -63,6 +63,11 @@ class AsyncClient:
         client = cls(service.address)
         client._service = service
         return client
+
+    @property
+    def address(self) -> str:
+        """Where the service listens; another process of this user may connect to an embedded one there."""
+        return self._connection.address
 
     async def influence(
         self,
@@ -175,7 +180,7 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._connection.address}>"
+        return f"<{type(self).__name__} {self.address}>"
 
     async def _create(self, job: jobs_pb2.Job) -> AsyncInfluenceJob | AsyncSelfInfluenceJob:
         request = jobs_pb2.CreateJobRequest(job=job, request_id=str(uuid.uuid4()))

@@ -3,7 +3,7 @@
 import uuid
 
 from undue._blobs import Blob, Chunks, blob_of_bytes
-from undue._errors import Error, FailedPrecondition, InvalidArgument, Unavailable
+from undue._errors import Error, Unavailable
 from undue._grpc_aio import sleep
 from undue._retry import FOLLOW
 from undue._tensors import INLINE_BYTES, Encoded
@@ -34,25 +34,19 @@ async def send(connection: AsyncConnection, blob: Blob) -> str:
         interruption: Error | None = None
         try:
             upload = await connection.upload(stub.WriteUpload, chunks)
-        except Unavailable as error:
-            interruption = error
-        except FailedPrecondition as error:
+        except Error as error:
+            chunks.check()
             # An earlier stream may still have been writing when this one started.
-            if error.reason != "UPLOAD_OFFSET_MISMATCH":
+            if not isinstance(error, Unavailable) and error.reason != "UPLOAD_OFFSET_MISMATCH":
                 raise
             interruption = error
-        if chunks.error is not None:
-            problem = f"{blob.label} cannot be read: {chunks.error}"
-            raise InvalidArgument(problem, reason="INVALID_FIELD")
-        if interruption is not None:
             upload = await connection.call(stub.GetUpload, uploads_pb2.GetUploadRequest(name=upload.name))
+        else:
+            chunks.check()
         if upload.state == uploads_pb2.Upload.STATE_FINISHED:
             break
         if upload.received_bytes > start:
             pauses = FOLLOW.pauses()
-        elif interruption is None:
-            text = f"{blob.label} changed while it was being sent: register it again"
-            raise FailedPrecondition(text, reason="UPLOAD_INCOMPLETE")
         pause = next(pauses, None)
         if pause is None:
             raise interruption or Unavailable(f"the upload of {blob.label} does not move")

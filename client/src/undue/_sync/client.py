@@ -40,11 +40,11 @@ class Client:
     """
 
     def __init__(self, address: str) -> None:
-        self._service: EmbeddedService | None = None
         self._connection = Connection(address)
         self.models = Models(self._connection)
         self.datasets = Datasets(self._connection)
         self.jobs = Jobs(self._connection)
+        self._service: EmbeddedService | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str] | None = None) -> Self:
@@ -64,6 +64,11 @@ class Client:
         client = cls(service.address)
         client._service = service
         return client
+
+    @property
+    def address(self) -> str:
+        """Where the service listens; another process of this user may connect to an embedded one there."""
+        return self._connection.address
 
     def influence(
         self,
@@ -176,7 +181,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._connection.address}>"
+        return f"<{type(self).__name__} {self.address}>"
 
     def _create(self, job: jobs_pb2.Job) -> InfluenceJob | SelfInfluenceJob:
         request = jobs_pb2.CreateJobRequest(job=job, request_id=str(uuid.uuid4()))

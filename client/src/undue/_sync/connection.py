@@ -4,13 +4,22 @@
 from __future__ import annotations  # gRPC's classes are generic for type checkers only
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import grpc
 
 from undue._errors import FailedPrecondition, Unavailable, invalid
-from undue._grpc_blocking import DownloadMethod, UnaryMethod, UploadMethod, close_channel, open_channel, sleep
+from undue._grpc_blocking import (
+    DownloadMethod,
+    UnaryMethod,
+    UploadMethod,
+    close_channel,
+    forget_channel,
+    open_channel,
+    sleep,
+)
 from undue._retry import CALL
 from undue._status import from_rpc_error
 from undue.v1 import datasets_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc, server_info_pb2_grpc, uploads_pb2_grpc
@@ -44,6 +53,8 @@ class Connection:
         # A proxy for the web has no business between this process and its own machine.
         proxy = [("grpc.enable_http_proxy", 0)] if address.startswith(("127.", "localhost:", "[::1]", "unix:")) else []
         self._channel = open_channel(address, _OPTIONS + proxy)
+        # Before the finaliser of an embedded service, which would otherwise cut a live channel and make gRPC complain.
+        self._finalizer = weakref.finalize(self, forget_channel, self._channel, self._owner)
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(self._channel)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self._channel)
@@ -105,6 +116,7 @@ class Connection:
         """Close the channel and cancel its calls. Twice does nothing more."""
         if not self._closed and os.getpid() == self._owner:
             self._closed = True
+            self._finalizer.detach()
             close_channel(self._channel)
 
     def _check(self) -> None:

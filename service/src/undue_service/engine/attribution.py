@@ -99,9 +99,10 @@ def influence(
         progress: called between blocks.
 
     Raises:
-        InvalidArgument: METHOD_UNKNOWN, ROW_OUT_OF_RANGE, INVALID_FIELD, INPUT_MISMATCH, TARGET_MISMATCH, TARGETS_MISSING, MODEL_UNSUPPORTED,
+        InvalidArgument: METHOD_UNKNOWN, ROW_OUT_OF_RANGE, INVALID_FIELD, INPUT_MISMATCH, TARGET_MISMATCH,
+            TARGETS_MISSING, MODEL_UNSUPPORTED, LEVERAGE_UNAVAILABLE.
+        FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE, NON_FINITE_RESULT,
             LEVERAGE_UNAVAILABLE.
-        FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE, NON_FINITE_RESULT, LEVERAGE_UNAVAILABLE.
         ResourceExhausted: OUT_OF_MEMORY where the whole matrix would not fit.
     """
     started = time.perf_counter()
@@ -129,7 +130,9 @@ def influence(
             if matrix is not None:
                 matrix[start : start + len(part), block.index.numpy()] = block.scores.to("cpu", torch.float32).numpy()
         lists.append((*helpful.result(), *harmful.result()))
-    helpful_rows, helpful_scores, harmful_rows, harmful_scores = (torch.cat(parts).cpu().numpy() for parts in zip(*lists, strict=True))
+    helpful_rows, helpful_scores, harmful_rows, harmful_scores = (
+        torch.cat(parts).cpu().numpy() for parts in zip(*lists, strict=True)
+    )
     listed = np.unique(np.concatenate([helpful_rows.ravel(), harmful_rows.ravel()]))
     return Attribution(
         test=_joined(facts),
@@ -201,7 +204,9 @@ def _test_rows(rows: Sequence[int] | None, length: int) -> list[int]:
         raise InvalidArgument.at("rows", "name at least one test row, or leave rows out for all")
     wrong = next((row for row in wanted if not 0 <= row < length), None)
     if wrong is not None:
-        raise InvalidArgument.at("rows", f"there is no test row {wrong}; there are rows 0…{length - 1}", Reason.ROW_OUT_OF_RANGE)
+        raise InvalidArgument.at(
+            "rows", f"there is no test row {wrong}; there are rows 0…{length - 1}", Reason.ROW_OUT_OF_RANGE
+        )
     return wanted
 
 
@@ -213,8 +218,9 @@ def _list_length(top_k: int, rows: int) -> int:
 
 def _matrix(m: int, n: int, memory_bytes: int) -> NDArray[np.float32]:
     if 4 * m * n > memory_bytes:
+        takes, allowed = 4 * m * n / 2**30, memory_bytes / 2**30
         text = (
-            f"the whole matrix of {m:,} × {n:,} scores takes {4 * m * n / 2**30:.1f} GiB, more than the {memory_bytes / 2**30:.1f} GiB allowed: "
+            f"the whole matrix of {m:,} × {n:,} scores takes {takes:.1f} GiB, more than the {allowed:.1f} GiB allowed: "
             "pass top_k, or fewer rows at a time"
         )
         raise ResourceExhausted(Reason.OUT_OF_MEMORY, text)
@@ -239,7 +245,12 @@ def _train_facts(problem: Problem, rows: NDArray[np.int64]) -> RowFacts:
         facts = _facts(problem.objective, first)
         return RowFacts(facts.rows[:0], facts.predictions[:0], facts.targets[:0], facts.losses[:0])
     size = block_rows(problem.objective, problem.memory_bytes)
-    return _joined([_facts(problem.objective, batch) for batch in training_batches(problem.objective, problem.train, size, rows.tolist())])
+    return _joined(
+        [
+            _facts(problem.objective, batch)
+            for batch in training_batches(problem.objective, problem.train, size, rows.tolist())
+        ]
+    )
 
 
 def _facts(objective: Objective, batch: Any) -> RowFacts:
@@ -247,7 +258,9 @@ def _facts(objective: Objective, batch: Any) -> RowFacts:
     predictions = objective.loss.predictions(f)
     targets = predictions if batch.targets is None else batch.targets
     losses = torch.zeros(len(f)) if batch.targets is None else objective.loss.losses(f, targets)
-    return RowFacts(batch.index.numpy(), _values(predictions), _values(targets), losses.to("cpu", torch.float64).numpy())
+    return RowFacts(
+        batch.index.numpy(), _values(predictions), _values(targets), losses.to("cpu", torch.float64).numpy()
+    )
 
 
 def _values(values: Tensor) -> NDArray[Any]:
@@ -256,7 +269,12 @@ def _values(values: Tensor) -> NDArray[Any]:
 
 
 def _joined(parts: Sequence[RowFacts]) -> RowFacts:
-    return RowFacts(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "predictions", "targets", "losses")))
+    return RowFacts(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("rows", "predictions", "targets", "losses")
+        )
+    )
 
 
 def _finite(found: Iterator[ScoreBlock]) -> Iterator[ScoreBlock]:
@@ -269,5 +287,8 @@ def _check_finite(block: ScoreBlock) -> None:
     if not bool(torch.isfinite(block.scores).all()):
         bad = ~torch.isfinite(block.scores.reshape(-1, len(block.index))).all(dim=0)
         row = int(block.index[int(bad.nonzero()[0, 0])])
-        text = f"the score of training row {row} is not a finite number; check that row, the test rows and the model's weights"
+        text = (
+            f"the score of training row {row} is not a finite number; check that row, the test rows and the model's "
+            "weights"
+        )
         raise FailedPrecondition(Reason.NON_FINITE_RESULT, text, metadata={"row": str(row)})

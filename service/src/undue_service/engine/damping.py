@@ -26,11 +26,15 @@ UNUSED = Damping(0.0, "unused")
 def check_damping(given: float | None) -> None:
     """Raise InvalidArgument (INVALID_FIELD) where a damping is not a finite number ≥ 0."""
     if given is not None and not (math.isfinite(given) and given >= 0):
-        raise InvalidArgument.at("damping", f"damping is a finite number ≥ 0 that is added to the Hessian's diagonal, not {given}")
+        raise InvalidArgument.at(
+            "damping", f"damping is a finite number ≥ 0 that is added to the Hessian's diagonal, not {given}"
+        )
 
 
 def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: Callable[[], float]) -> Damping:
-    """Return λ: as given; else 0 where R is convex in θ with L2 on every selected parameter; else 0.1 × the mean eigenvalue of the Hessian.
+    """Return λ as given, or the default.
+
+    The default is 0 where R is convex in θ with L2 on every selected parameter, else 0.1 × the mean eigenvalue of H.
 
     Args:
         given: the caller's choice.
@@ -48,6 +52,9 @@ def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: 
         return Damping(0.0, "convex")
     mean = mean_eigenvalue()
     if not mean > 0:
-        text = f"the mean eigenvalue of the Hessian is {mean:.4g}, so no damping can be derived from it: pass damping=, or train the model further"
+        text = (
+            f"the mean eigenvalue of the Hessian is {mean:.4g}, so no damping can be derived from it: pass damping=, "
+            "or train the model further"
+        )
         raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text)
     return Damping(_SHARE_OF_MEAN_EIGENVALUE * mean, "mean_eigenvalue")

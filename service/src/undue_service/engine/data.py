@@ -37,16 +37,24 @@ class Rows(Protocol):
 class TensorRows:
     """Rows that lie in memory."""
 
-    def __init__(self, inputs: Mapping[str, Tensor], targets: Tensor | None = None, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Tensor], targets: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         """Hold tensors whose first axis is the row.
 
         Raises:
             InvalidArgument: ROWS_MISMATCH where their lengths differ, DATASET_EMPTY where there is no row.
         """
-        named = {**inputs, **({} if targets is None else {"targets": targets}), **({} if weights is None else {"weights": weights})}
+        named = {
+            **inputs,
+            **({} if targets is None else {"targets": targets}),
+            **({} if weights is None else {"weights": weights}),
+        }
         lengths = {name: len(tensor) for name, tensor in named.items()}
         if len(set(lengths.values())) > 1:
-            raise InvalidArgument(Reason.ROWS_MISMATCH, f"every array needs the same number of rows, but they have {lengths}")
+            raise InvalidArgument(
+                Reason.ROWS_MISMATCH, f"every array needs the same number of rows, but they have {lengths}"
+            )
         if not lengths or 0 in lengths.values():
             raise InvalidArgument(Reason.DATASET_EMPTY, "the data set has no row")
         self._inputs = dict(inputs)

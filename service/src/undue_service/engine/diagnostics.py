@@ -10,7 +10,7 @@ from .gradients import training_batches
 from .methods import Factors, Problem
 from .objective import Objective
 from .probe import probe
-from .stationarity import fit_warnings, stationarity
+from .stationarity import measure_fit
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Diagnosis:
     stationarity: Stationarity
     warnings: tuple[str, ...]
 
-    def finish(self, objective: Objective, spec: MethodSpec, factors: Factors, residual: float, seconds: float) -> EngineDiagnostics:
+    def finish(
+        self, objective: Objective, spec: MethodSpec, factors: Factors, residual: float, seconds: float
+    ) -> EngineDiagnostics:
         """Return it with what was found out since."""
         return EngineDiagnostics(
             estimand=spec.estimand,
@@ -74,5 +76,5 @@ def begin(problem: Problem) -> Diagnosis:
     """
     first = next(training_batches(problem.objective, problem.train, 8))
     warnings = probe(problem.objective, first)
-    found = stationarity(problem.objective, problem.train, memory_bytes=problem.memory_bytes, progress=problem.progress)
-    return Diagnosis(found, (*warnings, *fit_warnings(problem.objective, found)))
+    fit = measure_fit(problem.objective, problem.train, memory_bytes=problem.memory_bytes, progress=problem.progress)
+    return Diagnosis(fit.stationarity, (*warnings, *fit.warnings))

@@ -71,7 +71,9 @@ class FactoredGradients:
         """Return Σ_cj r_ic x̃_ij V_cj, (B, K), without the (B, P) gradients."""
         coefficients = self.head.from_theta(V)
         outputs, features, columns = coefficients.shape
-        projected = (self.features @ coefficients.transpose(0, 1).reshape(features, outputs * columns)).view(-1, outputs, columns)
+        projected = (self.features @ coefficients.transpose(0, 1).reshape(features, outputs * columns)).view(
+            -1, outputs, columns
+        )
         return torch.bmm(self.residuals[:, None, :], projected)[:, 0, :]
 
     def norms(self) -> Tensor:
@@ -112,7 +114,9 @@ def head_gradients(objective: Objective, batch: Batch, cost: Callable[[Tensor], 
     return FactoredGradients(objective.head, residuals, features.detach())
 
 
-def training_batches(objective: Objective, train: Rows, size: int, select: Sequence[int] | None = None) -> Iterator[Batch]:
+def training_batches(
+    objective: Objective, train: Rows, size: int, select: Sequence[int] | None = None
+) -> Iterator[Batch]:
     """Yield the training rows as placed batches.
 
     Raises:

@@ -24,7 +24,14 @@ _TRAINING_FLAGS = {
     aten.alpha_dropout.default: "train",
     aten.feature_alpha_dropout.default: "train",
 }
-_DROPOUTS = frozenset(op for op, flag in _TRAINING_FLAGS.items() if flag == "train")
+_IDENTITIES = frozenset(
+    {
+        aten.lift_fresh_copy.default,
+        aten.lift_fresh.default,
+        *(op for op, flag in _TRAINING_FLAGS.items() if flag == "train"),
+    }
+)
+"""Operators that hand on their input once nothing is written in place and nothing is trained."""
 _ATTENTION = aten.scaled_dot_product_attention.default
 
 
@@ -57,8 +64,8 @@ def argument(node: fx.Node, name: str, default: Any = None) -> Any:
 class Graph:
     """A pure function (parameters, inputs) → tensors.
 
-    `nodes` is in topological order and every node in it reaches an output. It is interpreted rather than compiled to Python: a program's names
-    come from a stranger's file and must never become source code.
+    `nodes` is in topological order and every node in it reaches an output. It is interpreted rather than compiled to
+    Python: a program's names come from a stranger's file and must never become source code.
     """
 
     def __init__(self, graph: fx.Graph, feeds: Mapping[str, Feed], outputs: Sequence[fx.Node]) -> None:
@@ -80,8 +87,8 @@ class Graph:
             feeds: placeholder name to what it receives.
 
         Raises:
-            InvalidArgument: MODEL_UNSUPPORTED where the graph draws random numbers, writes to its inputs, normalises with batch
-                statistics, or calls something other than ATen operators and shape arithmetic.
+            InvalidArgument: MODEL_UNSUPPORTED where the graph draws random numbers, writes to its inputs, normalises
+                with batch statistics, or calls something other than ATen operators and shape arithmetic.
         """
         graph = fx.Graph()
         copied: dict[fx.Node, fx.Node] = {}
@@ -232,13 +239,12 @@ def _purify(graph: fx.Graph, node: fx.Node, outputs: list[fx.Node]) -> None:
     op = node.target
     if op in _TRAINING_FLAGS and argument(node, _TRAINING_FLAGS[op]):
         raise unsupported(
-            f"the program holds {op} in training mode, whose result depends on chance or on the other rows; call model.eval() before exporting"
+            f"the program holds {op} in training mode, whose result depends on chance or on the other rows; call "
+            "model.eval() before exporting"
         )
     if op is aten.sym_size.int:
         node.target = _size
-    elif op is aten.lift_fresh_copy.default or op is aten.lift_fresh.default or op in _DROPOUTS:
-        _bypass(graph, node, outputs)
-    elif op is aten.detach_.default and node.args[0].op == "placeholder":
+    elif op in _IDENTITIES or (op is aten.detach_.default and node.args[0].op == "placeholder"):
         _bypass(graph, node, outputs)
     elif op._schema.is_mutable:
         _functionalise(node, outputs)
@@ -251,28 +257,43 @@ def _bypass(graph: fx.Graph, node: fx.Node, outputs: list[fx.Node]) -> None:
 
 
 def _functionalise(node: fx.Node, outputs: list[fx.Node]) -> None:
-    """Turn an in-place operator on a value of its own into the one that returns its result.
+    """Turn an in-place operator into the one that returns its result, where nothing else sees what it writes.
 
     Raises:
-        InvalidArgument: MODEL_UNSUPPORTED where what is written is an input, or is seen through a view.
+        InvalidArgument: MODEL_UNSUPPORTED where what is written is an input, or is used later under another name.
     """
     op, target = node.target, node.args[0]
     packet = getattr(aten, op._schema.name.removeprefix("aten::").removesuffix("_"), None)
     functional = getattr(packet, op._overloadname, None)
-    written = [formal.name for formal in op._schema.arguments if formal.alias_info is not None and formal.alias_info.is_write]
-    own = target.op != "placeholder" and not _aliases(target)
-    viewed = any(target in _aliases(user) for user in target.users if user is not node)
-    if op.namespace != "aten" or written != [op._schema.arguments[0].name] or functional is None or not own or viewed:
+    formals = op._schema.arguments
+    written = [formal.name for formal in formals if formal.alias_info is not None and formal.alias_info.is_write]
+    later = list(node.graph.nodes)
+    later = later[later.index(node) + 1 :]
+    seen = _sharing(target, without=node) - {target}
+    seen_later = any(source in seen for user in later for source in user.all_input_nodes) or bool(seen & set(outputs))
+    from_outside = any(source.op == "placeholder" for source in {target, *seen})
+    if op.namespace != "aten" or written != [formals[0].name] or functional is None or from_outside or seen_later:
         raise unsupported(
-            f"the program writes in place through {op} to one of its inputs, buffers or views; export it without in-place updates"
+            f"the program writes in place through {op} to one of its inputs, buffers or views; call model.eval() before "
+            "exporting, and compute new values instead"
         )
     node.target = functional
-    later = False
-    for user in list(target.graph.nodes):
-        if later:
-            user.replace_input_with(target, node)
-        later = later or user is node
+    for user in later:
+        user.replace_input_with(target, node)
     outputs[:] = [node if output is target else output for output in outputs]
+
+
+def _sharing(node: fx.Node, without: fx.Node) -> set[fx.Node]:
+    """Return the nodes that may share the node's memory otherwise than through `without`: what it views, and its views."""
+    shared: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one not in shared and one is not without:
+            shared.add(one)
+            waiting.extend(_aliases(one))
+            waiting.extend(user for user in one.users if one in _aliases(user))
+    return shared
 
 
 def _check(node: fx.Node) -> None:

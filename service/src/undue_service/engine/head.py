@@ -1,7 +1,7 @@
 """Linear heads: where the outputs are f = W x + b (+ what the selected parameters do not touch), and θ is W, b or both.
 
-There the gradient of row i is r_i ⊗ x̃_i and the Hessian is (1/n) Σ_i w_i Σ_i ⊗ x̃_i x̃_iᵀ, with the residual r = ∂ℓ/∂f (C), Σ = ∂²ℓ/∂f² (C, C) and the
-features x̃ (d): x with a 1 for the bias, as far as each is selected.
+There the gradient of row i is r_i ⊗ x̃_i and the Hessian is (1/n) Σ_i w_i Σ_i ⊗ x̃_i x̃_iᵀ, with the residual r = ∂ℓ/∂f
+(C), Σ = ∂²ℓ/∂f² (C, C) and the features x̃ (d): x with a 1 for the bias, as far as each is selected.
 """
 
 from collections.abc import Mapping
@@ -72,7 +72,8 @@ class _Affine:
 def find_head(program: Program, space: ParameterSpace) -> LinearHead | None:
     """Return the linear head that the selected parameters are; None where the outputs are not linear in all of them.
 
-    Found are linear, addmm, matmul, mm and mv with the weight as it is or transposed, with a bias inside or added, each parameter used once.
+    Found are linear, addmm, matmul, mm and mv with the weight as it is or transposed, with a bias inside or added, each
+    parameter used once.
     """
     graph = program.graph
     placeholders = {feed.name: node for node, feed in graph.feeds.items() if feed.kind == "parameter"}
@@ -81,7 +82,7 @@ def find_head(program: Program, space: ParameterSpace) -> LinearHead | None:
         return None
     outputs = program.output_shape[0] if program.output_shape else 1
     affine = _Affine()
-    if not _walk(graph, graph.outputs[0], set(selected), outputs, affine):
+    if not _walk(graph.outputs[0], set(selected), outputs, affine):
         return None
     positions = []
     if affine.weight is not None:
@@ -101,7 +102,7 @@ def find_head(program: Program, space: ParameterSpace) -> LinearHead | None:
     )
 
 
-def _walk(graph: Graph, node: fx.Node, waiting: set[fx.Node], outputs: int, found: _Affine) -> bool:
+def _walk(node: fx.Node, waiting: set[fx.Node], outputs: int, found: _Affine) -> bool:
     """Follow the one path that the waiting parameters can be on; True once none waits any more."""
     while node.op == "call_function" and _is_rows_of(node, outputs):
         if node.target in SAME_ELEMENTS:
@@ -143,7 +144,12 @@ def _match(node: fx.Node, waiting: set[fx.Node], outputs: int, found: _Affine) -
         found.bias = bias
         waiting.discard(bias)
     flips = 0
-    while isinstance(weight, fx.Node) and weight.target in _TRANSPOSES and weight.meta["val"].dim() == 2 and _swaps(weight):
+    while (
+        isinstance(weight, fx.Node)
+        and weight.target in _TRANSPOSES
+        and weight.meta["val"].dim() == 2
+        and _swaps(weight)
+    ):
         weight, flips = weight.args[0], flips + 1
     if weight in waiting:
         if weight.meta["val"].dim() not in (1, 2) or x.meta["val"].dim() != 2:

@@ -1,8 +1,9 @@
 """The leverage correction of a linear head: what removing a row does beyond first order, in closed form.
 
-With J_i = I_C ⊗ x̃_iᵀ and Q_i = (w_i/n) J_i H⁻¹ J_iᵀ (C × C), one Newton step from θ̂ on the objective without row i moves the weights by H⁻¹ J_iᵀ r̃_i · w_i/n with
-r̃_i = (I − Σ_i Q_i)⁻¹ r_i (Woodbury on H − (w_i/n) J_iᵀ Σ_i J_i). For squared error with λ = 0 that is leave-one-out itself; for C = 1 it divides by
-1 − h_i. Never divide by 1 − trace(Σ_i Q_i): the trace can exceed 1.
+With J_i = I_C ⊗ x̃_iᵀ and Q_i = (w_i/n) J_i H⁻¹ J_iᵀ (C × C), one Newton step from θ̂ on the objective without row i
+moves the weights by H⁻¹ J_iᵀ r̃_i · w_i/n with r̃_i = (I − Σ_i Q_i)⁻¹ r_i (Woodbury on H − (w_i/n) J_iᵀ Σ_i J_i). For
+squared error with λ = 0 that is leave-one-out itself; for C = 1 it divides by 1 − h_i. Never divide by 1 − trace(Σ_i
+Q_i): the trace can exceed 1.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from .data import Rows
 from .gradients import block_rows, head_gradients, training_batches
 from .objective import Objective
 from .progress import Progress, silent
+
+
+_LEVERAGE_ONE = 1e-10  # what is left of 1 − h below this is rounding
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,14 @@ def leverage(
             f = head.evaluate(batch.inputs)[1]
             S = objective.loss.curvature(f)
             A = torch.eye(C, dtype=r.dtype, device=r.device) - S @ Q
-            corrected, info = torch.linalg.solve_ex(A, r)
-            bad = (info != 0) | ~torch.isfinite(corrected).all(dim=1)
+            factors, pivots, _ = torch.linalg.lu_factor_ex(A)
+            corrected = torch.linalg.lu_solve(factors, pivots, r[:, :, None])[:, :, 0]
+            bad = ~(factors.diagonal(dim1=1, dim2=2).abs() > _LEVERAGE_ONE).all(dim=1)
             if bool(bad.any()):
                 row = int(batch.index[int(bad.nonzero()[0, 0])])
                 text = (
-                    f"training row {row} alone determines a weight (its leverage is 1), so the objective without it has no minimum: "
-                    "register the model's l2, pass damping=, or leverage_correction=False"
+                    f"training row {row} alone determines a weight (its leverage is 1), so the objective without it "
+                    "has no minimum: register the model's l2, pass damping=, or leverage_correction=False"
                 )
                 raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text, metadata={"row": str(row)})
         at = batch.index.to(residuals.device)

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
@@ -25,7 +25,7 @@ class Loss(Protocol):
         """Raise InvalidArgument (OBJECTIVE_MISMATCH) where the loss does not fit a model with C = `outputs`."""
 
     def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:
-        """Return targets in canonical form, or raise InvalidArgument (TARGET_MISMATCH) naming the first row that is wrong."""
+        """Return targets in canonical form, or raise InvalidArgument (TARGET_MISMATCH) naming the first bad row."""
 
     def losses(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ℓ, (B,)."""
@@ -46,7 +46,10 @@ class CrossEntropy:
     def check_outputs(self, outputs: int) -> None:
         """See Loss."""
         if outputs < 2:
-            raise _misfit("cross_entropy needs a model with at least two outputs; this one has one: use binary_logistic or squared_error")
+            raise _misfit(
+                "cross_entropy needs a model with at least two outputs; this one has one: use binary_logistic or "
+                "squared_error"
+            )
 
     def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:
         """See Loss."""
@@ -79,9 +82,11 @@ class BinaryLogistic:
     def check_outputs(self, outputs: int) -> None:
         """See Loss."""
         if outputs != 1:
-            raise _misfit(f"binary_logistic needs a model with one output, a logit; this one has {outputs}: use cross_entropy")
+            raise _misfit(
+                f"binary_logistic needs a model with one output, a logit; this one has {outputs}: use cross_entropy"
+            )
 
-    def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:
+    def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
         """See Loss."""
         if raw.is_complex() or tuple(raw.shape[1:]) not in ((), (1,)):
             raise _mistyped("binary_logistic needs one target of 0 or 1 a row", raw)
@@ -91,7 +96,8 @@ class BinaryLogistic:
 
     def losses(self, f: Tensor, y: Tensor) -> Tensor:
         """See Loss."""
-        return -F.logsigmoid((2 * y - 1) * f[:, 0])
+        # Above 80 the linear branch is exact; torch's default of 20 is not.
+        return functional.softplus((1 - 2 * y) * f[:, 0], threshold=80)
 
     def curvature(self, f: Tensor) -> Tensor:
         """Return σ(1−σ)."""
@@ -144,7 +150,9 @@ def _misfit(text: str) -> InvalidArgument:
 
 def _mistyped(needs: str, raw: Tensor) -> InvalidArgument:
     dtype = str(raw.dtype).removeprefix("torch.")
-    return InvalidArgument.at("targets", f"{needs}, but the targets are {dtype} of shape {tuple(raw.shape)}", Reason.TARGET_MISMATCH)
+    return InvalidArgument.at(
+        "targets", f"{needs}, but the targets are {dtype} of shape {tuple(raw.shape)}", Reason.TARGET_MISMATCH
+    )
 
 
 def _check_rows(good: Tensor, raw: Tensor, index: Tensor, rule: str) -> None:

@@ -24,6 +24,7 @@ class Objective:
     Attributes:
         theta: the registered weights θ̂, (P,).
         l2: l2 · mask, (P,).
+        l2_mask: 1 where the L2 term covers a parameter, (P,).
         loss: ℓ as a function of the outputs.
         head: the linear head that θ is, where the outputs are linear in every selected parameter.
         output_activation: the softmax or sigmoid at the model's end that the loss looks behind.
@@ -33,11 +34,13 @@ class Objective:
         """Select parameters by fnmatch patterns; none means all.
 
         Raises:
-            InvalidArgument: OBJECTIVE_MISMATCH where the loss does not fit the outputs, PARAMETERS_NOT_FOUND where a pattern matches
-                nothing, INVALID_FIELD where l2 is not a finite number ≥ 0.
+            InvalidArgument: OBJECTIVE_MISMATCH where the loss does not fit the outputs, PARAMETERS_NOT_FOUND where a
+                pattern matches nothing, INVALID_FIELD where l2 is not a finite number ≥ 0.
         """
         if spec.name not in LOSSES:
-            raise InvalidArgument.at("objective.name", f"there is no objective {spec.name!r}; there are {', '.join(LOSSES)}")
+            raise InvalidArgument.at(
+                "objective.name", f"there is no objective {spec.name!r}; there are {', '.join(LOSSES)}"
+            )
         if not math.isfinite(spec.l2) or spec.l2 < 0:
             raise InvalidArgument.at("objective.l2", f"l2 is a finite number ≥ 0, not {spec.l2}")
         self.spec = spec
@@ -49,20 +52,25 @@ class Objective:
         self.loss.check_outputs(self.outputs_per_row)
         self.space = ParameterSpace(self.program, parameters)
         self.theta = self.space.flatten(self.program.parameters).detach()
-        self.l2 = torch.full_like(self.theta, spec.l2)
+        self.l2_mask = torch.ones_like(self.theta)
         for name in self._l2_excluded():
             if name in self.space.shapes:
-                self.l2[self.space.slice(name)] = 0
+                self.l2_mask[self.space.slice(name)] = 0
+        self.l2 = spec.l2 * self.l2_mask
         self.head: LinearHead | None = find_head(self.program, self.space)
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.
 
         Raises:
-            InvalidArgument: INPUT_MISMATCH or TARGET_MISMATCH, naming what does not fit; INVALID_FIELD for a weight that is not ≥ 0.
+            InvalidArgument: INPUT_MISMATCH or TARGET_MISMATCH, naming what does not fit; INVALID_FIELD for a weight
+                that is not ≥ 0.
         """
         device, dtype = self.program.device, self.program.dtype
-        inputs = {spec.name: _input(spec, batch, len(self.program.inputs)).to(device, spec.dtype) for spec in self.program.inputs}
+        inputs = {
+            spec.name: _input(spec, batch, len(self.program.inputs)).to(device, spec.dtype)
+            for spec in self.program.inputs
+        }
         targets = None
         if batch.targets is not None:
             if len(batch.targets) != len(batch.index):
@@ -93,14 +101,16 @@ class Objective:
             InvalidArgument: INVALID_FIELD for a measurement that does not exist.
         """
         if name not in MEASUREMENTS:
-            raise InvalidArgument.at("measurement", f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}")
+            raise InvalidArgument.at(
+                "measurement", f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}"
+            )
         return f[:, 0] if targets is None else MEASUREMENTS[name](self.loss, f, targets)
 
     def explained(self, batch: Batch) -> Batch:
         """Return a placed batch with the targets that its explanation is about.
 
-        Without targets a classification explains the predicted label, and a regression its one output: the cost is then the output itself,
-        and the targets stay None.
+        Without targets a classification explains the predicted label, and a regression its one output: the cost is then
+        the output itself, and the targets stay None.
 
         Raises:
             InvalidArgument: TARGETS_MISSING for a regression of several outputs without targets.
@@ -110,7 +120,10 @@ class Objective:
         if self.loss.explains_label:
             return replace(batch, targets=self.loss.predictions(self.outputs(self.theta, batch.inputs)))
         if self.outputs_per_row != 1:
-            text = f"rows without targets can be explained where the model has one output; this one has {self.outputs_per_row}: add targets"
+            text = (
+                "rows without targets can be explained where the model has one output; this one has "
+                f"{self.outputs_per_row}: add targets"
+            )
             raise InvalidArgument.at("targets", text, Reason.TARGETS_MISSING)
         return batch
 
@@ -124,7 +137,12 @@ class Objective:
         """Every parameter that the prediction depends on."""
         excluded = set(self._l2_excluded())
         return tuple(
-            ParameterInfo(name, tuple(tensor.shape), selected=name in self.space.shapes, l2=self.spec.l2 > 0 and name not in excluded)
+            ParameterInfo(
+                name,
+                tuple(tensor.shape),
+                selected=name in self.space.shapes,
+                l2=self.spec.l2 > 0 and name not in excluded,
+            )
             for name, tensor in self.program.parameters.items()
         )
 
@@ -149,11 +167,16 @@ def _input(spec: InputSpec, batch: Batch, count: int) -> Tensor:
         text = f"the model needs the input {spec.name!r}; the data set has {', '.join(batch.inputs)}"
         raise InvalidArgument.at("inputs", text, Reason.INPUT_MISMATCH)
     shape = tuple(tensor.shape[1:])
-    fits = len(shape) == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, shape, strict=True))
+    fits = len(shape) == len(spec.shape) and all(
+        want in (-1, have) for want, have in zip(spec.shape, shape, strict=True)
+    )
     loses = (tensor.is_floating_point() and not spec.dtype.is_floating_point) or tensor.is_complex()
     if not fits or loses or len(tensor) != len(batch.index):
         wanted, found = str(spec.dtype).removeprefix("torch."), str(tensor.dtype).removeprefix("torch.")
-        text = f"the model's input {spec.name!r} takes {wanted} of shape {spec.shape} a row; the data set has {found} of shape {shape}"
+        text = (
+            f"the model's input {spec.name!r} takes {wanted} of shape {spec.shape} a row; the data set has {found} of "
+            f"shape {shape}"
+        )
         raise InvalidArgument.at("inputs", text, Reason.INPUT_MISMATCH)
     return tensor
 
@@ -161,9 +184,14 @@ def _input(spec: InputSpec, batch: Batch, count: int) -> Tensor:
 def _weights(batch: Batch) -> Tensor:
     weights = batch.weights
     if weights.shape != batch.index.shape or weights.is_complex():
-        raise InvalidArgument.at("weights", f"there is one weight a row, but the weights have the shape {tuple(weights.shape)}")
+        raise InvalidArgument.at(
+            "weights", f"there is one weight a row, but the weights have the shape {tuple(weights.shape)}"
+        )
     bad = ~(torch.isfinite(weights) & (weights >= 0))
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
-        raise InvalidArgument.at("weights", f"row {int(batch.index[first])} has the weight {weights[first].item()}; a weight is finite and ≥ 0")
+        raise InvalidArgument.at(
+            "weights",
+            f"row {int(batch.index[first])} has the weight {weights[first].item()}; a weight is finite and ≥ 0",
+        )
     return weights

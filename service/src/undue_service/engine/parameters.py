@@ -58,6 +58,9 @@ def matching(program: Program, patterns: Sequence[str], names: Sequence[str], fi
     called = {name: [name, *(alias for alias, owner in program.aliases.items() if owner == name)] for name in names}
     for pattern in patterns:
         if not any(fnmatchcase(alias, pattern) for aliases in called.values() for alias in aliases):
-            text = f"{pattern!r} matches no parameter that the output {program.output!r} depends on; there are {', '.join(names)}"
+            there_are = ", ".join(names)
+            text = f"{pattern!r} matches no parameter that {program.output!r} depends on; there are {there_are}"
             raise InvalidArgument.at(field, text, Reason.PARAMETERS_NOT_FOUND)
-    return [name for name in names if any(fnmatchcase(alias, pattern) for alias in called[name] for pattern in patterns)]
+    return [
+        name for name in names if any(fnmatchcase(alias, pattern) for alias in called[name] for pattern in patterns)
+    ]

@@ -25,13 +25,13 @@ def probe(objective: Objective, batch: Batch) -> tuple[str, ...]:
     scale = max(1.0, float(together.abs().max()))
     if float((torch.cat(alone) - together).abs().max()) > 1e-6 * scale:
         raise unsupported(
-            "the model predicts otherwise for a row alone than for the same row in a batch, so no row has a gradient of its own: "
-            "call model.eval() before exporting, and take out normalisation over the batch"
+            "the model predicts otherwise for a row alone than for the same row in a batch, so no row has a gradient "
+            "of its own: call model.eval() before exporting, and take out normalisation over the batch"
         )
     if objective.spec.name == "cross_entropy" and _are_probabilities(f):
         return (
-            "the model's outputs look like probabilities (each row is ≥ 0 and sums to 1), but cross_entropy takes logits: "
-            "export the model without its last normalisation",
+            "the model's outputs look like probabilities (each row is ≥ 0 and sums to 1), but cross_entropy takes "
+            "logits: export the model without its last normalisation",
         )
     return ()
 

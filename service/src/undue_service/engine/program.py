@@ -1,4 +1,4 @@
-"""A model as the engine sees it: parameters by name, inputs by name, and one pure function between them and the prediction."""
+"""A model as the engine sees it: named parameters, named inputs, and one pure function from them to the prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,14 @@ _EXPORT_LINE = "torch.export.export(model, (x,), dynamic_shapes=({0: torch.expor
 _SOFTMAX: Mapping[Any, Activation] = {aten.softmax.int: "softmax", aten._softmax.default: "softmax"}
 _LOG_SOFTMAX: Mapping[Any, Activation] = {aten.log_softmax.int: "log_softmax", aten._log_softmax.default: "log_softmax"}
 _SAME_VALUES = frozenset(
-    {aten.to.dtype, aten.to.device, aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.alias.default}
+    {
+        aten.to.dtype,
+        aten.to.device,
+        aten._to_copy.default,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.alias.default,
+    }
 )
 SAME_ELEMENTS = _SAME_VALUES | {
     aten.squeeze.dim,
@@ -81,24 +88,30 @@ class Program:
 
         Args:
             exported: the program; no name in it is executed or evaluated.
-            output: name of the output that is the prediction; needed where there are several. Without `output_names` a single output is
-                called `output`, an entry of a dictionary by its key, and the i-th of a tuple `output_{i}`.
+            output: name of the output that is the prediction; needed where there are several. Without `output_names` a
+                single output is called `output`, an entry of a dictionary by its key, and the i-th of a tuple
+                `output_{i}`.
             input_names: the inputs' names, where the model's file has better ones than the graph.
             output_names: likewise for the outputs, in order.
 
         Raises:
-            InvalidArgument: OUTPUT_AMBIGUOUS; STATIC_BATCH; MODEL_UNSUPPORTED where the program keeps state, draws random numbers, takes
-                something other than tensors, or does not predict one row for each input row.
+            InvalidArgument: OUTPUT_AMBIGUOUS; STATIC_BATCH; MODEL_UNSUPPORTED where the program keeps state, draws
+                random numbers, takes something other than tensors, or does not predict one row for each input row.
         """
         signature = exported.graph_signature
         for spec in signature.output_specs:
             if spec.kind is not OutputKind.USER_OUTPUT:
-                raise unsupported(f"the program changes its state ({spec.kind.name} of {spec.target}); call model.eval() before exporting")
+                raise unsupported(
+                    f"the program changes its state ({spec.kind.name} of {spec.target}); call model.eval() before "
+                    "exporting"
+                )
         feeds, tensors = _feeds(exported, input_names)
         graph = Graph.pure(exported.graph, feeds)
         names = tuple(output_names) if output_names is not None else _output_names(exported, len(graph.outputs))
         if len(names) != len(graph.outputs):
-            raise unsupported(f"the program has {len(graph.outputs)} tensor outputs, but {len(names)} names: {', '.join(names)}")
+            raise unsupported(
+                f"the program has {len(graph.outputs)} tensor outputs, but {len(names)} names: {', '.join(names)}"
+            )
         output = _choose(output, names)
         graph = graph.ending_at(graph.outputs[names.index(output)])
         inputs = tuple(_input(feed.name, node) for node, feed in graph.feeds.items() if feed.kind == "input")
@@ -131,7 +144,9 @@ class Program:
             graph=self.graph.cast(device, dtype),
             parameters={name: cast(tensor) for name, tensor in self.parameters.items()},
             constants={name: cast(tensor) for name, tensor in self.constants.items()},
-            inputs=tuple(replace(spec, dtype=dtype if spec.dtype.is_floating_point else spec.dtype) for spec in self.inputs),
+            inputs=tuple(
+                replace(spec, dtype=dtype if spec.dtype.is_floating_point else spec.dtype) for spec in self.inputs
+            ),
             dtype=dtype,
             device=device,
         )
@@ -147,7 +162,9 @@ class Program:
         """
         return self.evaluate(self.graph, parameters, inputs)[0]
 
-    def evaluate(self, graph: Graph, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def evaluate(
+        self, graph: Graph, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
         """Run a part of the program's graph, made by `graph.ending_at`."""
 
         def value(feed: Feed) -> Tensor:
@@ -179,7 +196,9 @@ def _feeds(exported: ExportedProgram, input_names: Sequence[str] | None) -> tupl
     for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.USER_INPUT:
             if not isinstance(node.meta.get("val"), Tensor):
-                raise unsupported(f"the input {node.name!r} is not a tensor; export a model whose inputs are all tensors")
+                raise unsupported(
+                    f"the input {node.name!r} is not a tensor; export a model whose inputs are all tensors"
+                )
             name = next(names, None) if names is not None else str(spec.arg.name)
             if name is None:
                 raise unsupported("the program has more inputs than there are names for them")
@@ -187,9 +206,13 @@ def _feeds(exported: ExportedProgram, input_names: Sequence[str] | None) -> tupl
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             feed = Feed("parameter" if spec.kind is InputKind.PARAMETER else "constant", str(spec.target))
             feeds[node.name] = feed
-            tensors[feed] = (exported.state_dict if spec.target in exported.state_dict else exported.constants)[spec.target].detach()
+            tensors[feed] = (exported.state_dict if spec.target in exported.state_dict else exported.constants)[
+                spec.target
+            ].detach()
         else:
-            raise unsupported(f"the program takes a {spec.kind.name}, {spec.target!r}; only tensors are understood here")
+            raise unsupported(
+                f"the program takes a {spec.kind.name}, {spec.target!r}; only tensors are understood here"
+            )
     return feeds, tensors
 
 
@@ -222,7 +245,8 @@ def _input(name: str, node: fx.Node) -> InputSpec:
         shape = tuple(value.shape)
         raise InvalidArgument(
             Reason.STATIC_BATCH,
-            f"the model's input {name!r} has the fixed shape {shape}; export it with a dynamic batch axis: {_EXPORT_LINE}",
+            f"the model's input {name!r} has the fixed shape {shape}; export it with a dynamic batch axis: "
+            f"{_EXPORT_LINE}",
             metadata={"input": name},
         )
     return InputSpec(name, value.dtype, tuple(size if isinstance(size, int) else -1 for size in value.shape[1:]))
@@ -235,7 +259,9 @@ def _output_shape(graph: Graph, output: str) -> tuple[int, ...]:
         raise unsupported(f"the output {output!r} is not a floating tensor")
     per_row = value.dim() > 0 and any(_same_size(value.shape[0], batch) for batch in batches)
     if not per_row:
-        raise unsupported(f"the output {output!r} of shape {tuple(value.shape)} does not hold one prediction for each input row")
+        raise unsupported(
+            f"the output {output!r} of shape {tuple(value.shape)} does not hold one prediction for each input row"
+        )
     return tuple(size if isinstance(size, int) else -1 for size in value.shape[1:])
 
 

@@ -5,9 +5,10 @@ from torch import Tensor
 
 
 class TopK:
-    """The k largest positive scores of each of m rows, ties to the smaller index; for the most negative, hand in the negated scores.
+    """The k largest positive scores of each of m rows, ties to the smaller index.
 
-    Memory is m·k and a block. The result does not depend on how the scores were cut into blocks.
+    For the most negative, hand in the negated scores. Memory is m·k and a block; how the scores were cut into blocks
+    changes nothing.
     """
 
     def __init__(self, m: int, k: int, device: torch.device) -> None:

@@ -43,8 +43,8 @@ def static_batch(what: str, export_line: str) -> InvalidArgument:
     )
 
 
-def unsupported_operators(names: Iterable[str], supported: Iterable[str]) -> InvalidArgument:
-    """Return the error that names every operator at once that cannot be read, and those that can."""
+def unsupported_operators(names: Iterable[str], advice: str) -> InvalidArgument:
+    """Return the error that names every operator at once that cannot be read."""
     found = sorted(set(names))
-    text = f"the model uses {', '.join(found)}; supported are {', '.join(sorted(supported))}"
+    text = f"the model uses {', '.join(found)}; {advice}"
     return InvalidArgument(Reason.UNSUPPORTED_OPERATORS, text, metadata={"operators": ",".join(found)})

@@ -21,14 +21,13 @@ from undue_service.domain.specs import (
     ModelReport,
     ModelSpec,
     Produced,
-    Stationarity,
     TaskResult,
 )
 from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.engine.stationarity import fit_warnings, stationarity
+from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel, open_model
 from undue_service.models.parity import parity
 
@@ -94,15 +93,15 @@ class Workshop:
         objective = self._objective(task.model, opened)
         source = place.source(task.sample) if task.sample is not None else None
         agreement, rows = _parity(opened, objective, source, place.report) if source is not None else (None, 0)
-        fit: Stationarity | None = None
+        fit = None
         warnings = list(opened.warnings)
         if source is None:
             warnings.append(
                 "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
             )
         elif source.schema.target is not None:
-            fit = stationarity(objective, SourceRows(source), progress=place.report)
-            warnings += fit_warnings(objective, fit)
+            fit = measure_fit(objective, SourceRows(source), progress=place.report)
+            warnings += fit.warnings
         program = objective.program
         dtypes = {str(one.dtype).removeprefix("torch.") for one in opened.exported.parameters()}
         return ModelReport(
@@ -114,7 +113,7 @@ class Workshop:
             output_activation=objective.output_activation,
             parity_max_abs=agreement,
             parity_rows=rows,
-            stationarity=fit,
+            stationarity=fit.stationarity if fit is not None else None,
             warnings=tuple(warnings),
         )
 

@@ -5,21 +5,20 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-
-from ..data import Batch, Rows
-from ..gradients import block_rows, training_batches
-from ..objective import Objective
-from ..progress import Progress, silent
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
 
 PARAMETER_LIMIT = 12_000
-"""P above which no dense matrix is made: at 12,000 it takes 1.2 GB in float64, and its factor and its inverse as much each."""
+"""P above which no dense matrix is made: at 12,000 it takes 1.2 GB, its factor and inverse as much each."""
 
 
 class Hessian:
     """H = (1/n) Σ_i w_i ∇²ℓ_i(θ̂) + l2 · diag(mask), streamed over the data.
 
-    Products are forward over reverse (Pearlmutter 1994), all columns at once, for any program. The dense form of a linear head is closed:
-    the block of outputs c, c' is (1/n) Σ_i w_i Σ_i[c, c'] x̃_i x̃_iᵀ.
+    Products are forward over reverse (Pearlmutter 1994), all columns at once, for any program. The dense form of a
+    linear head is closed: the block of outputs c, c' is (1/n) Σ_i w_i Σ_i[c, c'] x̃_i x̃_iᵀ.
     """
 
     def __init__(
@@ -76,8 +75,9 @@ class Hessian:
         """
         if self.dim > self._limit:
             text = (
-                f"a dense Hessian over {self.dim:,} parameters would take {self.dim**2 * 8 / 2**30:,.1f} GiB; the limit is {self._limit:,} "
-                'parameters: select fewer with parameters= (a pattern such as that of the last layer), or use method="grad_dot"'
+                f"a dense Hessian over {self.dim:,} parameters would take {self.dim**2 * 8 / 2**30:,.1f} GiB; the "
+                f"limit is {self._limit:,} parameters: select fewer with parameters=, such as the last layer's, or use "
+                'method="grad_dot"'
             )
             metadata = {"parameters": str(self.dim), "limit": str(self._limit)}
             raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)

@@ -1,4 +1,4 @@
-"""Attribution methods: how a training row is scored for a test row. What each estimates stands in `undue_service.domain.methods`."""
+"""Attribution methods: how a row is scored. What each estimates stands in `undue_service.domain.methods`."""
 
 from .base import Factors, Method, Problem, ScoreBlock
 from .registry import REGISTRY, find

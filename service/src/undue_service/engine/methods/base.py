@@ -7,13 +7,18 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from undue_service.domain.methods import MethodSpec
-
-from ..damping import Damping
-from ..data import Batch, Rows
-from ..gradients import FactoredGradients, GradientBlock, block_rows, loss_gradients, training_batches
-from ..objective import Objective
-from ..progress import Progress, silent
-from ..solvers import Solution
+from undue_service.engine.damping import Damping
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import (
+    FactoredGradients,
+    GradientBlock,
+    block_rows,
+    loss_gradients,
+    training_batches,
+)
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
+from undue_service.engine.solvers import Solution
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class ScoreBlock:
 
 
 class Method(Protocol[F]):
-    """A method: score(i, t) = g̃_i · s_t, positive where removing the training row i raises the cost of the test row t."""
+    """A method: score(i, t) = g̃_i · s_t, positive where removing row i raises the cost of test row t."""
 
     spec: MethodSpec
 

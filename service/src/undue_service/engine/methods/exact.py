@@ -8,14 +8,14 @@ from torch import Tensor
 
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
+from undue_service.engine.curvature import Damped, Dense, Hessian
+from undue_service.engine.damping import check_damping, resolve_damping
+from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.leverage import Leverage, leverage
+from undue_service.engine.solvers import Cholesky, Solution
+from undue_service.engine.solvers.base import relative_residual
+from undue_service.engine.solvers.cholesky import CholeskyState
 
-from ..curvature import Damped, Dense, Hessian
-from ..damping import check_damping, resolve_damping
-from ..gradients import block_rows, training_batches
-from ..leverage import Leverage, leverage
-from ..solvers import Cholesky, Solution
-from ..solvers.base import relative_residual
-from ..solvers.cholesky import CholeskyState
 from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks, train_gradients
 
 _CHECKED_COLUMNS = 256  # of H⁻¹, where all P would cost as much as the inverse itself
@@ -30,7 +30,7 @@ class ExactFactors(Factors):
 
 
 class Exact:
-    """score(i, t) = (w_i/n) s_t · ∇ℓ_i with s_t = (H + λI)⁻¹ ∇m_t; on a linear head ∇ℓ_i = r̃_i ⊗ x̃_i carries the leverage correction."""
+    """score(i, t) = (w_i/n) s_t · ∇ℓ_i with s_t = (H + λI)⁻¹ ∇m_t; on a linear head, r̃_i ⊗ x̃_i for ∇ℓ_i."""
 
     spec = METHODS["exact"]
     _solver = Cholesky()
@@ -44,9 +44,14 @@ class Exact:
         """
         check_damping(problem.damping)
         objective = problem.objective
-        corrects = problem.leverage_correction if problem.leverage_correction is not None else objective.head is not None
+        corrects = (
+            problem.leverage_correction if problem.leverage_correction is not None else objective.head is not None
+        )
         if corrects and objective.head is None:
-            text = "the leverage correction needs a model whose outputs are linear in every selected parameter: select only the last layer with parameters=, or leave leverage_correction out"
+            text = (
+                "the leverage correction needs a model whose outputs are linear in every selected parameter: select "
+                "only the last layer with parameters=, or leave leverage_correction out"
+            )
             raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
         hessian = Hessian(objective, problem.train, memory_bytes=problem.memory_bytes, progress=problem.progress)
         dense = Dense(hessian.to_dense())
@@ -70,7 +75,11 @@ class Exact:
             return
         inverse = torch.cholesky_inverse(factors.state.factor)
         found = factors.leverage or _leverage(problem, inverse, correct=False)
-        columns = torch.linspace(0, len(inverse) - 1, min(len(inverse), _CHECKED_COLUMNS), device=inverse.device).round().long()
+        columns = (
+            torch.linspace(0, len(inverse) - 1, min(len(inverse), _CHECKED_COLUMNS), device=inverse.device)
+            .round()
+            .long()
+        )
         identity = torch.zeros(len(inverse), len(columns), dtype=inverse.dtype, device=inverse.device)
         identity[columns, torch.arange(len(columns), device=inverse.device)] = 1
         residual = relative_residual(factors.state.curvature, inverse[:, columns], identity)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
+from undue_service.engine.damping import UNUSED, check_damping
+from undue_service.engine.gradients import block_rows, loss_gradients, training_batches
+from undue_service.engine.solvers import Solution
 
-from ..damping import UNUSED, check_damping
-from ..gradients import block_rows, loss_gradients, training_batches
-from ..solvers import Solution
 from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks
 
 

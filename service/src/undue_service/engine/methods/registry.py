@@ -1,4 +1,4 @@
-"""Name to method. The names and what they mean are `undue_service.domain.methods.METHODS`; a test holds the two together."""
+"""Name to method. What the names mean stands in `undue_service.domain.methods`; a test holds the two together."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

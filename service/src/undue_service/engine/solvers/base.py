@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from ..curvature import Curvature
+from undue_service.engine.curvature import Curvature
 
 State = TypeVar("State")
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.engine.curvature import Curvature
 
-from ..curvature import Curvature
 from .base import Solution, relative_residual
 
 _INVERSE_ITERATIONS = 4
@@ -31,9 +31,9 @@ class Cholesky:
         """Factorise.
 
         Raises:
-            FailedPrecondition: NON_FINITE_RESULT where the matrix holds NaN or infinity, HESSIAN_NOT_POSITIVE_DEFINITE where it has a
-                negative eigenvalue, HESSIAN_SINGULAR where its smallest is zero in floating point; the message names the smallest
-                eigenvalue and a damping that is enough.
+            FailedPrecondition: NON_FINITE_RESULT where the matrix holds NaN or infinity, HESSIAN_NOT_POSITIVE_DEFINITE
+                where it has a negative eigenvalue, HESSIAN_SINGULAR where its smallest is zero in floating point; the
+                message names the smallest eigenvalue and a damping that is enough.
         """
         A = curvature.to_dense()
         if not bool(torch.isfinite(A).all()):
@@ -53,7 +53,10 @@ class Cholesky:
         """
         value = torch.cholesky_solve(rhs, state.factor)
         if not bool(torch.isfinite(value).all()):
-            text = "the solution of the Hessian system is not finite; check the model's weights and the range of its inputs"
+            text = (
+                "the solution of the Hessian system is not finite; check the model's weights and the range of its "
+                "inputs"
+            )
             raise FailedPrecondition(Reason.NON_FINITE_RESULT, text)
         return Solution(value, "converged", relative_residual(state.curvature, value, rhs), matvecs=rhs.shape[1])
 
@@ -64,7 +67,7 @@ def _singular_below(A: Tensor) -> float:
 
 
 def _smallest_eigenvalue(factor: Tensor) -> float:
-    """Estimate the smallest eigenvalue of L Lᵀ by inverse iteration from a fixed start; an upper bound, close after a few steps."""
+    """Estimate the smallest eigenvalue of L Lᵀ, from above, by inverse iteration from a fixed start."""
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(factor.shape[0], 1, generator=generator, dtype=torch.float64).to(factor)
     growth = v.new_zeros(())
@@ -82,12 +85,14 @@ def _refuse(A: Tensor, tolerance: float) -> None:
     metadata = {"smallest_eigenvalue": f"{smallest:.6g}", "sufficient_damping": f"{enough:.1e}"}
     if smallest < -tolerance:
         text = (
-            f"the damped Hessian has the negative eigenvalue {smallest:.4g} (largest {largest:.4g}): the model is not at a minimum of its "
+            f"the damped Hessian has the negative eigenvalue {smallest:.4g} (largest {largest:.4g}): the model is not "
+            "at a minimum of its "
             f"objective; an additional damping of {enough:.1e} is enough, or train the model further"
         )
         raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text, metadata=metadata)
     text = (
-        f"the Hessian is singular: its smallest eigenvalue is {smallest:.4g} (largest {largest:.4g}), so some change of the weights leaves "
+        f"the Hessian is singular: its smallest eigenvalue is {smallest:.4g} (largest {largest:.4g}), so some change "
+        "of the weights leaves "
         f"the objective as it is; register the model's l2, or pass a damping of {enough:.1e} or more"
     )
     raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)

@@ -21,6 +21,7 @@ from .signature import graph_inputs, graph_outputs
 
 _TRACED_ROWS = 61
 """How many rows the trace sees: unlike any size that a model is likely to have, so that no axis is mistaken for it."""
+_PLAUSIBLE_ROWS = range(1, 1025)
 
 
 def open_onnx(path: Path) -> OpenedModel:
@@ -51,4 +52,20 @@ def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.expor
     except (UserError, ConstraintViolationError) as error:
         raise static_batch(f"the model works for some numbers of rows only: {quoted(error)}", ONNX_EXPORT) from error
     except Exception as error:
+        rows = _only_rows(module, inputs)
+        if rows is not None:
+            raise static_batch(f"the model works for exactly {rows} rows", ONNX_EXPORT) from error
         raise malformed(f"the model's shapes or types do not fit together: {quoted(error)}") from error
+
+
+def _only_rows(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> int | None:
+    """Return a number of rows that a failing model does take: one that a weight or bias has baked in."""
+    candidates = {len(weight) for weight in module.parameters() if weight.dim() > 1}
+    for rows in sorted(candidates & set(_PLAUSIBLE_ROWS)):
+        try:
+            with torch.no_grad():
+                module(*(torch.zeros(rows, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs))
+        except (RuntimeError, Error):
+            continue
+        return rows
+    return None

@@ -9,7 +9,7 @@ import torch
 
 from undue_service.models.refusals import malformed, quoted, unsupported
 
-FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+FLOATS: Mapping[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 

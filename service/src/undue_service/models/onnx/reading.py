@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
@@ -48,7 +48,20 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise malformed("this is not an ONNX file, or it is truncated: it does not parse as onnx.ModelProto") from error
     if not model.HasField("graph") or not model.opset_import:
         raise malformed("this is not an ONNX file, or it is truncated: there is no graph or no opset_import")
+    _check_text(model)
     return model
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """Refuse names that are not UTF-8: protobuf hands them over as bytes, where everything else expects text."""
+    messages: list[Message] = [model]
+    while messages:
+        for field, value in messages.pop().ListFields():
+            values = [value] if isinstance(value, str | bytes | Message) else value
+            if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+                raise malformed(f"a {field.full_name} in the ONNX file is not UTF-8 text")
+            if field.type == field.TYPE_MESSAGE:
+                messages.extend(values)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -10,7 +10,7 @@ import numpy as np
 from undue_service.models.refusals import quoted, unsupported
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
 
 class OnnxRuntime:

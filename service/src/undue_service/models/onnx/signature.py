@@ -58,4 +58,4 @@ def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
         raise too_large(f"the rank of the input {name}", len(shape), MAX_RANK)
     if math.prod(shape) > MAX_ROW_ELEMENTS:
         raise too_large(f"the number of elements in a row of the input {name}", math.prod(shape), MAX_ROW_ELEMENTS)
-    return ColumnSchema(value.name, FLOATS[tensor.elem_type], shape)
+    return ColumnSchema(value.name, FLOATS[int(tensor.elem_type)], shape)

@@ -6,6 +6,7 @@ from undue_service.models.refusals import unsupported_operators
 
 from .operators import OPERATORS, SHAPE_OPERATORS
 
+_OF_A_WEIGHT = ("Identity", "Reshape", "Transpose")
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 
@@ -28,10 +29,10 @@ def require_supported(graph: onnx.GraphProto) -> None:
         is_integer = node.op_type == "Constant" and _is_integer_constant(node)
         if node.op_type == "Shape" or is_integer or (inputs and all(name in shapes for name in inputs)):
             shapes.update(node.output)
-        if node.op_type == "Constant" or (node.op_type in ("Identity", "Transpose") and weights.issuperset(inputs)):
+        if node.op_type == "Constant" or (node.op_type in _OF_A_WEIGHT and weights.issuperset(inputs[:1])):
             weights.update(node.output)
     if refused:
-        raise unsupported_operators(refused, OPERATORS)
+        raise unsupported_operators(refused, f"supported are {', '.join(sorted(OPERATORS))}")
 
 
 def _qualified(node: onnx.NodeProto) -> str:

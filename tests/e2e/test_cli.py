@@ -1,0 +1,78 @@
+"""The command line against the real service."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import undue
+
+
+def run(*words: str, status: int = 0) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "UNDUE_ADDRESS"}
+    command = [sys.executable, "-m", "undue.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stderr if status else done.stdout
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with undue.Client.local() as client:
+        yield client.address
+
+
+def softmax_model(path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "weight", "bias"], ["logits"])],
+        "softmax",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.zeros(3, np.float32), "bias")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def test_from_files_to_the_ranked_table(server, tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(30, 4)).astype(np.float32), y=rng.integers(0, 3, 30))
+    softmax_model(tmp_path / "m.onnx")
+    data = str(tmp_path / "d.npz")
+    made = json.loads(
+        run("--server", server, "--json", "datasets", "register", "d", data, "--inputs", "x", "--target", "y")
+    )
+    assert (made["state"], made["report"]["rows"]) == ("READY", 30)
+    words = ["--objective", "cross_entropy", "--l2", "0.01", "--sample", "d"]
+    model = json.loads(run("--server", server, "models", "register", "m", str(tmp_path / "m.onnx"), *words, "--json"))
+    assert model["report"]["parity"]["max_abs_difference"] < 1e-5
+    assert model["report"]["warnings"]  # weights that were never trained
+    ask = ["--server", server, "influence", "m", "--train", "d", "--test", "d", "--rows", "0", "5", "--top-k", "3"]
+    found = json.loads(run(*ask, "--json"))
+    assert [each["row"] for each in found["explanations"]] == [0, 5]
+    assert all(len(each["helpful"]) == len(each["harmful"]) == 3 for each in found["explanations"])
+    text = run(*ask)
+    assert "test row 5" in text
+    assert "harmful" in text
+    [job, *_] = json.loads(run("--server", server, "jobs", "list", "--json"))
+    assert (job["kind"], job["state"]) == ("influence", "SUCCEEDED")
+    again = json.loads(run("--server", server, "jobs", "result", job["name"], "--json"))
+    assert again["explanations"] == found["explanations"]
+
+
+def test_errors_end_with_2(server) -> None:
+    error = json.loads(run("--server", server, "models", "get", "nothing", "--json", status=2))["error"]
+    assert (error["code"], error["reason"]) == ("NOT_FOUND", "RESOURCE_NOT_FOUND")
+    assert error["request_id"]
+
+
+def test_an_embedded_service_on_a_folder(tmp_path) -> None:
+    assert "exact" in run("--data-dir", str(tmp_path), "server-info")
+    assert json.loads(run("--data-dir", str(tmp_path), "models", "list", "--json")) == []

@@ -1,0 +1,251 @@
+"""The service as a process: what it survives, what it refuses, what it never imports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import torch
+import undue
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from undue.v1 import jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, uploads_pb2, uploads_pb2_grpc
+
+SERVE = [sys.executable, "-m", "undue_service.main", "serve", "--address", "127.0.0.1:0"]
+
+
+@pytest.fixture
+def own_client(tmp_path):
+    with undue.Client.local(tmp_path / "data") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A service on a TCP port, as a platform would run it."""
+    read, write = os.pipe()
+    command = [*SERVE, "--data-dir", str(tmp_path_factory.mktemp("data")), "--ready-fd", str(write)]
+    process = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        yield json.loads(pipe.readline())["address"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.fixture(scope="module")
+def channel(address):
+    with grpc.insecure_channel(address) as channel:
+        yield channel
+
+
+def register_slow(client, digits):
+    """Register an MLP small enough for a dense Hessian and large enough to be interrupted, with its data."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 10))
+    X, y = digits.X_train.astype(np.float32), digits.y_train
+    train = client.datasets.register("slow-train", undue.Arrays(inputs=X, targets=y))
+    objective = undue.Objective("cross_entropy", l2=1e-3)
+    with pytest.warns(undue.ModelWarning):
+        registered = client.models.register("slow", model, objective=objective, example_inputs=torch.zeros(2, 64), sample=train)
+    return registered, train
+
+
+def runner_of(client):
+    [runner] = [runner for runner in client.server_info().runners if runner.state == "BUSY"]
+    return runner.pid
+
+
+def started(job):
+    job.refresh()
+    return job.progress.stage == "curvature" and job.progress.done > 0
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_a_runner_killed_in_the_middle_is_replaced_and_the_job_succeeds(own_client, digits):
+    client = own_client
+    model, train = register_slow(client, digits)
+    quiet = client.influence(model, train=train, test=train, rows=[0, 1], damping=1.0).result()
+
+    job = client.influence(model, train=train, test=train, rows=[0, 1], damping=1.0)
+    wait_until(lambda: started(job))
+    victim = runner_of(client)
+    answers, stop = [], threading.Event()
+
+    def keep_asking():
+        while not stop.is_set():
+            start = time.monotonic()
+            client.server_info()
+            answers.append(time.monotonic() - start)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    os.kill(victim, signal.SIGKILL)
+    result = job.result(timeout=120)
+    stop.set()
+    asking.join()
+    job.refresh()
+    assert job.state == "SUCCEEDED"
+    assert job.attempt == 2
+    assert not psutil.pid_exists(victim)
+    assert [[one.row for one in e.helpful] for e in result.explanations] == [[one.row for one in e.helpful] for e in quiet.explanations]
+    print(f"{len(answers)} calls answered meanwhile, the slowest in {max(answers):.3f} s")
+    assert len(answers) > 20
+    assert max(answers) < 2.0
+
+
+def test_cancel_kills_the_runner_and_frees_the_slot(own_client, digits):
+    client = own_client
+    model, train = register_slow(client, digits)
+    job = client.influence(model, train=train, test=train, damping=1.0)
+    wait_until(lambda: started(job))
+    victim = runner_of(client)
+    job.cancel()
+    with pytest.raises(undue.Cancelled):
+        job.result(timeout=30)
+    wait_until(lambda: not psutil.pid_exists(victim), 10)
+    assert client.influence(model, train=train, test=train, rows=[0], method="grad_dot").result(timeout=60).explanations
+
+
+def test_jobs_go_on_after_the_service_was_killed(tmp_path, digits):
+    first = undue.Client.local(tmp_path)
+    model, train = register_slow(first, digits)
+    job = first.influence(model, train=train, test=train, rows=[3], damping=1.0)
+    wait_until(lambda: started(job))
+    runner = runner_of(first)
+    service = psutil.Process(runner).parent()
+    service.kill()
+    wait_until(lambda: not psutil.pid_exists(runner) or psutil.Process(runner).status() == "zombie", 10)
+    first.close()
+    with undue.Client.local(tmp_path) as second:
+        result = second.jobs.get(job.name).result(timeout=120)
+        assert result.explanations[0].row == 3
+        assert second.jobs.get(job.name).attempt == 2
+        assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_data_dir_is_held_by_one_service(own_client, tmp_path):
+    with pytest.raises(undue.FailedPrecondition) as caught:
+        undue.Client.local(tmp_path / "data")
+    assert caught.value.reason == "DATA_DIR_LOCKED"
+
+
+def test_the_service_ends_with_its_parent(tmp_path):
+    code = "import undue, time\nc = undue.Client.local()\nprint(c.server_info().runners[0].pid, flush=True)\ntime.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    runner = psutil.Process(int(parent.stdout.readline()))
+    service = runner.parent()
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([service, runner], timeout=15)
+    assert not service.is_running()
+    assert not runner.is_running()
+
+
+def test_the_api_process_holds_no_model_library(tmp_path):
+    code = (
+        "import sys, time; start = time.perf_counter(); import undue_service.main; "
+        "print(time.perf_counter() - start, *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    seconds, *modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "onnx", "onnxruntime", "pyarrow", "ray", "sklearn", "pandas"} & set(modules)
+    print(f"import takes {float(seconds):.2f} s")
+
+
+@pytest.mark.parametrize("where", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
+def test_it_refuses_to_listen_beyond_loopback(where, tmp_path):
+    command = [sys.executable, "-m", "undue_service.main", "serve", "--address", where, "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "refusing to listen" in done.stderr
+
+
+def test_check_says_what_it_found(tmp_path):
+    command = [sys.executable, "-m", "undue_service.main", "check", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(done.stdout)
+    assert found["libraries"]["torch"].startswith("2.")
+    assert found["devices"]
+
+
+def test_health_and_reflection(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "undue.v1.JobService", "undue.v1.ModelService"):
+        assert health.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
+    services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    names = {f"undue.v1.{name}Service" for name in ("Upload", "Model", "Dataset", "Job", "Server")}
+    assert names <= services
+
+
+def details(error):
+    """Return (status, ErrorInfo, other details) of a failed call."""
+    [packed] = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(packed)
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return status, info
+
+
+def test_every_error_is_a_rich_status(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        jobs_pb2_grpc.JobServiceStub(channel).GetJob(jobs_pb2.GetJobRequest(name="jobs/" + "0" * 32))
+    status, info = details(caught.value)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert (info.reason, info.domain) == ("RESOURCE_NOT_FOUND", "undue")
+    assert status.message == caught.value.details()
+    assert status.details[1].Is(error_details_pb2.RequestInfo.DESCRIPTOR)
+
+
+@pytest.mark.parametrize(
+    ("service", "method", "request_message", "code", "reason"),
+    [
+        (jobs_pb2_grpc.JobServiceStub, "GetJob", jobs_pb2.GetJobRequest(name="x"), "INVALID_ARGUMENT", "INVALID_NAME"),
+        (jobs_pb2_grpc.JobServiceStub, "CreateJob", jobs_pb2.CreateJobRequest(), "INVALID_ARGUMENT", "INVALID_FIELD"),
+        (jobs_pb2_grpc.JobServiceStub, "ListJobs", jobs_pb2.ListJobsRequest(page_token="x"), "INVALID_ARGUMENT", "INVALID_PAGE_TOKEN"),
+        (models_pb2_grpc.ModelServiceStub, "GetModel", models_pb2.GetModelRequest(name="models/none"), "NOT_FOUND", "RESOURCE_NOT_FOUND"),
+        (models_pb2_grpc.ModelServiceStub, "CreateModel", models_pb2.CreateModelRequest(), "INVALID_ARGUMENT", "INVALID_FIELD"),
+        (uploads_pb2_grpc.UploadServiceStub, "CreateUpload",
+         uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=5 << 30, sha256="0" * 64)), "RESOURCE_EXHAUSTED", "UPLOAD_TOO_LARGE"),
+        (uploads_pb2_grpc.UploadServiceStub, "CreateUpload", uploads_pb2.CreateUploadRequest(request_id="x"), "INVALID_ARGUMENT", "INVALID_FIELD"),
+    ],
+)  # fmt: skip
+def test_bad_requests(channel, service, method, request_message, code, reason):
+    with pytest.raises(grpc.RpcError) as caught:
+        getattr(service(channel), method)(request_message)
+    _, info = details(caught.value)
+    assert (caught.value.code().name, info.reason) == (code, reason)
+
+
+def test_streams_fail_with_rich_errors_too(channel):
+    jobs = jobs_pb2_grpc.JobServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(jobs.WatchJob(jobs_pb2.WatchJobRequest(name="jobs/" + "0" * 32)))
+    assert details(caught.value)[1].reason == "RESOURCE_NOT_FOUND"
+    uploads = uploads_pb2_grpc.UploadServiceStub(channel)
+    made = uploads.CreateUpload(uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=3, sha256="0" * 64)))
+    chunk = uploads_pb2.WriteUploadRequest(name=made.name, data=b"abc", sha256=bytes(32))
+    with pytest.raises(grpc.RpcError) as caught:
+        uploads.WriteUpload(iter([chunk]))
+    assert details(caught.value)[1].reason == "DIGEST_MISMATCH"
+    assert uploads.GetUpload(uploads_pb2.GetUploadRequest(name=made.name)).received_bytes == 0
+
+
+def test_a_chosen_request_id_comes_back(channel):
+    jobs = jobs_pb2_grpc.JobServiceStub(channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        jobs.GetJob(jobs_pb2.GetJobRequest(name="x"), metadata=(("x-request-id", "my-call-7"),))
+    assert ("x-request-id", "my-call-7") in [(key, value) for key, value in caught.value.initial_metadata()]

@@ -1,0 +1,264 @@
+"""The command line, against a server in memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+import undue
+from undue.cli.main import main
+
+UNDUE = [sys.executable, "-m", "undue.cli.main"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(undue.__file__).parents[1])}
+
+
+@pytest.fixture(autouse=True)
+def address(fake, monkeypatch) -> None:
+    monkeypatch.setenv("UNDUE_ADDRESS", fake.address)
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    status = main(words)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def run_json(capsys, *words: str):
+    status, out, err = run(capsys, *words)
+    assert (status, err) == (0, "")
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "models", "list"], ["models", "--json", "list"], ["models", "list", "--json"]]
+)
+def test_json_may_stand_anywhere(capsys, words) -> None:
+    assert [model["name"] for model in run_json(capsys, *words)] == [f"models/m/versions/{n}" for n in (3, 2, 1)]
+
+
+def test_listings_are_aligned_tables(capsys) -> None:
+    status, out, _ = run(capsys, "models", "list", "m")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0].split() == ["name", "state", "format", "objective", "registered"]
+    assert len(lines) == 4
+    assert {line.index("READY") for line in lines[1:]} == {lines[0].index("state")}
+
+
+def test_models_are_registered_with_all_their_settings(fake, capsys, tmp_path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"bytes")
+    words = [
+        "models",
+        "register",
+        "m",
+        str(path),
+        "--objective",
+        "cross_entropy",
+        "--l2",
+        "1e-3",
+        "--l2-exclude",
+        "*bias*",
+        "b?",
+    ]
+    found = run_json(capsys, *words, "--parameters", "fc.*", "--output", "logits", "--sample", "d", "--json")
+    assert (found["name"], found["state"]) == ("models/m/versions/1", "READY")
+    [sent] = [request for request in fake.requests if type(request).__name__ == "CreateModelRequest"]
+    assert sent.model.objective.l2 == 1e-3
+    assert list(sent.model.objective.l2_exclude) == ["*bias*", "b?"]
+    assert (list(sent.model.parameters), sent.model.output, sent.model.sample) == (["fc.*"], "logits", "datasets/d")
+    assert run_json(capsys, *words, "--no-wait", "--json")["state"] == "VALIDATING"
+
+
+def test_data_sets_are_registered_with_a_schema(fake, capsys, tmp_path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, x=np.zeros(3))
+    words = [
+        "datasets",
+        "register",
+        "d",
+        str(path),
+        "--input",
+        "x",
+        "a",
+        "b",
+        "--input",
+        "z",
+        "c",
+        "--target",
+        "y",
+        "--id",
+        "k",
+    ]
+    assert run_json(capsys, *words, "--json")["report"]["rows"] == 4
+    [sent] = [request for request in fake.requests if type(request).__name__ == "CreateDatasetRequest"]
+    schema = sent.dataset.file.schema
+    assert {name: list(columns.columns) for name, columns in schema.inputs.items()} == {"x": ["a", "b"], "z": ["c"]}
+    assert (schema.target, schema.id) == ("y", "k")
+    status, out, _ = run(capsys, "datasets", "register", "d", str(path), "--inputs", "x")
+    assert status == 0
+    assert "datasets/d/versions/1" in out
+
+
+def test_influence_prints_the_ranked_table(fake, capsys, explanation) -> None:
+    fake.explanations = [explanation(7)]
+    status, out, _ = run(capsys, "influence", "m", "--train", "d", "--test", "d", "--rows", "7", "--top-k", "2")
+    assert status == 0
+    assert "test row 7: predicted 3, target 5, loss 0.25" in out
+    assert "-0.75" in out
+    sent = next(request for request in fake.requests if type(request).__name__ == "CreateJobRequest").job.influence
+    assert (list(sent.rows), sent.top_k, sent.HasField("leverage_correction")) == ([7], 2, False)
+
+
+def test_influence_as_json(fake, capsys, explanation) -> None:
+    fake.explanations = [explanation(7)]
+    fake.explanations[0].loss = float("nan")
+    words = ["influence", "m", "--train", "d", "--test", "d", "--no-leverage-correction", "--damping", "0.5", "--json"]
+    found = run_json(capsys, *words)
+    assert found["explanations"][0]["loss"] is None
+    assert [each["score"] for each in found["explanations"][0]["helpful"]] == [0.5, 0.25]
+    assert found["diagnostics"]["scale"] == "removal"
+    assert found["scores"] is None
+    sent = next(request for request in fake.requests if type(request).__name__ == "CreateJobRequest").job.influence
+    assert sent.HasField("leverage_correction")
+    assert not sent.leverage_correction
+    assert sent.damping == 0.5
+
+
+def test_all_scores_and_no_waiting(fake, capsys) -> None:
+    found = run_json(capsys, "influence", "m", "--train", "d", "--test", "d", "--top-k", "all", "--no-wait", "--json")
+    assert (found["state"], found["spec"]["top_k"]) == ("QUEUED", None)
+    assert fake.calls["WatchJob"] == 0
+
+
+def test_self_influence(fake, capsys, explanation) -> None:
+    fake.explanations = [explanation(0)]
+    words = ["self-influence", "m", "--train", "d", "--no-wait", "--json"]
+    assert run_json(capsys, *words)["kind"] == "self_influence"
+    assert [each["row"] for each in run_json(capsys, "jobs", "result", "self", "--json")["examples"]] == [11, 12]
+
+
+def test_jobs(fake, capsys) -> None:
+    assert [job["name"] for job in run_json(capsys, "jobs", "list", "--json")] == [
+        "jobs/a",
+        "jobs/self",
+        "jobs/validate-model",
+    ]
+    assert run_json(capsys, "jobs", "get", "a", "--json")["progress"]["total"] == 4
+    assert run_json(capsys, "jobs", "cancel", "jobs/a", "--json")["state"] == "CANCELLED"
+    for words in (
+        ["jobs", "list"],
+        ["jobs", "get", "a"],
+        ["datasets", "list"],
+        ["datasets", "get", "d"],
+        ["models", "get", "m"],
+    ):
+        status, out, err = run(capsys, *words)
+        assert (status, err) == (0, "")
+        assert out
+
+
+def test_watching_prints_a_line_a_change(fake, capsys) -> None:
+    status, out, _ = run(capsys, "jobs", "watch", "a", "--json")
+    assert status == 0
+    assert [json.loads(line)["state"] for line in out.splitlines()] == ["RUNNING", "SUCCEEDED"]
+    status, out, _ = run(capsys, "jobs", "watch", "a")
+    assert out.splitlines()[-1].split() == ["succeeded", "scoring", "4", "of", "4"]
+
+
+def test_watching_a_job_that_fails_is_an_error(fake, capsys, status) -> None:
+    fake.end_state = 4
+    fake.job_error = status(grpc.StatusCode.FAILED_PRECONDITION, "HESSIAN_SINGULAR", "use damping")
+    code, out, err = run(capsys, "jobs", "watch", "a", "--json")
+    assert code == 2
+    assert len(out.splitlines()) == 2
+    error = json.loads(err)["error"]
+    assert (error["code"], error["reason"], error["request_id"]) == ("JOB_FAILED", "HESSIAN_SINGULAR", "request-7")
+
+
+def test_server_info(capsys) -> None:
+    assert run_json(capsys, "server-info", "--json")["methods"][0]["name"] == "exact"
+    status, out, _ = run(capsys, "server-info")
+    assert status == 0
+    assert "9.9" in out
+
+
+def test_service_errors_end_with_2(fake, capsys, status) -> None:
+    fake.refusal = status(grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND", "no such model", fields={"name": "unknown"})
+    code, out, err = run(capsys, "models", "get", "m")
+    assert (code, out, err) == (2, "", "undue: no such model [RESOURCE_NOT_FOUND] (request request-7)\n")
+    code, out, err = run(capsys, "models", "get", "m", "--json")
+    error = json.loads(err)["error"]
+    assert (code, out) == (2, "")
+    assert (error["code"], error["violations"]) == ("NOT_FOUND", [{"field": "name", "description": "unknown"}])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["models"],
+        ["modles", "list"],
+        ["models", "register", "m"],
+        ["influence", "m", "--train", "d"],
+        ["influence", "m", "--train", "d", "--test", "d", "--rows", "x"],
+        ["influence", "m", "--train", "d", "--test", "d", "--top-k", "0"],
+        ["influence", "m", "--train", "d", "--test", "d", "--top-k", "some"],
+        ["influence", "m", "--train", "d", "--test", "d", "--damping", "nan"],
+        ["--server", "a", "--data-dir", "b", "jobs", "list"],
+        ["models", "register", "m", "m.pkl", "--objective", "cross_entropy"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_end_with_2(fake, capsys, words) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("undue: ")
+    code, out, err = run(capsys, *words, "--json")
+    assert (code, out) == (2, "")
+    assert json.loads(err)["error"]["code"] == "INVALID_ARGUMENT"
+    assert not fake.calls
+
+
+def test_the_address_comes_from_the_line_before_the_environment(fake, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("UNDUE_ADDRESS", "127.0.0.1:1")
+    status, _, _ = run(capsys, "--server", fake.address, "server-info")
+    assert status == 0
+    status, _, err = run(capsys, "server-info")
+    assert status == 2
+    assert "127.0.0.1:1" in err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["models", "--help"], ["influence", "--help"], ["--version"]])
+def test_help_ends_with_0(capsys, words) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    assert "undue" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_error(fake, explanation) -> None:
+    fake.explanations = [explanation(row) for row in range(10)] * 40
+    command = [*UNDUE, "--server", fake.address, "--json", "jobs", "result", "a"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+def test_an_interrupt_is_clean(fake) -> None:
+    fake.end_state = None
+    command = [*UNDUE, "--server", fake.address, "jobs", "watch", "a"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True)
+    assert process.stdout.readline().startswith("running")
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert complaints == "undue: interrupted; a job that was queued goes on\n"

@@ -1,0 +1,77 @@
+"""The Hessian against torch.func, finite differences and itself by other routes."""
+
+import pytest
+import torch
+from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.engine.curvature import Damped, Dense, Hessian
+
+LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
+
+
+def objective_value(c, theta):
+    batch = next(c.rows.batches(1000))
+    objective = c.objective
+    losses = objective.losses(theta, objective.place(batch))
+    weights = torch.ones(len(losses), dtype=torch.float64) if c.weights is None else c.weights
+    return (weights * losses).sum() / len(c.x) + 0.5 * (objective.l2 * theta.square()).sum()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("head", [True, False], ids=["head", "network"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dense_is_the_hessian_of_the_objective(case, loss, head, weighted):
+    c = case(loss, head, weighted=weighted, exclude=("*bias",))
+    H = Hessian(c.objective, c.rows).to_dense()
+    torch.testing.assert_close(
+        H, torch.func.hessian(lambda t: objective_value(c, t))(c.objective.theta), rtol=1e-10, atol=1e-10
+    )
+    assert torch.equal(H, H.T) or (H - H.T).abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("parameters", [(), ("weight",), ("bias",)])
+def test_the_closed_form_of_a_head_is_the_streamed_product(case, loss, parameters):
+    c = case(loss, parameters=parameters, weighted=True)
+    hessian = Hessian(c.objective, c.rows)
+    by_product = hessian.matmat(torch.eye(hessian.dim, dtype=torch.float64))
+    torch.testing.assert_close(hessian.to_dense(), by_product, rtol=1e-10, atol=1e-12)
+    assert by_product.abs().max() > 1e-2
+
+
+def test_it_is_the_derivative_of_the_gradient_by_finite_differences(case):
+    c = case("cross_entropy", head=False)
+    theta, v = (
+        c.objective.theta,
+        torch.randn(c.objective.space.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
+    gradient = torch.func.grad(lambda t: objective_value(c, t))
+    step = 1e-5
+    difference = (gradient(theta + step * v) - gradient(theta - step * v)) / (2 * step)
+    torch.testing.assert_close(Hessian(c.objective, c.rows).matmat(v[:, None])[:, 0], difference, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["head", "network"])
+def test_a_small_budget_changes_nothing_and_is_heard_of(case, head):
+    c = case("cross_entropy", head)
+    heard = []
+    small = Hessian(c.objective, c.rows, memory_bytes=4000, progress=lambda *args: heard.append(args)).to_dense()
+    torch.testing.assert_close(small, Hessian(c.objective, c.rows).to_dense(), rtol=1e-12, atol=1e-14)
+    assert len(heard) > 3
+    assert heard[-1] == ("curvature", 30, 30)
+    assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+
+
+def test_too_many_parameters_are_refused_with_what_to_do(case):
+    c = case("cross_entropy")
+    with pytest.raises(FailedPrecondition, match=r"15 parameters.*limit is 10.*parameters=.*grad_dot") as error:
+        Hessian(c.objective, c.rows, parameter_limit=10).to_dense()
+    assert error.value.reason is Reason.TOO_MANY_PARAMETERS
+
+
+def test_damping_adds_to_the_diagonal_and_leaves_the_curvature_alone():
+    A = torch.tensor([[2.0, 1], [1, 3]], dtype=torch.float64)
+    damped = Damped(Dense(A), 0.5)
+    assert damped.to_dense().tolist() == [[2.5, 1], [1, 3.5]]
+    assert damped.matmat(torch.eye(2, dtype=torch.float64)).tolist() == [[2.5, 1], [1, 3.5]]
+    assert A.tolist() == [[2, 1], [1, 3]]
+    assert Dense(A).mean_eigenvalue() == 2.5
