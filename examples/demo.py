@@ -58,10 +58,10 @@ def explain(
         stage("register the training and test digits")
         train = client.datasets.register("digits-train", undue.Arrays(inputs=digits.x_train, targets=digits.y_train))
         test = client.datasets.register("digits-test", undue.Arrays(inputs=digits.x_test, targets=digits.y_test))
-        stage("register the model and check it: same outputs in torch and onnxruntime, weights at a minimum")
+        stage("register the model: checked in torch and onnxruntime")
         objective = undue.Objective("cross_entropy", l2=l2)
         model = client.models.register("digits", onnx_file, objective=objective, sample=train)
-        stage(f"score {len(train):,} training digits for each of {len(misread)} misread test digits")
+        stage(f"score {len(train):,} training digits for each of {len(misread)} misread ones")
         job = client.influence(model, train=train, test=test, rows=misread, method="exact", top_k=top_k)
         result = job.result()
         stage("stop the service")
@@ -79,8 +79,15 @@ def main() -> None:
     """Run the demonstration."""
     parser = argparse.ArgumentParser(description="Explains misread digits: a table here, an HTML page beside it.")
     parser.add_argument("--output", type=Path, default=Path("demo-report.html"), help="the page (%(default)s)")
-    parser.add_argument("--digits", type=_positive, default=8, help="misread digits to show (%(default)s)")
-    parser.add_argument("--top-k", type=_positive, default=5, help="training rows to rank a side (%(default)s)")
+    parser.add_argument("--digits", type=_positive, metavar="N", default=8, help="misread digits to show (%(default)s)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        choices=range(2, 11),
+        metavar="K",
+        default=5,
+        help="training rows to rank a side: 2 to 10 (%(default)s)",
+    )
     options = parser.parse_args()
     if not options.output.absolute().parent.is_dir():
         parser.error(f"--output: there is no folder {options.output.absolute().parent}")
@@ -94,7 +101,7 @@ def main() -> None:
     import demo_table
 
     digits = demo_classifier.load()
-    stage(f"fit a softmax regression to {len(digits.y_train):,} handwritten digits, to a minimum of its objective")
+    stage(f"fit a softmax regression to {len(digits.y_train):,} handwritten digits")
     classifier = demo_classifier.fit(digits)
     misread = np.flatnonzero(classifier.read(digits.x_test) != digits.y_test).tolist()
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +115,7 @@ def main() -> None:
     stage.end()
 
     print(f"\n  {len(misread)} of {len(digits.y_test)} test digits are misread.", end=" ")
-    print(f"These {len(shown)} hinge most on a single training row.\n")
+    print(f"Shown: the {len(shown)} that hinge most on a single training row.\n")
     print(demo_table.report(findings))
     page = demo_page.render(findings, digits, misread=len(misread), code=listing())
     options.output.write_text(page, encoding="utf-8")

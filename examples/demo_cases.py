@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from demo_classifier import Classifier, Digits, fit
 
 import undue
@@ -64,7 +63,7 @@ class Case:
         verb = "still reads" if group.read_as == self.explanation.prediction else "reads"
         return (
             f"Retrained without that row, the loss is {-self.single.measured:.3f} lower. Retrained without all"
-            f" {len(group.rows)}, it falls from {before:.2f} to {before + group.measured:.2f}"
+            f" {len(group.rows)}, it goes from {before:.2f} to {before + group.measured:.2f}"
             f" (the scores said {before + group.foretold:.2f}) and the model {verb} {group.read_as}."
         )
 
@@ -94,12 +93,11 @@ class Findings:
     @property
     def agreement(self) -> str:
         """How well the scores foretold what retraining gave, in one sentence."""
-        foretold, measured = (
-            np.array([getattr(c.single, name) for c in self.cases]) for name in ("foretold", "measured")
-        )
+        measured = [case.single.measured for case in self.cases]
+        errors = [case.single.foretold - case.single.measured for case in self.cases]
         return (
-            f"without the most harmful row of each digit its loss changed by {measured.min():+.3f} to"
-            f" {measured.max():+.3f}, and no score was off by more than {np.abs(foretold - measured).max():.3f}."
+            f"retraining without the most harmful row of each digit changed its loss by up to"
+            f" {max(map(abs, measured)):.3f}; no score was off by more than {max(map(abs, errors)):.3f}."
         )
 
 

@@ -167,7 +167,9 @@ IDS_OF = {"digits": digits().ids, "breast_cancer": [str(row) for row in range(le
 
 
 @pytest.fixture(scope="module", params=list(SOURCES))
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Table], DatasetSource]:
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Table], DatasetSource]:
     build = SOURCES[request.param]
 
     def open_table(table: Table) -> DatasetSource:
@@ -193,7 +195,10 @@ def assert_rows(got: Iterator[Columns], table: Table, rows: Array, size: int) ->
     np.testing.assert_array_equal(np.concatenate([block.index for block in blocks]), rows)
     assert all(block.index.dtype == np.int64 and block.inputs.keys() == table.inputs.keys() for block in blocks)
     parts = [([block.inputs[name] for block in blocks], values) for name, values in table.inputs.items()]
-    parts += [([block.targets for block in blocks], table.targets), ([block.weights for block in blocks], table.weights)]
+    parts += [
+        ([block.targets for block in blocks], table.targets),
+        ([block.weights for block in blocks], table.weights),
+    ]
     for found, expected in parts:
         if expected is None:
             assert found == [None] * len(blocks)
@@ -442,7 +447,9 @@ def test_missing_columns_are_named_with_those_that_exist(kind: str, tmp_path: Pa
     source = SOURCES[kind](small(), files)
     assert isinstance(source, FileSource)
     wrong = SchemaSpec({"x": ("pixels",)}, target="y", id="key", weight="weight")
-    with pytest.raises(InvalidArgument, match="no column 'pixels', 'y'; it has 'key', 'label', 'weight', 'x.column'") as error:
+    with pytest.raises(
+        InvalidArgument, match=r"no column 'pixels', 'y'; it has 'key', 'label', 'weight', 'x\.column'"
+    ) as error:
         open_source(FileSource(source.format, source.digest, wrong), files.resolve)
     assert error.value.reason is Reason.COLUMN_NOT_FOUND
 
@@ -450,7 +457,12 @@ def test_missing_columns_are_named_with_those_that_exist(kind: str, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["npz", "npz-compressed", "parquet"])
 @pytest.mark.parametrize(
     ("dtypes", "expected"),
-    [(("int8", "int32"), "int32"), (("int64", "float32"), "float64"), (("bool", "float32"), "float32"), (("bool", "bool"), "bool")],
+    [
+        (("int8", "int32"), "int32"),
+        (("int64", "float32"), "float64"),
+        (("bool", "float32"), "float32"),
+        (("bool", "bool"), "bool"),
+    ],
 )
 def test_stacked_columns_take_the_type_that_holds_them_all(
     kind: str, dtypes: tuple[str, str], expected: str, tmp_path: Path
@@ -470,10 +482,8 @@ def test_only_scalar_columns_are_stacked(kind: str, tmp_path: Path) -> None:
     files = Files(tmp_path)
     source = SOURCES[kind](small(), files)
     assert isinstance(source, FileSource)
-    with pytest.raises(InvalidArgument, match="'x.column' has rows of shape \\(3,\\) and cannot be stacked"):
-        open_source(
-            FileSource(source.format, source.digest, SchemaSpec({"x": ("label", "x.column")})), files.resolve
-        )
+    with pytest.raises(InvalidArgument, match=r"'x\.column' has rows of shape \(3,\) and cannot be stacked"):
+        open_source(FileSource(source.format, source.digest, SchemaSpec({"x": ("label", "x.column")})), files.resolve)
 
 
 def test_blocks_do_not_share_writable_memory(case: tuple[Table, DatasetSource, str]) -> None:

@@ -15,10 +15,12 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Unavailable, invalid
-from ._scratch import ScratchFolder
+from ._errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Unavailable, Unimplemented, invalid
+
+if TYPE_CHECKING:
+    from ._scratch import ScratchFolder
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
@@ -37,12 +39,19 @@ class EmbeddedService:
         InvalidArgument: the folder cannot be made.
         Unavailable: the service did not report within two minutes.
         Internal: the service ended without a report.
+        Unimplemented: this is no Unix.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None) -> None:
         if not _is_installed():
             text = "Client.local() needs the service in the same environment: pip install 'undue[local]'"
             raise FailedPrecondition(text, reason="SERVICE_NOT_INSTALLED")
+        if os.name != "posix":
+            raise Unimplemented(
+                "Client.local() needs Unix sockets and pipes; run the service apart and use Client(address)"
+            )
+        from ._scratch import ScratchFolder  # locks as only Unix has them, where a plain Client must not need them
+
         with contextlib.ExitStack() as undo:
             scratch = ScratchFolder()
             undo.callback(scratch.remove)
@@ -152,7 +161,7 @@ def _tail(log: Path) -> str:
         return f"({log} cannot be read: {error})"
 
 
-def _stop(owner: int, process: subprocess.Popen[bytes], parent_write: int, scratch: ScratchFolder) -> None:
+def _stop(owner: int, process: subprocess.Popen[bytes], parent_write: int, scratch: "ScratchFolder") -> None:
     if os.getpid() != owner:
         return  # a forked child leaves its parent's service alone
     os.close(parent_write)

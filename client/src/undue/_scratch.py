@@ -1,7 +1,7 @@
 """Temporary folders that do not outlive their owner for long, however it ended.
 
-A folder's owner holds a lock on a file in it. The lock goes with the owner, so that the next to come can tell the folders
-that were left behind by a kill and remove them.
+A folder's owner holds a lock on a file in it. The lock goes with the owner, so that the next to come can tell the
+folders that were left behind by a kill and remove them.
 """
 
 import contextlib

@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from undue_service.domain.errors import Error
 from undue_service.models import OpenedModel, open_model
 
 DYNAMIC = {0: torch.export.Dim.DYNAMIC}
@@ -25,17 +26,31 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def open_bytes(tmp_path: Path) -> Callable[[bytes, str], OpenedModel]:
-    def build(content: bytes, format: str = "onnx") -> OpenedModel:
-        path = tmp_path / f"model.{format}"
+    def build(content: bytes, kind: str = "onnx") -> OpenedModel:
+        path = tmp_path / f"model.{kind}"
         path.write_bytes(content)
-        return open_model(path, format, tmp_path)
+        return open_model(path, kind, tmp_path)
 
     return build
 
 
 @pytest.fixture
+def outcome(open_bytes: Callable[[bytes, str], OpenedModel]) -> Callable[[bytes, str], str]:
+    """Open a file and return "opened", or the reason of the typed error; any other exception passes through."""
+
+    def attempt(content: bytes, kind: str) -> str:
+        try:
+            open_bytes(content, kind)
+        except Error as refusal:
+            return refusal.reason.value
+        return "opened"
+
+    return attempt
+
+
+@pytest.fixture
 def onnx_bytes() -> Callable[..., bytes]:
-    """Build an ONNX file from nodes, `{name: (shape, dtype)}` for inputs and outputs, and `{name: array}` for weights."""
+    """Build an ONNX file from nodes, `{name: shape}` for inputs and outputs, and `{name: array}` for weights."""
 
     def value(name: str, shape: Any, dtype: Any) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -41,7 +41,9 @@ class Doubled(nn.Module):
 MODULES = {
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "mlp": (
-        lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 3)),
+        lambda: nn.Sequential(
+            nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 3)
+        ),
         (6,),
     ),
     "flatten_softmax": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Softmax(-1)), (3, 4)),
@@ -70,7 +72,9 @@ def exported(module, example, exporter):
         torch.onnx.export(module, (example,), content, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
         return content.getvalue()
     optimize = exporter == "dynamo_optimized"
-    program = torch.onnx.export(module, (example,), dynamo=True, optimize=optimize, dynamic_shapes=(DYNAMIC,), verbose=False)
+    program = torch.onnx.export(
+        module, (example,), dynamo=True, optimize=optimize, dynamic_shapes=(DYNAMIC,), verbose=False
+    )
     return program.model_proto.SerializeToString()
 
 
@@ -100,7 +104,9 @@ def test_float64_module_keeps_names_and_precision(exporter, open_bytes):
     assert {n: tuple(p.shape) for n, p in opened.exported.named_parameters()} == {
         n: tuple(p.shape) for n, p in module.named_parameters()
     }
-    np.testing.assert_allclose(predict(opened, {opened.inputs[0].name: x.numpy()})[opened.outputs[0]], module(x).detach(), atol=1e-15)
+    np.testing.assert_allclose(
+        predict(opened, {opened.inputs[0].name: x.numpy()})[opened.outputs[0]], module(x).detach(), atol=1e-15
+    )
     assert parity(opened, {opened.inputs[0].name: x.numpy()}) <= 1e-12
     assert opened.inputs[0].dtype == "float64"
 

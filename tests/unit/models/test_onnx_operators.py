@@ -88,7 +88,11 @@ def test_matmul(shape, weight, open_bytes, onnx_bytes):
     w, x = normal(*weight), normal(6, *shape)
     expected = x @ w
     outputs = {"y": ["n", *expected.shape[1:]]}
-    agrees(open_bytes(onnx_bytes([make_node("MatMul", ["x", "w"], ["y"])], {"x": ["n", *shape]}, outputs, {"w": w})), x, expected)
+    agrees(
+        open_bytes(onnx_bytes([make_node("MatMul", ["x", "w"], ["y"])], {"x": ["n", *shape]}, outputs, {"w": w})),
+        x,
+        expected,
+    )
 
 
 @pytest.mark.parametrize("bias", [(), (1,), (3,), (1, 3), (5, 3), (1, 5, 1)])
@@ -111,7 +115,9 @@ def test_product_that_is_read_twice_takes_no_bias(open_bytes, onnx_bytes):
     agrees(open_bytes(onnx_bytes(nodes, {"x": ["n", 4]}, {"y": ["n", 3]}, {"w": w, "b": b})), x, 2 * (x @ w) + b)
 
 
-@pytest.mark.parametrize(("opset", "axis"), [(9, 1), (12, 1), (12, 2), (11, -1), (13, 1), (13, 2), (20, -1), (9, None), (13, None)])
+@pytest.mark.parametrize(
+    ("opset", "axis"), [(9, 1), (12, 1), (12, 2), (11, -1), (13, 1), (13, 2), (20, -1), (9, None), (13, None)]
+)
 def test_softmax(opset, axis, open_bytes, onnx_bytes):
     attributes = {} if axis is None else {"axis": axis}
     x = normal(4, 3, 5)

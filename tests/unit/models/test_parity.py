@@ -44,7 +44,9 @@ def test_disagreement_names_the_output_and_both_values(opened, by):
         parity(disturbed(opened, "z", (0, 1), by), {"x": X})
     assert caught.value.reason is Reason.PARITY_FAILED
     assert caught.value.metadata == {"output": "z"}
-    assert f"is {np.dtype(opened.inputs[0].dtype).type(by)} in row 0 by onnxruntime and 0.0 by the program" in str(caught.value)
+    assert f"is {np.dtype(opened.inputs[0].dtype).type(by)} in row 0 by onnxruntime and 0.0 by the program" in str(
+        caught.value
+    )
 
 
 def test_other_shapes_disagree(opened):

@@ -1,5 +1,6 @@
 """Archives that attack. `torch.export.load` runs their code; opening them never does."""
 
+import contextlib
 import io
 import json
 import logging
@@ -84,7 +85,12 @@ def in_pickled_constant(marker):
 
 def in_opaque_object(marker):
     def edit(config):
-        config["config"]["evil"] = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        config["config"]["evil"] = {
+            "path_name": "opaque_obj_0",
+            "is_param": False,
+            "use_pickle": True,
+            "tensor_meta": None,
+        }
 
     return {CONSTANTS: edit, "data/constants/opaque_obj_0": pickle.dumps(Payload(marker))}
 
@@ -120,7 +126,11 @@ def in_size_value(marker):
         value = {"as_expr": {"expr_str": code(marker), "hint": None}}
         graph(program)["sym_int_values"]["size"] = value
         node = json.loads(json.dumps(graph(program)["nodes"][0]))
-        node |= {"target": "torch.ops.aten.sym_size.int", "name": "size", "outputs": [{"as_sym_int": {"as_name": "size"}}]}
+        node |= {
+            "target": "torch.ops.aten.sym_size.int",
+            "name": "size",
+            "outputs": [{"as_sym_int": {"as_name": "size"}}],
+        }
         node["inputs"][1]["name"] = "dim"
         graph(program)["nodes"].insert(0, node)
 
@@ -146,7 +156,9 @@ def in_tree_specification(marker):
     def edit(program):
         leaf = {"type": None, "context": None, "children_spec": []}
         context = json.dumps([{"__enum__": True, "fqn": f"{module}:X", "name": "Y"}])
-        call(program)["out_spec"] = json.dumps([1, {"type": "builtins.dict", "context": context, "children_spec": [leaf]}])
+        call(program)["out_spec"] = json.dumps(
+            [1, {"type": "builtins.dict", "context": context, "children_spec": [leaf]}]
+        )
 
     return {PROGRAM: edit}
 
@@ -182,10 +194,8 @@ def test_code_that_torch_runs_is_not_run(attack, archive, tamper, open_bytes, ma
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     content = tamper(archive, attack(marker))
 
-    try:
-        torch.export.load(io.BytesIO(content)).module()
-    except Exception as error:
-        print("after the payload ran, torch said", error)
+    with contextlib.suppress(Exception):  # whatever torch says of it: the payload has run by then
+        torch.export.load(io.BytesIO(content)).module()(torch.zeros(2, 2, 2))
     assert marker.exists(), "the payload no longer works, so the rest of this test would prove nothing"
     marker.unlink()
     for name in [name for name in sys.modules if name.startswith("leaves_a_file")]:
@@ -282,6 +292,10 @@ def edited(path, value):
 
 
 GRAPH = ("graph_module", "graph")
+NODE = (*GRAPH, "nodes", 0)
+VALUES = (*GRAPH, "tensor_values")
+PARAMETER = ("graph_module", "signature", "input_specs", 0, "parameter", "parameter_name")
+CALL = ("graph_module", "module_call_graph", 0, "signature")
 META = {"dtype": 7, "sizes": [], "requires_grad": False, "device": {"type": "cpu"}, "strides": [], "layout": 7}
 META["storage_offset"] = {"as_int": 0}
 
@@ -290,31 +304,31 @@ META["storage_offset"] = {"as_int": 0}
     ("edit", "reason"),
     [
         (edited((*GRAPH, "custom_obj_values"), {"o": {"name": "o", "class_fqn": "os"}}), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "nodes", 0, "inputs", 1, "arg"), {"as_operator": "torch.os.system"}), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "nodes", 0, "inputs", 1, "arg"), {"as_custom_obj": {"name": "o", "class_fqn": "c"}}), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "nodes", 0, "inputs", 1, "arg"), {"as_string": "$(touch /tmp/x)"}), Reason.MODEL_UNSUPPORTED),
-        (edited((*GRAPH, "nodes", 0, "inputs", 0, "arg"), {"as_tensor": {"name": "nobody"}}), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "nodes", 0, "inputs", 0, "name"), "nobody"), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "nodes", 0, "name"), "a\n    b"), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "nodes", 0, "unknown"), 1), Reason.MODEL_MALFORMED),
+        (edited((*NODE, "inputs", 1, "arg"), {"as_operator": "torch.os.system"}), Reason.MODEL_UNSAFE),
+        (edited((*NODE, "inputs", 1, "arg"), {"as_custom_obj": {"name": "o", "class_fqn": ""}}), Reason.MODEL_UNSAFE),
+        (edited((*NODE, "inputs", 1, "arg"), {"as_string": "$(touch /tmp/x)"}), Reason.MODEL_UNSUPPORTED),
+        (edited((*NODE, "inputs", 0, "arg"), {"as_tensor": {"name": "nobody"}}), Reason.MODEL_MALFORMED),
+        (edited((*NODE, "inputs", 0, "name"), "nobody"), Reason.MODEL_MALFORMED),
+        (edited((*NODE, "name"), "a\n    b"), Reason.MODEL_UNSAFE),
+        (edited((*NODE, "unknown"), 1), Reason.MODEL_MALFORMED),
         (edited((*GRAPH, "nodes", 0), 7), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "nodes", 0, "outputs", 0), {"as_tensor": {"name": "input"}}), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "tensor_values", "self"), META), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "tensor_values", "x" * 300), META), Reason.MODEL_UNSAFE),
-        (edited((*GRAPH, "tensor_values", "linear", "dtype"), 99), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "tensor_values", "linear", "dtype"), 8), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "tensor_values", "linear", "sizes", 1), {"as_int": 4}), Reason.MODEL_MALFORMED),
-        (edited((*GRAPH, "tensor_values", "p_1_weight", "sizes", 1), {"as_int": 2**62}), Reason.MODEL_MALFORMED),
+        (edited((*NODE, "outputs", 0), {"as_tensor": {"name": "input"}}), Reason.MODEL_MALFORMED),
+        (edited((*VALUES, "self"), META), Reason.MODEL_UNSAFE),
+        (edited((*VALUES, "x" * 300), META), Reason.MODEL_UNSAFE),
+        (edited((*VALUES, "linear", "dtype"), 99), Reason.MODEL_MALFORMED),
+        (edited((*VALUES, "linear", "dtype"), 8), Reason.MODEL_MALFORMED),
+        (edited((*VALUES, "linear", "sizes", 1), {"as_int": 4}), Reason.MODEL_MALFORMED),
+        (edited((*VALUES, "p_1_weight", "sizes", 1), {"as_int": 2**62}), Reason.MODEL_MALFORMED),
         (edited((*GRAPH, "outputs", 0), {"as_tensor": {"name": "linear"}}), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "signature", "input_specs", 0, "parameter", "parameter_name"), "__class__.x"), Reason.MODEL_UNSAFE),
-        (edited(("graph_module", "signature", "input_specs", 0, "parameter", "parameter_name"), "forward"), Reason.MODEL_UNSAFE),
-        (edited(("graph_module", "signature", "input_specs", 0, "parameter", "parameter_name"), "3.weight"), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "signature", "input_specs", 0, "parameter", "parameter_name"), "gone"), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "module_call_graph", 0, "signature", "forward_arg_names"), ["a=b"]), Reason.MODEL_UNSAFE),
+        (edited(PARAMETER, "__class__.x"), Reason.MODEL_UNSAFE),
+        (edited(PARAMETER, "forward"), Reason.MODEL_UNSAFE),
+        (edited(PARAMETER, "3.weight"), Reason.MODEL_MALFORMED),
+        (edited(PARAMETER, "gone"), Reason.MODEL_MALFORMED),
+        (edited((*CALL, "forward_arg_names"), ["a=b"]), Reason.MODEL_UNSAFE),
         (edited(("graph_module", "module_call_graph"), []), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "module_call_graph", 0, "signature", "out_spec"), '[1, {"type": "os.X"}]'), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "module_call_graph", 0, "signature", "out_spec"), "[" * 100_000), Reason.MODEL_MALFORMED),
-        (edited(("graph_module", "treespec_namedtuple_fields"), {"os": {"field_names": ["a"]}}), Reason.MODEL_UNSUPPORTED),
+        (edited((*CALL, "out_spec"), '[1, {"type": "os.X"}]'), Reason.MODEL_MALFORMED),
+        (edited((*CALL, "out_spec"), "[" * 100_000), Reason.MODEL_MALFORMED),
+        (edited(("graph_module", "treespec_namedtuple_fields"), {"os": {"field_names": []}}), Reason.MODEL_UNSUPPORTED),
         (edited(("range_constraints",), {"s77; import os": {"min_val": 0, "max_val": 1}}), Reason.MODEL_UNSUPPORTED),
         (edited(("range_constraints",), {"s77": {"min_val": 0.5, "max_val": None}}), Reason.MODEL_MALFORMED),
         (edited(("verifiers",), ["EDGE"]), Reason.MODEL_UNSUPPORTED),
@@ -421,7 +435,7 @@ def test_compressed_and_repeated_records_are_refused(archive, tamper, open_bytes
 
 def test_a_record_longer_than_the_archive_is_refused(archive, tamper, open_bytes):
     content = bytearray(archive)
-    entry = content.index(b"PK\x01\x02")
+    entry = content.rindex(b"PK\x01\x02")
     struct.pack_into("<II", content, entry + 20, 2**31 - 2, 2**31 - 2)
     with pytest.raises(Error, match="declares") as caught:
         open_bytes(bytes(content), "pt2")
@@ -468,19 +482,34 @@ def test_truncated_archives_are_malformed(kept, archive, open_bytes):
     assert caught.value.reason is Reason.MODEL_MALFORMED
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 7)), min_size=1, max_size=3))
-def test_flipped_bits_open_or_are_a_typed_error(flips, archive, open_bytes):
+def test_flipped_bits_open_or_are_a_typed_error(flips, archive, outcome):
     content = bytearray(archive)
     for place, bit in flips:
         content[place % len(content)] ^= 1 << bit
-    try:
-        open_bytes(bytes(content), "pt2")
-    except Error as error:
-        assert error.reason is not Reason.INTERNAL
+    assert outcome(bytes(content), "pt2") != "INTERNAL"
 
 
-NASTY = [None, -1, 0, 2, 2**63, 10**30, 1.5, True, "", "x", "linear", "__import__('os')", [], {}, [[]], {"as_int": -1}, {"as_none": True}]
+NASTY = [
+    None,
+    -1,
+    0,
+    2,
+    2**63,
+    10**30,
+    1.5,
+    True,
+    "",
+    "x",
+    "linear",
+    "__import__('os')",
+    [],
+    {},
+    [[]],
+    {"as_int": -1},
+    {"as_none": True},
+]
 
 
 def places(data, way=()):
@@ -490,9 +519,14 @@ def places(data, way=()):
         yield from places(child, (*way, key))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(record=st.sampled_from([PROGRAM, PROGRAM, WEIGHTS]), where=st.integers(0, 10**6), value=st.sampled_from(NASTY), drop=st.booleans())
-def test_any_changed_value_opens_or_is_a_typed_error(record, where, value, drop, archive, tamper, open_bytes, tmp_path):
+@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    record=st.sampled_from([PROGRAM, PROGRAM, WEIGHTS]),
+    where=st.integers(0, 10**6),
+    value=st.sampled_from(NASTY),
+    drop=st.booleans(),
+)
+def test_any_changed_value_opens_or_is_a_typed_error(record, where, value, drop, archive, tamper, outcome, tmp_path):
     def edit(program):
         ways = list(places(program))[1:]
         *way, last = ways[where % len(ways)]
@@ -504,8 +538,5 @@ def test_any_changed_value_opens_or_is_a_typed_error(record, where, value, drop,
         else:
             place[last] = value
 
-    try:
-        open_bytes(tamper(archive, {record: edit}), "pt2")
-    except Error as error:
-        assert error.reason is not Reason.INTERNAL
+    assert outcome(tamper(archive, {record: edit}), "pt2") != "INTERNAL"
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]

@@ -14,6 +14,7 @@ from undue._errors import ModelWarning, invalid
 from undue._export import is_program, write_pt2
 from undue._grpc_aio import in_thread
 from undue._inputs import Arrays, Objective, Schema, resource_name, strings
+from undue._onnx import whole_model
 from undue._resources import Dataset, Model
 from undue._sources import dataset_file, model_file
 from undue._tensors import Encoded, encode, encode_ids
@@ -47,7 +48,8 @@ class AsyncModels:
         Args:
             name: its id: lower-case letters, digits and hyphens, starting with a letter.
             source: path of a .onnx or .pt2 file, or an nn.Module or ExportedProgram. A module is exported with the
-                caller's torch, in evaluation mode and on the CPU, and is left as it was.
+                caller's torch, in evaluation mode and on the CPU, and is left as it was. Weights that lie in a file
+                beside the .onnx are joined to it.
             objective: what its weights minimise.
             parameters: fnmatch patterns of the parameters that influence runs over; None means all.
             output: name of the output that is the prediction; needed where there are several.
@@ -75,7 +77,8 @@ class AsyncModels:
                 path: Path = await in_thread(write_pt2, source, example_inputs, Path(scratch))
                 message.format = models_pb2.Model.FORMAT_PT2
             else:
-                path, message.format = model_file(source)
+                named, message.format = model_file(source)
+                path = await in_thread(whole_model, named, Path(scratch))
             message.upload = await send(self._connection, await in_thread(blob_of_file, path, "source"))
         request = models_pb2.CreateModelRequest(model_id=name, model=message, request_id=str(uuid.uuid4()))
         created = await self._connection.call(self._connection.models.CreateModel, request)

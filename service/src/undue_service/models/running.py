@@ -98,7 +98,8 @@ def _run_on_shapes(
         try:
             outputs = _DeclaredShapes(exported.graph_module).run(*arguments)
         except Exception as error:
-            raise malformed(f"the model cannot be run on {rows} rows: {quoted(error)}") from error
+            cause = str(error).partition("\n")[0]
+            raise malformed(f"the model cannot be run on {rows} rows: {quoted(cause)}") from error
     return [tuple(int(size) for size in value.shape) for value in outputs]
 
 

@@ -44,9 +44,9 @@ def open_onnx(path: Path) -> OpenedModel:
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:
     examples = tuple(torch.empty(_TRACED_ROWS, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs)
-    rows = torch.export.Dim("rows", min=0)
+    batch = torch.export.Dim("rows", min=0)
     try:
-        return torch.export.export(module, examples, dynamic_shapes=(tuple({0: rows} for _ in examples),))
+        return torch.export.export(module, examples, dynamic_shapes=(tuple({0: batch} for _ in examples),))
     except Error:
         raise
     except (UserError, ConstraintViolationError) as error:

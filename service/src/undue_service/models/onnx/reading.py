@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, Message
@@ -57,7 +58,7 @@ def _check_text(model: onnx.ModelProto) -> None:
     messages: list[Message] = [model]
     while messages:
         for field, value in messages.pop().ListFields():
-            values = [value] if isinstance(value, str | bytes | Message) else value
+            values: Any = [value] if isinstance(value, str | bytes | Message) else value
             if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
                 raise malformed(f"a {field.full_name} in the ONNX file is not UTF-8 text")
             if field.type == field.TYPE_MESSAGE:

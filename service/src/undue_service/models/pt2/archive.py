@@ -20,7 +20,7 @@ LEGACY_PROGRAM = "serialized_exported_program.json"
 """Where torch before 2.9 put the graph; in the root of the archive, which then has no folder of its own."""
 
 _READ = re.compile(
-    rf"{PROGRAM}|{WEIGHTS_CONFIG}|{CONSTANTS_CONFIG}|{WEIGHTS}weight_\d+|{CONSTANTS}tensor_\d+"
+    rf"{PROGRAM}|{WEIGHTS_CONFIG}|{CONSTANTS_CONFIG}|{WEIGHTS}weight_[0-9]+|{CONSTANTS}tensor_[0-9]+"
     r"|archive_format|archive_version|byteorder"
 )
 _NOT_READ = re.compile(
@@ -28,7 +28,7 @@ _NOT_READ = re.compile(
 )
 """Written by every export, sample inputs (a pickle) among them. They are never opened."""
 _EXTRA = re.compile(r"extra/.+")
-_PICKLES = re.compile(r"data/(weights|constants)/(model\.pt|custom_obj_\d+|opaque_obj_\d+)")
+_PICKLES = re.compile(r"data/(weights|constants)/(model\.pt|custom_obj_[0-9]+|opaque_obj_[0-9]+)")
 _COMPILED = re.compile(r"data/(aotinductor|executorch|mtia)\b.*|.*\.(so|dylib|dll|cubin|ptx|pte)", re.DOTALL)
 _DIRECTORY_BYTES = 512 * MAX_ENTRIES
 """Bound on the zip's table of contents, before it is read."""
@@ -143,16 +143,19 @@ def _check_entries(entries: list[zipfile.ZipInfo], archive_size: int) -> None:
     if not entries:
         raise malformed("the archive is empty")
     for entry in entries:
-        name = entry.filename
-        parts = name.split("/")
-        if name != entry.orig_filename or not name.isprintable() or "\\" in name or {"", ".", ".."} & set(parts):
+        parts = entry.filename.split("/")
+        readable = entry.filename == entry.orig_filename and entry.filename.isprintable()
+        if not readable or "\\" in entry.filename or {"", ".", ".."} & set(parts):
             raise unsafe(f"the archive has a record with the path {quoted(entry.orig_filename)}")
+    if min(entry.header_offset for entry in entries) != 0:
+        raise malformed("the .pt2 file is truncated, or has something else before the archive")
+    _check_format({entry.filename.partition("/")[2] for entry in entries}, {entry.filename for entry in entries})
+    for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise malformed(
-                f"{quoted(name)} in the archive is compressed; torch.export.save stores records as they are"
-            )
+            name = quoted(entry.filename)
+            raise malformed(f"{name} in the archive is compressed; torch.export.save compresses nothing")
         if entry.flag_bits & 0x1:
-            raise malformed(f"{quoted(name)} in the archive is encrypted")
+            raise malformed(f"{quoted(entry.filename)} in the archive is encrypted")
     total = sum(entry.file_size for entry in entries)
     if total > archive_size:
         raise malformed(f"the archive declares {total:,} bytes of records, but is {archive_size:,} bytes long")
@@ -170,7 +173,6 @@ def _sort(file: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> Archive:
     if outside:
         raise malformed(f"the archive's records are not all in the folder {quoted(root)}: {quoted(outside[0])}")
     records = {entry.filename.removeprefix(root): entry for entry in entries}
-    _check_format(records)
     extra = []
     for name in records:
         if _EXTRA.fullmatch(name) and not _COMPILED.fullmatch(name):
@@ -180,8 +182,8 @@ def _sort(file: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> Archive:
     return Archive(file, records, tuple(extra))
 
 
-def _check_format(records: Mapping[str, zipfile.ZipInfo]) -> None:
-    if "archive_format" in records:
+def _check_format(records: set[str], names: set[str]) -> None:
+    if "archive_format" in records or LEGACY_PROGRAM in names:
         return
     if "constants.pkl" in records or any(name.startswith("code/") for name in records):
         raise unsupported(f"this is TorchScript. Load it, and export the module instead:\n    {PT2_EXPORT}")

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from undue_service.domain.errors import InvalidArgument
 from undue_service.models.refusals import quoted, unsafe, unsupported
 
-SYMBOL = re.compile(r"s\d{1,6}")
+SYMBOL = re.compile(r"s[0-9]{1,6}")
 _MAX_LENGTH = 2_000
 _MAX_TERMS = 64
 _MAX_DEPTH = 8
 _MAX_EXTREMES = 3
 """sympy compares every pair of them."""
 _TOKEN = re.compile(
-    r"\s*(?:(?P<word>[A-Za-z]{1,24})|(?P<number>-?\d{1,18})|'(?P<symbol>[a-z]\d{1,6})'|(?P<mark>[(),=]))"
+    r" *(?:(?P<word>[A-Za-z]{1,24})|(?P<number>-?[0-9]{1,18})|'(?P<symbol>[a-z][0-9]{1,6})'|(?P<mark>[(),=]))"
 )
 _VARIADIC = ("Add", "Mul")
 _EXTREMES = ("Max", "Min")

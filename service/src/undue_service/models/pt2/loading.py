@@ -1,6 +1,6 @@
 """A `.pt2` archive to an ExportedProgram."""
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -21,8 +21,9 @@ def open_pt2(path: Path, scratch: Path) -> OpenedModel:
         FailedPrecondition: TORCH_VERSION.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    fresh = sanitise(path, scratch)
-    exported = _load(fresh.path)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        fresh = sanitise(path, Path(folder))
+        exported = _load(fresh.path)
     require_rows_stay_rows(exported, fresh.inputs, fresh.outputs, PT2_EXPORT)
     return OpenedModel(exported, fresh.inputs, fresh.outputs, None, fresh.warnings)
 
@@ -33,6 +34,4 @@ def _load(path: Path) -> torch.export.ExportedProgram:
         program: torch.export.ExportedProgram = load_pt2(str(path)).exported_programs["model"]
     except Exception as error:
         raise malformed(f"torch cannot load the program: {quoted(error)}") from error
-    finally:
-        shutil.rmtree(path.parent)
     return program

@@ -47,7 +47,7 @@ def check_version(data: object) -> None:
         InvalidArgument: MODEL_MALFORMED.
     """
     written = data.get("torch_version") if isinstance(data, dict) else None
-    match = re.match(r"(\d{1,4})\.(\d{1,4})[.a]", written) if isinstance(written, str) else None
+    match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})[.a]", written) if isinstance(written, str) else None
     if match is None:
         raise malformed("the program does not say which version of torch wrote it")
     running = torch.__version__

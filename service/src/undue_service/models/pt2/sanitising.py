@@ -5,7 +5,6 @@ names into Python. The fresh archive holds a graph put together anew, raw tensor
 """
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class Sanitised:
 
 
 def sanitise(path: Path, scratch: Path) -> Sanitised:
-    """Read an uploaded archive as data and write a fresh one, in a new folder below `scratch`.
+    """Read an uploaded archive as data and write a fresh one into the folder `scratch`.
 
     Raises:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
@@ -54,7 +53,7 @@ def sanitise(path: Path, scratch: Path) -> Sanitised:
         check_version(data)
         _check_headers(archive)
         checked = check_program(data)
-        fresh = Path(tempfile.mkdtemp(dir=scratch)) / "model.pt2"
+        fresh = scratch / "sanitised.pt2"
         _write(archive, checked, fresh)
     left_out = (f"{len(archive.extra)} extra files in the archive are left out",) if archive.extra else ()
     return Sanitised(fresh, checked.inputs, checked.outputs, checked.warnings + left_out)
