@@ -86,7 +86,7 @@ def main() -> None:
         choices=range(2, 11),
         metavar="K",
         default=5,
-        help="training rows to rank a side: 2 to 10 (%(default)s)",
+        help="training rows a side, 2 to 10 (%(default)s)",
     )
     options = parser.parse_args()
     if not options.output.absolute().parent.is_dir():
@@ -99,7 +99,9 @@ def main() -> None:
     import demo_classifier
     import demo_page
     import demo_table
+    import torch
 
+    torch.set_num_threads(1)  # 650 parameters: more threads only wait for each other
     digits = demo_classifier.load()
     stage(f"fit a softmax regression to {len(digits.y_train):,} handwritten digits")
     classifier = demo_classifier.fit(digits)

@@ -15,8 +15,6 @@ from sklearn.model_selection import train_test_split
 L2 = 1e-3
 """Strength of the L2 term, over weights and biases alike."""
 
-torch.set_num_threads(1)  # 650 parameters: more threads only wait for each other
-
 
 @dataclass(frozen=True, slots=True)
 class Digits:

@@ -51,7 +51,7 @@ def register_slow(client, digits):
     """Register an MLP small enough for a dense Hessian and large enough to be interrupted, with its data."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 10))
-    X, y = digits.X_train.astype(np.float32), digits.y_train
+    X, y = digits.X_train[:800].astype(np.float32), digits.y_train[:800]
     train = client.datasets.register("slow-train", undue.Arrays(inputs=X, targets=y))
     objective = undue.Objective("cross_entropy", l2=1e-3)
     with pytest.warns(undue.ModelWarning):

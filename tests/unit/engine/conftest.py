@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def _export(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
@@ -58,7 +59,8 @@ def program() -> Callable[..., Program]:
 
 @pytest.fixture(scope="session")
 def case(program: Callable[..., Program]) -> Callable[..., Case]:
-    """case(loss, head=True, outputs=None, l2=0.1, exclude=(), parameters=(), weighted=False, n=30, module=None) → Case of random data."""
+    """case(loss, head=True, outputs=None, l2=0.1, exclude=(), parameters=(), weighted=False, n=30) → random data."""
+    programs: dict[tuple[bool, int], Program] = {}
 
     def make(
         loss: str,
@@ -69,7 +71,6 @@ def case(program: Callable[..., Program]) -> Callable[..., Case]:
         parameters: tuple[str, ...] = (),
         weighted: bool = False,
         n: int = 30,
-        module: nn.Module | None = None,
     ) -> Case:
         outputs = outputs or {"cross_entropy": 3, "binary_logistic": 1, "squared_error": 2}[loss]
         generator = torch.Generator().manual_seed(1)
@@ -79,7 +80,9 @@ def case(program: Callable[..., Program]) -> Callable[..., Case]:
         else:
             y = torch.randint(max(outputs, 2), (n,), generator=generator)
         weights = torch.rand(n, generator=generator, dtype=torch.float64) * 2 if weighted else None
-        model = program(module or _model(head, outputs), torch.randn(3, 4))
+        if (head, outputs) not in programs:
+            programs[head, outputs] = program(_model(head, outputs), torch.randn(3, 4))
+        model = programs[head, outputs]
         return Case(Objective(model, ObjectiveSpec(loss, l2, exclude), parameters), x, y, weights)
 
     return make

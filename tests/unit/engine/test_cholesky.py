@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.engine.curvature import Damped, Dense
 from undue_service.engine.damping import resolve_damping

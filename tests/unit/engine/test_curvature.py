@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.engine.curvature import Damped, Dense, Hessian
 

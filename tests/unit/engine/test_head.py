@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.gradients import _vmapped, loss_gradients
 from undue_service.engine.objective import Objective

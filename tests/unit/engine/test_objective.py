@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import Batch, TensorRows

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
-from undue_service.engine.data import Batch, TensorRows
 from undue_service.engine.attribution import influence
+from undue_service.engine.data import Batch, TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 
@@ -14,7 +15,7 @@ X = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Everything(nn.Module):
-    """Flatten, frozen batch norm, buffers, baked constants and dtypes, factories, a tied weight, dropout, in-place relu."""
+    """Flatten, frozen batch norm, buffers, baked constants and dtypes, a tied weight, dropout, in-place relu."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +171,7 @@ def test_an_inplace_chain_on_a_value_of_its_own_is_made_functional(program):
 
 
 def test_a_static_batch_axis_is_refused_with_the_line_to_use():
-    with pytest.raises(InvalidArgument, match="Dim.DYNAMIC") as error:
+    with pytest.raises(InvalidArgument, match=r"Dim\.DYNAMIC") as error:
         Program.from_exported(torch.export.export(nn.Linear(3, 2), (torch.randn(4, 3),)))
     assert error.value.reason is Reason.STATIC_BATCH
 

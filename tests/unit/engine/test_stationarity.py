@@ -7,6 +7,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective

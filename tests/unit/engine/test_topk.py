@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue_service.engine.topk import TopK
 
 # few distinct values, so that ties at every edge are the rule

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_function, make_node, make_opsetid
@@ -130,6 +131,21 @@ def test_weights_in_another_file_are_never_opened(open_bytes, onnx_bytes, tmp_pa
     error = refused(open_bytes, model.SerializeToString())
     assert error.reason is Reason.MODEL_UNSUPPORTED
     assert "external_data=False" in error.message
+
+
+def test_names_that_could_become_code_are_unsafe(open_bytes, onnx_bytes, tmp_path):
+    """torch.fx writes a parameter's name into the source of `ExportedProgram.module()` without escaping it."""
+    marker = tmp_path / "executed"
+    name = f'training"), getattr(__import__("os"), "mkdir")("{marker}"), getattr(self, "training'
+    graph = torch.fx.Graph()
+    graph.output(graph.get_attr(name))
+    root = torch.nn.Module()
+    root.register_parameter(name, torch.nn.Parameter(torch.ones(1)))
+    torch.fx.GraphModule(root, graph)()
+    assert marker.exists(), "torch escapes names now, so the rest of this test would prove nothing"
+
+    error = refused(open_bytes, onnx_bytes([make_node("Gemm", ["x", name], ["y"])], X, Y, {name: W}))
+    assert error.reason is Reason.MODEL_UNSAFE
 
 
 @pytest.mark.parametrize("opset", [8, onnx.defs.onnx_opset_version() + 1])

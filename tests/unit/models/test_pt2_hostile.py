@@ -482,7 +482,7 @@ def test_truncated_archives_are_malformed(kept, archive, open_bytes):
     assert caught.value.reason is Reason.MODEL_MALFORMED
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 7)), min_size=1, max_size=3))
 def test_flipped_bits_open_or_are_a_typed_error(flips, archive, outcome):
     content = bytearray(archive)
@@ -519,7 +519,7 @@ def places(data, way=()):
         yield from places(child, (*way, key))
 
 
-@settings(max_examples=6000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     record=st.sampled_from([PROGRAM, PROGRAM, WEIGHTS]),
     where=st.integers(0, 10**6),

@@ -1,5 +1,8 @@
 """Archives of real modules open, keep their names, and give the module's outputs."""
 
+import io
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +123,25 @@ def test_weights_that_are_views_of_one_storage(save_pt2, open_bytes):
     opened = open_bytes(save_pt2(module, torch.randn(2, 4)), "pt2")
     x = torch.randn(5, 4)
     np.testing.assert_allclose(predict(opened, {"input": x.numpy()})["output"], module(x).detach(), atol=1e-6)
+
+
+def test_a_program_in_core_aten(open_bytes):
+    module = mlp().eval()
+    program = torch.export.export(module, (torch.randn(3, 4),), dynamic_shapes=(DYNAMIC,)).run_decompositions()
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    opened, x = open_bytes(content.getvalue(), "pt2"), torch.randn(5, 4)
+    np.testing.assert_allclose(predict(opened, {"input": x.numpy()})["output"], module(x).detach(), atol=1e-6)
+
+
+def test_a_program_exported_on_a_gpu_is_loaded_on_the_cpu(save_pt2, tamper, open_bytes):
+    def edit(data):
+        return json.loads(json.dumps(data).replace('{"type": "cpu", "index": null}', '{"type": "cuda", "index": 0}'))
+
+    edits = {"models/model.json": edit, "data/weights/model_weights_config.json": edit}
+    opened = open_bytes(tamper(save_pt2(mlp(), torch.randn(3, 4)), edits), "pt2")
+    assert {tensor.device.type for tensor in opened.exported.state_dict.values()} == {"cpu"}
+    assert predict(opened, {"input": np.zeros((2, 4), np.float32)})["output"].shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -270,9 +270,15 @@ def _functionalise(node: fx.Node, outputs: list[fx.Node]) -> None:
     later = list(node.graph.nodes)
     later = later[later.index(node) + 1 :]
     seen = _sharing(target, without=node) - {target}
-    seen_later = any(source in seen for user in later for source in user.all_input_nodes) or bool(seen & set(outputs))
+    used_later = {source for user in later for source in user.all_input_nodes} | set(outputs)
     from_outside = any(source.op == "placeholder" for source in {target, *seen})
-    if op.namespace != "aten" or written != [formals[0].name] or functional is None or from_outside or seen_later:
+    if (
+        op.namespace != "aten"
+        or written != [formals[0].name]
+        or functional is None
+        or from_outside
+        or seen & used_later
+    ):
         raise unsupported(
             f"the program writes in place through {op} to one of its inputs, buffers or views; call model.eval() before "
             "exporting, and compute new values instead"
@@ -284,7 +290,7 @@ def _functionalise(node: fx.Node, outputs: list[fx.Node]) -> None:
 
 
 def _sharing(node: fx.Node, without: fx.Node) -> set[fx.Node]:
-    """Return the nodes that may share the node's memory otherwise than through `without`: what it views, and its views."""
+    """Return the nodes that may share the node's memory, by views, otherwise than through `without`."""
     shared: set[fx.Node] = set()
     waiting = [node]
     while waiting:

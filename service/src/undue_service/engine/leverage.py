@@ -18,7 +18,6 @@ from .gradients import block_rows, head_gradients, training_batches
 from .objective import Objective
 from .progress import Progress, silent
 
-
 _LEVERAGE_ONE = 1e-10  # what is left of 1 − h below this is rounding
 
 

@@ -62,24 +62,27 @@ class Fit:
         """What is wrong in words; empty where nothing was found."""
         relative, loss = self.stationarity.relative, self.stationarity.mean_loss
         if relative > _MOVING_RELATIVE and loss >= self.constant_loss:
-            return (
+            text = (
                 f"the model does not fit its training data: its mean loss {loss:.3g} is no better than the "
-                f"{self.constant_loss:.3g} of a constant prediction; check that these are its trained weights, its targets and "
-                "its preprocessing",
+                f"{self.constant_loss:.3g} of a constant prediction; check that these are its trained weights, "
+                "its targets and its preprocessing"
             )
+            return (text,)
         off = self.implied_l2 >= 0 and abs(self.implied_l2 - self.l2) > 0.5 * max(self.implied_l2, self.l2)
         if off and abs(self.along) > _ALONG_WEIGHTS and relative > _NEGLIGIBLE_RELATIVE:
-            return (
+            text = (
                 "the gradient of the objective points along the weights: they look like the minimum for "
-                f"l2 ≈ {self.implied_l2:.2g}, not for the registered l2 = {self.l2:.2g}; check l2 (R holds l2/2 · ‖θ‖² beside "
-                "the mean loss), or train further",
+                f"l2 ≈ {self.implied_l2:.2g}, not for the registered l2 = {self.l2:.2g}; check l2 (R holds l2/2 · ‖θ‖² "
+                "beside the mean loss), or train further"
             )
+            return (text,)
         if relative > _LARGE_RELATIVE or self.outward > _LARGE_OUTWARD:
-            return (
+            text = (
                 "the model is not at a minimum of its objective on this training data (its gradient is "
-                f"{relative:.2g} of a row's): check that the inputs are preprocessed as in training, that the targets and the "
-                "objective are those of training, and that training converged",
+                f"{relative:.2g} of a row's): check that the inputs are preprocessed as in training, that the targets "
+                "and the objective are those of training, and that training converged"
             )
+            return (text,)
         return ()
 
 

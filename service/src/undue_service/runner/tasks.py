@@ -176,7 +176,7 @@ class Workshop:
 def _parity(
     opened: OpenedModel, objective: Objective, source: DatasetSource, report: Report
 ) -> tuple[float | None, int]:
-    """Return how far onnxruntime and torch are apart on the first rows of the sample; None for a format of torch's own."""
+    """Return how far onnxruntime and torch are apart on rows of the sample; None for a format of torch's own."""
     rows = SourceRows(source)
     raw = next(iter(rows.batches(min(PARITY_ROWS, len(rows)))))
     placed = objective.place(raw)  # also refuses a sample that does not fit the model

@@ -28,7 +28,7 @@ def open_onnx(path: Path) -> OpenedModel:
     """Return the model in an ONNX file.
 
     Raises:
-        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     model = read_onnx(path)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import torch
 
-from undue_service.models.refusals import malformed, quoted, unsupported
+from undue_service.models.refusals import malformed, quoted, unsafe, unsupported
 
 FLOATS: Mapping[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -29,8 +29,9 @@ def read_initializers(graph: onnx.GraphProto) -> Initializers:
     """Return what the nodes of a graph read.
 
     Raises:
-        InvalidArgument: MODEL_UNSUPPORTED for element types other than float32, float64, int32, int64;
-            MODEL_MALFORMED for a tensor that does not hold what it declares, or that holds NaN or infinity.
+        InvalidArgument: MODEL_UNSUPPORTED for element types other than float32, float64, int32, int64; MODEL_UNSAFE
+            for a name that could become code; MODEL_MALFORMED for a tensor that does not hold what it declares, or
+            that holds NaN or infinity.
     """
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     if graph.sparse_initializer:
@@ -39,6 +40,7 @@ def read_initializers(graph: onnx.GraphProto) -> Initializers:
     constants: dict[str, torch.Tensor] = {}
     integers: dict[str, np.ndarray] = {}
     for name, value, trained in _stored(graph, read):
+        _check_name(name)
         if value.dtype.kind == "i":
             integers[name] = value.astype(np.int64)
             continue
@@ -56,6 +58,12 @@ def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.nd
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
             yield node.output[0], value, value.ndim > 0
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that leave a string literal: torch.fx writes `getattr(module, "name")` into code that it runs."""
+    if not name.isprintable() or '"' in name or "\\" in name:
+        raise unsafe(f"the weight {quoted(name)} has quotes, backslashes or control characters in its name; rename it")
 
 
 def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""The same numbers on CUDA as on the CPU, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from undue_service.domain.specs import ObjectiveSpec
+from undue_service.engine.attribution import influence, self_influence
+from undue_service.engine.data import TensorRows
+from undue_service.engine.objective import Objective
+from undue_service.engine.program import Program
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+HEAD = nn.Linear(12, 4)
+NETWORK = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4), nn.Softmax(-1))
+
+
+def objective(module: nn.Module, device: str) -> Objective:
+    exported = torch.export.export(
+        module.eval(), (torch.zeros(3, 12),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    program = Program.from_exported(exported).to(device, torch.float64)
+    return Objective(program, ObjectiveSpec("cross_entropy", l2=0.1))
+
+
+@pytest.mark.parametrize("module", [HEAD, NETWORK], ids=["head", "network"])
+@pytest.mark.parametrize("method", ["exact", "grad_dot"])
+def test_scores_are_those_of_the_cpu(module, method):
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorRows(
+        {"x": torch.randn(200, 12, generator=generator)},
+        torch.randint(4, (200,), generator=generator),
+        torch.rand(200, generator=generator),
+    )
+    found = [
+        influence(objective(module, device), rows, rows, method=method, damping=0.5, top_k=None)
+        for device in ("cpu", "cuda")
+    ]
+    scale = abs(found[0].scores).max()
+    np.testing.assert_allclose(found[1].scores, found[0].scores, rtol=1e-6, atol=1e-7 * scale)
+    assert (found[1].helpful_rows == found[0].helpful_rows).all()
+    assert [f.diagnostics.device for f in found] == ["cpu", "cuda"]
+    ranked = [self_influence(objective(module, device), rows, method=method, damping=0.5) for device in ("cpu", "cuda")]
+    np.testing.assert_allclose(ranked[1].scores, ranked[0].scores, rtol=1e-9)
+    assert (ranked[1].train.rows == ranked[0].train.rows).all()
