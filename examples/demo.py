@@ -95,11 +95,12 @@ def main() -> None:
     print("\nWhy were these digits misread?\n", flush=True)
     stage = Stages()
     stage("load torch and scikit-learn")
+    import torch
+
     import demo_cases
     import demo_classifier
     import demo_page
     import demo_table
-    import torch
 
     torch.set_num_threads(1)  # 650 parameters: more threads only wait for each other
     digits = demo_classifier.load()

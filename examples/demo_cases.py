@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demo_classifier import Classifier, Digits, fit
-
 import undue
+from demo_classifier import Classifier, Digits, fit
 
 SIGN = (
     "A positive score is helpful: removing that training row would raise the loss on this test digit by about so much."

@@ -8,10 +8,10 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from demo_cases import SIGN, Findings
-from demo_classifier import L2, Digits
 
 import undue
+from demo_cases import SIGN, Findings
+from demo_classifier import L2, Digits
 
 _TEMPLATE = "demo_page.html.jinja"
 

@@ -3,9 +3,8 @@
 import itertools
 import textwrap
 
-from demo_cases import SIGN, Case, Findings
-
 import undue
+from demo_cases import SIGN, Case, Findings
 
 
 def report(findings: Findings) -> str:

@@ -20,7 +20,12 @@ def fit_softmax(X, y, l2, classes):
     inputs, targets = torch.as_tensor(X, dtype=torch.float64), torch.as_tensor(y)
     model = torch.nn.Linear(inputs.shape[1], classes, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=2000, tolerance_grad=1e-11, tolerance_change=0, history_size=30, line_search_fn="strong_wolfe"
+        model.parameters(),
+        max_iter=2000,
+        tolerance_grad=1e-11,
+        tolerance_change=0,
+        history_size=30,
+        line_search_fn="strong_wolfe",
     )
 
     def closure():
@@ -44,7 +49,12 @@ def digits():
     parts = train_test_split(X / 16.0, y, test_size=297, random_state=0, stratify=y)
     X_train, X_test, y_train, y_test = parts
     return SimpleNamespace(
-        X_train=X_train, X_test=X_test, y_train=y_train, y_test=y_test, l2=L2, model=fit_softmax(X_train, y_train, L2, 10)
+        X_train=X_train,
+        X_test=X_test,
+        y_train=y_train,
+        y_test=y_test,
+        l2=L2,
+        model=fit_softmax(X_train, y_train, L2, 10),
     )
 
 
@@ -61,6 +71,7 @@ def client():
 def registered(client, digits):
     """The digits, registered, with the model as an nn.Module."""
     import torch
+
     import undue
 
     train = client.datasets.register("digits-train", undue.Arrays(inputs=digits.X_train, targets=digits.y_train))

@@ -4,6 +4,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, MemoryUploadStore
 from undue_service.adapters.sql.database import connect, migrate
 from undue_service.adapters.sql.jobs import SqlJobStore
@@ -52,7 +53,9 @@ def stores(request, tmp_path):
 
 
 def a_job(tenant: str = "default", spec=None) -> Job:
-    return Job(tenant, new_token(), spec or Influence("models/m", "datasets/a", "datasets/b", rows=(3, 1), damping=0.5), NOW)
+    return Job(
+        tenant, new_token(), spec or Influence("models/m", "datasets/a", "datasets/b", rows=(3, 1), damping=0.5), NOW
+    )
 
 
 def a_registration(stores, resource_id="d", tenant="default", request=None, spec=ARRAYS) -> Registration:
@@ -105,7 +108,9 @@ def test_a_lease_that_ran_out_goes_to_another_and_fences_the_first_off(stores):
     assert second.job.attempt == 2
     with pytest.raises(StaleLeaseError):
         stores.jobs.update("default", first.job.id, lambda job: job.succeed(NOW, REPORT, {}), token=first.token)
-    done = stores.jobs.update("default", first.job.id, lambda job: job.succeed(NOW, REPORT, {"r": DIGEST}), token=second.token)
+    done = stores.jobs.update(
+        "default", first.job.id, lambda job: job.succeed(NOW, REPORT, {"r": DIGEST}), token=second.token
+    )
     assert stores.jobs.get("default", first.job.id) == done
     assert done.report == REPORT
 
@@ -114,7 +119,9 @@ def test_renewing_keeps_the_lease(stores):
     stores.jobs.add(a_job(), None)
     lease = stores.jobs.lease(NOW, SOON)
     later = SOON + timedelta(seconds=15)
-    stores.jobs.update("default", lease.job.id, lambda job: job.advance(Progress("x", 1, 2)), token=lease.token, until=later)
+    stores.jobs.update(
+        "default", lease.job.id, lambda job: job.advance(Progress("x", 1, 2)), token=lease.token, until=later
+    )
     assert stores.jobs.lease(SOON + timedelta(seconds=1), later) is None
     assert stores.jobs.get("default", lease.job.id).progress == Progress("x", 1, 2)
 
@@ -136,7 +143,10 @@ def test_a_change_that_is_refused_changes_nothing(stores):
 
 
 def test_a_repeated_request_makes_one_resource_and_another_body_is_refused(stores):
-    key, other = RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "a"), RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "b")
+    key, other = (
+        RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "a"),
+        RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "b"),
+    )
     first = stores.jobs.add(a_job(), key)
     assert stores.jobs.add(a_job(), key) == first
     with pytest.raises(AlreadyExists) as caught:
@@ -176,7 +186,9 @@ def test_versions_count_up_and_the_newest_is_the_default(stores):
     [
         ARRAYS,
         FileSource("npz", DIGEST, SchemaSpec({"": ("a", "b")}, target="y")),
-        ModelSpec("onnx", DIGEST, ObjectiveSpec("cross_entropy", 1e-3, ("*bias*",)), ("fc*",), sample="datasets/d/versions/1"),
+        ModelSpec(
+            "onnx", DIGEST, ObjectiveSpec("cross_entropy", 1e-3, ("*bias*",)), ("fc*",), sample="datasets/d/versions/1"
+        ),
     ],
     ids=["arrays", "file", "model"],
 )
@@ -202,7 +214,9 @@ def test_pages_hold_everything_once_newest_first(stores, size):
     versions = [a_registration(stores, name).name for name in ("a", "b", "a", "c", "a")]
     # Validation jobs are jobs too.
     assert [job.id for job in _all(lambda before: stores.jobs.list("default", size, before))][5:] == jobs[::-1]
-    assert [one.name for one in _all(lambda before: stores.registry.list("default", "datasets", None, size, before))] == versions[::-1]
+    assert [
+        one.name for one in _all(lambda before: stores.registry.list("default", "datasets", None, size, before))
+    ] == versions[::-1]
     only = _all(lambda before: stores.registry.list("default", "datasets", "a", size, before))
     assert [one.version for one in only] == [3, 2, 1]
 

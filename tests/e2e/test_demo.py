@@ -182,7 +182,6 @@ def test_what_a_service_answers_is_escaped(examples):
     import demo_cases
     import demo_classifier
     import demo_page
-
     import undue
 
     hostile = "</dd><script>alert(1)</script>"

@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import undue
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+import undue
 from undue.v1 import jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, uploads_pb2, uploads_pb2_grpc
 
 SERVE = [sys.executable, "-m", "undue_service.main", "serve", "--address", "127.0.0.1:0"]
@@ -55,7 +56,9 @@ def register_slow(client, digits):
     train = client.datasets.register("slow-train", undue.Arrays(inputs=X, targets=y))
     objective = undue.Objective("cross_entropy", l2=1e-3)
     with pytest.warns(undue.ModelWarning):
-        registered = client.models.register("slow", model, objective=objective, example_inputs=torch.zeros(2, 64), sample=train)
+        registered = client.models.register(
+            "slow", model, objective=objective, example_inputs=torch.zeros(2, 64), sample=train
+        )
     return registered, train
 
 
@@ -102,7 +105,9 @@ def test_a_runner_killed_in_the_middle_is_replaced_and_the_job_succeeds(own_clie
     assert job.state == "SUCCEEDED"
     assert job.attempt == 2
     assert not psutil.pid_exists(victim)
-    assert [[one.row for one in e.helpful] for e in result.explanations] == [[one.row for one in e.helpful] for e in quiet.explanations]
+    assert [[one.row for one in e.helpful] for e in result.explanations] == [
+        [one.row for one in e.helpful] for e in quiet.explanations
+    ]
     print(f"{len(answers)} calls answered meanwhile, the slowest in {max(answers):.3f} s")
     assert len(answers) > 20
     assert max(answers) < 2.0
@@ -145,7 +150,13 @@ def test_a_data_dir_is_held_by_one_service(own_client, tmp_path):
 
 
 def test_the_service_ends_with_its_parent(tmp_path):
-    code = "import undue, time\nc = undue.Client.local()\nprint(c.server_info().runners[0].pid, flush=True)\ntime.sleep(60)"
+    lines = (
+        "import undue, time",
+        "client = undue.Client.local()",
+        "print(client.server_info().runners[0].pid, flush=True)",
+        "time.sleep(60)",
+    )
+    code = "\n".join(lines)
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     runner = psutil.Process(int(parent.stdout.readline()))
     service = runner.parent()
@@ -161,7 +172,9 @@ def test_the_api_process_holds_no_model_library(tmp_path):
         "import sys, time; start = time.perf_counter(); import undue_service.main; "
         "print(time.perf_counter() - start, *sorted({m.split('.')[0] for m in sys.modules}))"
     )
-    seconds, *modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    seconds, *modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "onnx", "onnxruntime", "pyarrow", "ray", "sklearn", "pandas"} & set(modules)
     print(f"import takes {float(seconds):.2f} s")
 
@@ -185,7 +198,10 @@ def test_check_says_what_it_found(tmp_path):
 def test_health_and_reflection(channel):
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "undue.v1.JobService", "undue.v1.ModelService"):
-        assert health.Check(health_pb2.HealthCheckRequest(service=service)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (
+            health.Check(health_pb2.HealthCheckRequest(service=service)).status
+            == health_pb2.HealthCheckResponse.SERVING
+        )
     services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
     names = {f"undue.v1.{name}Service" for name in ("Upload", "Model", "Dataset", "Job", "Server")}
     assert names <= services
@@ -215,14 +231,43 @@ def test_every_error_is_a_rich_status(channel):
     [
         (jobs_pb2_grpc.JobServiceStub, "GetJob", jobs_pb2.GetJobRequest(name="x"), "INVALID_ARGUMENT", "INVALID_NAME"),
         (jobs_pb2_grpc.JobServiceStub, "CreateJob", jobs_pb2.CreateJobRequest(), "INVALID_ARGUMENT", "INVALID_FIELD"),
-        (jobs_pb2_grpc.JobServiceStub, "ListJobs", jobs_pb2.ListJobsRequest(page_token="x"), "INVALID_ARGUMENT", "INVALID_PAGE_TOKEN"),
-        (models_pb2_grpc.ModelServiceStub, "GetModel", models_pb2.GetModelRequest(name="models/none"), "NOT_FOUND", "RESOURCE_NOT_FOUND"),
-        (models_pb2_grpc.ModelServiceStub, "CreateModel", models_pb2.CreateModelRequest(), "INVALID_ARGUMENT", "INVALID_FIELD"),
-        (uploads_pb2_grpc.UploadServiceStub, "CreateUpload",
-         uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=5 << 30, sha256="0" * 64)), "RESOURCE_EXHAUSTED", "UPLOAD_TOO_LARGE"),
-        (uploads_pb2_grpc.UploadServiceStub, "CreateUpload", uploads_pb2.CreateUploadRequest(request_id="x"), "INVALID_ARGUMENT", "INVALID_FIELD"),
+        (
+            jobs_pb2_grpc.JobServiceStub,
+            "ListJobs",
+            jobs_pb2.ListJobsRequest(page_token="x"),
+            "INVALID_ARGUMENT",
+            "INVALID_PAGE_TOKEN",
+        ),
+        (
+            models_pb2_grpc.ModelServiceStub,
+            "GetModel",
+            models_pb2.GetModelRequest(name="models/none"),
+            "NOT_FOUND",
+            "RESOURCE_NOT_FOUND",
+        ),
+        (
+            models_pb2_grpc.ModelServiceStub,
+            "CreateModel",
+            models_pb2.CreateModelRequest(),
+            "INVALID_ARGUMENT",
+            "INVALID_FIELD",
+        ),
+        (
+            uploads_pb2_grpc.UploadServiceStub,
+            "CreateUpload",
+            uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=5 << 30, sha256="0" * 64)),
+            "RESOURCE_EXHAUSTED",
+            "UPLOAD_TOO_LARGE",
+        ),
+        (
+            uploads_pb2_grpc.UploadServiceStub,
+            "CreateUpload",
+            uploads_pb2.CreateUploadRequest(request_id="x"),
+            "INVALID_ARGUMENT",
+            "INVALID_FIELD",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_requests(channel, service, method, request_message, code, reason):
     with pytest.raises(grpc.RpcError) as caught:
         getattr(service(channel), method)(request_message)
@@ -236,7 +281,9 @@ def test_streams_fail_with_rich_errors_too(channel):
         list(jobs.WatchJob(jobs_pb2.WatchJobRequest(name="jobs/" + "0" * 32)))
     assert details(caught.value)[1].reason == "RESOURCE_NOT_FOUND"
     uploads = uploads_pb2_grpc.UploadServiceStub(channel)
-    made = uploads.CreateUpload(uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=3, sha256="0" * 64)))
+    made = uploads.CreateUpload(
+        uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=3, sha256="0" * 64))
+    )
     chunk = uploads_pb2.WriteUploadRequest(name=made.name, data=b"abc", sha256=bytes(32))
     with pytest.raises(grpc.RpcError) as caught:
         uploads.WriteUpload(iter([chunk]))

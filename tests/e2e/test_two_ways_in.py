@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 import undue
 
 ROWS = list(range(12))
@@ -58,7 +59,9 @@ def test_the_order_of_training_rows_changes_no_score(client, registered, digits,
 
 def test_asking_for_rows_one_by_one_changes_no_score(client, registered, reference):
     rows = [7, 0, 7]
-    one_by_one = np.concatenate([scores(client, registered.model, registered.train, registered.test, [row]) for row in rows])
+    one_by_one = np.concatenate(
+        [scores(client, registered.model, registered.train, registered.test, [row]) for row in rows]
+    )
     assert agreement(one_by_one, reference[rows]) <= 1e-6
 
 
@@ -75,7 +78,9 @@ def test_the_format_of_the_data_changes_neither_digest_nor_score(client, registe
 
 
 def test_top_k_is_the_head_and_the_tail_of_the_matrix(client, registered, reference):
-    result = client.influence(registered.model, train=registered.train, test=registered.test, rows=ROWS, top_k=5).result()
+    result = client.influence(
+        registered.model, train=registered.train, test=registered.test, rows=ROWS, top_k=5
+    ).result()
     for explanation, row in zip(result.explanations, reference, strict=True):
         order = np.argsort(-row, kind="stable")
         assert [one.row for one in explanation.helpful] == order[:5].tolist()
@@ -86,7 +91,13 @@ def test_top_k_is_the_head_and_the_tail_of_the_matrix(client, registered, refere
 def test_a_model_whose_softmax_is_inside_has_the_same_scores(client, registered, digits, reference):
     inside = torch.nn.Sequential(digits.model, torch.nn.Softmax(dim=1))
     objective = undue.Objective("cross_entropy", l2=digits.l2)
-    model = client.models.register("inside", inside, objective=objective, example_inputs=torch.zeros(2, 64, dtype=torch.float64), sample=registered.train)
+    model = client.models.register(
+        "inside",
+        inside,
+        objective=objective,
+        example_inputs=torch.zeros(2, 64, dtype=torch.float64),
+        sample=registered.train,
+    )
     assert model.report.output_activation == "softmax"
     assert agreement(scores(client, model, registered.train, registered.test), reference) <= 1e-6
 
@@ -112,7 +123,9 @@ def retrain_without(digits, removed, row):
         raise AssertionError(f"retraining stopped at a gradient of {gradient.norm():.1e}")
 
     def loss(theta):
-        return torch.nn.functional.cross_entropy((theta.view(10, 65) @ x_test)[None], torch.tensor([int(digits.y_test[row])])).item()
+        return torch.nn.functional.cross_entropy(
+            (theta.view(10, 65) @ x_test)[None], torch.tensor([int(digits.y_test[row])])
+        ).item()
 
     full = loss(solve(torch.ones(n, dtype=torch.float64)))
     changes = []

@@ -1,16 +1,21 @@
 import pytest
 from pydantic import ValidationError
+
 from undue_service.settings import Settings
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1", "unix:/tmp/undue.sock"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1", "unix:/tmp/undue.sock"]
+)
 def test_loopback_is_where_it_listens(address):
     assert Settings(grpc_address=address).grpc_address == address
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "example.org:50051", ":50051", "127.0.0.1.evil.org:1"])
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "example.org:50051", ":50051", "127.0.0.1.evil.org:1"]
+)
 def test_anything_beyond_loopback_is_refused(address):
-    with pytest.raises(ValidationError, match="refusing to listen|must be host:port"):
+    with pytest.raises(ValidationError, match=r"refusing to listen|must be host:port"):
         Settings(grpc_address=address)
 
 

@@ -2,6 +2,7 @@ import hashlib
 import os
 
 import pytest
+
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.data_dir import DataDir
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason

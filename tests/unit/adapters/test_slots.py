@@ -1,4 +1,5 @@
 import pytest
+
 from undue_service.adapters.pool.slots import find_devices
 from undue_service.domain.errors import InvalidArgument
 

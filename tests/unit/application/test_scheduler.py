@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry
 from undue_service.adapters.pool.memory import MemoryPool
@@ -36,7 +37,9 @@ class Bench:
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
         self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, self.clock)
         planner = Planner(self.registrations, self.artifacts, self.staging)
-        self.scheduler = Scheduler(self.jobs, planner, self.artifacts, MemoryPool(body, slots), self.changes, self.clock)
+        self.scheduler = Scheduler(
+            self.jobs, planner, self.artifacts, MemoryPool(body, slots), self.changes, self.clock
+        )
         self.staging.append("t", "u", 0, b"1234")
         self.digest = self.artifacts.keep("t", self.staging.path("t", "u"))
         self.scratch = tmp_path / "scratch"
@@ -108,7 +111,11 @@ def test_a_typed_error_is_the_jobs_failure_and_is_not_tried_again(tmp_path):
 
     async def story():
         job = await bench.ended(bench.add())
-        assert (job.state, job.failure.reason, job.failure.metadata) == (JobState.FAILED, "NON_FINITE_DATA", {"row": "3"})
+        assert (job.state, job.failure.reason, job.failure.metadata) == (
+            JobState.FAILED,
+            "NON_FINITE_DATA",
+            {"row": "3"},
+        )
 
     run(bench, story)
     assert len(calls) == 1
@@ -146,7 +153,11 @@ def test_a_lost_runner_is_another_try(tmp_path):
 
     async def story():
         job = await bench.ended(bench.add())
-        assert (job.state, job.attempt, job.lost_runners) == (JobState.SUCCEEDED, MAX_LOST_RUNNERS, MAX_LOST_RUNNERS - 1)
+        assert (job.state, job.attempt, job.lost_runners) == (
+            JobState.SUCCEEDED,
+            MAX_LOST_RUNNERS,
+            MAX_LOST_RUNNERS - 1,
+        )
 
     run(bench, story)
 
@@ -236,7 +247,12 @@ def test_an_overtaken_scheduler_writes_nothing(tmp_path):
         # While this one slept, its lease ran out and another scheduler took the job and finished it.
         bench.clock.time += timedelta(minutes=5)
         taken = bench.jobs.lease(bench.clock.now(), bench.clock.now() + timedelta(seconds=15))
-        bench.jobs.update("t", work.id, lambda job: job.fail(bench.clock.now(), InvalidArgument(Reason.DATASET_EMPTY, "x")), token=taken.token)
+        bench.jobs.update(
+            "t",
+            work.id,
+            lambda job: job.fail(bench.clock.now(), InvalidArgument(Reason.DATASET_EMPTY, "x")),
+            token=taken.token,
+        )
         return await produce(work, on_progress)
 
     bench = Bench(tmp_path, body)

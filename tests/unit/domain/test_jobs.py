@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.specs import DatasetReport, DatasetValidation

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.names import check_id, new_token, parse_token, parse_version
 
@@ -16,9 +17,22 @@ def test_version_names_round_trip(resource_id, number):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "models", "models/", "models/A", "models/a/versions", "models/a/versions/0", "models/a/versions/01", "datasets/a",
-     "models/a/versions/-1", "models/a/versions/1/x", "models/../versions/1", "models/a\n", "models/a/versions/9999999999"],
-)  # fmt: skip
+    [
+        "",
+        "models",
+        "models/",
+        "models/A",
+        "models/a/versions",
+        "models/a/versions/0",
+        "models/a/versions/01",
+        "datasets/a",
+        "models/a/versions/-1",
+        "models/a/versions/1/x",
+        "models/../versions/1",
+        "models/a\n",
+        "models/a/versions/9999999999",
+    ],
+)
 def test_other_names_are_refused_with_the_form_they_must_have(name):
     with pytest.raises(InvalidArgument, match=r"models/\{model\}") as caught:
         parse_version("name", name, "models")

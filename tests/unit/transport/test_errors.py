@@ -1,5 +1,6 @@
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+
 from undue_service.domain.errors import ERRORS_BY_CODE, InvalidArgument, Reason
 from undue_service.domain.jobs import Failure
 from undue_service.transport.errors import STATUS_CODES, failure_to_status, to_status

@@ -3,6 +3,7 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue.v1 import jobs_pb2
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.transport.paging import MAX_PAGE_SIZE, page_size, read_token, request_key, write_token

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import Job
@@ -22,7 +23,11 @@ COMMON = {
     "leverage_correction": st.none() | st.booleans(),
 }
 INFLUENCE = st.builds(
-    Influence, **COMMON, test=NAMES, rows=st.lists(st.integers(0, 2**62), max_size=5).map(tuple), kind=st.just("influence")
+    Influence,
+    **COMMON,
+    test=NAMES,
+    rows=st.lists(st.integers(0, 2**62), max_size=5).map(tuple),
+    kind=st.just("influence"),
 )
 SELF_INFLUENCE = st.builds(SelfInfluence, **COMMON, kind=st.just("self_influence"))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -77,7 +82,9 @@ def test_a_job_that_nobody_may_ask_for_is_refused(job):
 
 
 def a_tensor(**changes):
-    return tensors_pb2.Tensor(**({"dtype": tensors_pb2.DATA_TYPE_FLOAT32, "shape": [2, 3], "data": bytes(24)} | changes))
+    return tensors_pb2.Tensor(
+        **({"dtype": tensors_pb2.DATA_TYPE_FLOAT32, "shape": [2, 3], "data": bytes(24)} | changes)
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.specs import (
@@ -28,7 +29,12 @@ STATIONARITY = st.builds(Stationarity, FLOATS, FLOATS, FLOATS)
 COLUMNS = st.builds(ColumnSchema, TEXTS, st.just("float32"), SHAPES)
 DIAGNOSTICS = st.builds(Diagnostics, stationarity=STATIONARITY, damping=FLOATS, residual=FLOATS, seconds=FLOATS)
 REPORTS = st.one_of(
-    st.builds(DatasetReport, inputs=st.lists(COLUMNS, max_size=2).map(tuple), target=st.none() | COLUMNS, kind=st.just("dataset_report")),
+    st.builds(
+        DatasetReport,
+        inputs=st.lists(COLUMNS, max_size=2).map(tuple),
+        target=st.none() | COLUMNS,
+        kind=st.just("dataset_report"),
+    ),
     st.builds(
         ModelReport,
         inputs=st.lists(COLUMNS, max_size=2).map(tuple),

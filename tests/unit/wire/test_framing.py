@@ -4,6 +4,7 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.framing import MAX_FRAME_BYTES, FrameError, RunnerChannel, encode, read_from_runner
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from undue_service.domain.results import Explanation, ScoredExample
 from undue_service.wire.results import SafetensorsResults, encode_ids, write
 
@@ -51,7 +52,12 @@ def test_pages_join_to_the_whole(explanations, size):
 
 
 def test_regression_values_are_numbers_and_vectors(tmp_path):
-    columns = {"row": np.array([1, 0]), "ids": encode_ids(["1", "0"]), "score": np.array([3.0, 1.0]), "loss": np.zeros(2)}
+    columns = {
+        "row": np.array([1, 0]),
+        "ids": encode_ids(["1", "0"]),
+        "score": np.array([3.0, 1.0]),
+        "loss": np.zeros(2),
+    }
     write(tmp_path / "a", columns | {"prediction": np.array([0.5, 1.0]), "target": np.array([[1.0, 2.0], [3.0, 4.0]])})
     first, second = READER.self_influences(tmp_path / "a", 0, 5)
     assert (first.row, first.score, first.prediction, first.target) == (1, 3.0, 0.5, (1.0, 2.0))

@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.specs import Diagnostics, Stationarity
 
-from .gradients import training_batches
 from .methods import Factors, Problem
 from .objective import Objective
-from .probe import probe
 from .stationarity import measure_fit
 
 
@@ -74,7 +72,5 @@ def begin(problem: Problem) -> Diagnosis:
         InvalidArgument: MODEL_UNSUPPORTED, INPUT_MISMATCH, TARGET_MISMATCH, TARGETS_MISSING.
         FailedPrecondition: NON_FINITE_RESULT.
     """
-    first = next(training_batches(problem.objective, problem.train, 8))
-    warnings = probe(problem.objective, first)
     fit = measure_fit(problem.objective, problem.train, memory_bytes=problem.memory_bytes, progress=problem.progress)
-    return Diagnosis(fit.stationarity, (*warnings, *fit.warnings))
+    return Diagnosis(fit.stationarity, fit.warnings)

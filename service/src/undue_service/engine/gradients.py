@@ -12,6 +12,7 @@ from undue_service.domain.errors import InvalidArgument, Reason
 
 from .data import Batch, Rows
 from .head import LinearHead
+from .measurements import measure
 from .objective import Objective
 
 _MAX_BLOCK = 4096  # more rows gain no speed, and a caller wants to hear from us between blocks
@@ -101,7 +102,7 @@ def loss_gradients(objective: Objective, batch: Batch) -> GradientBlock:
 def measurement_gradients(objective: Objective, batch: Batch, name: str = "loss") -> GradientBlock:
     """Return ∇m_t(θ̂) of a placed batch as `Objective.explained` returns it."""
     if objective.head is not None:
-        return head_gradients(objective, batch, lambda f: objective.measure(f, batch.targets, name))
+        return head_gradients(objective, batch, lambda f: measure(name, objective.loss, f, batch.targets))
     return DenseGradients(_vmapped(objective, batch, lambda theta, row: objective.measurement(theta, row, name)))
 
 

@@ -72,8 +72,8 @@ class Graph:
         self._graph = graph
         self._feeds = dict(feeds)
         self.outputs = tuple(outputs)
-        reached = ancestors(self.outputs)
-        self.nodes = tuple(node for node in graph.nodes if node in reached)
+        self.reached = ancestors(self.outputs)
+        self.nodes = tuple(node for node in graph.nodes if node in self.reached)
         self.feeds = {node: self._feeds[node.name] for node in self.nodes if node.op == "placeholder"}
         self._last_use = {source: node for node in self.nodes for source in node.all_input_nodes}
         self._attends = any(node.target is _ATTENTION for node in self.nodes)
@@ -280,8 +280,8 @@ def _functionalise(node: fx.Node, outputs: list[fx.Node]) -> None:
         or seen & used_later
     ):
         raise unsupported(
-            f"the program writes in place through {op} to one of its inputs, buffers or views; call model.eval() before "
-            "exporting, and compute new values instead"
+            f"the program writes in place through {op} to one of its inputs, buffers or views; call model.eval() "
+            "before exporting, and compute new values instead"
         )
     node.target = functional
     for user in later:

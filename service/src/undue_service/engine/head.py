@@ -78,7 +78,7 @@ def find_head(program: Program, space: ParameterSpace) -> LinearHead | None:
     graph = program.graph
     placeholders = {feed.name: node for node, feed in graph.feeds.items() if feed.kind == "parameter"}
     selected = {placeholders[name]: name for name in space.names}
-    if any(len(_users(graph, node)) != 1 for node in selected):
+    if any(_users(graph, node) != 1 for node in selected):
         return None
     outputs = program.output_shape[0] if program.output_shape else 1
     affine = _Affine()
@@ -159,13 +159,13 @@ def _match(node: fx.Node, waiting: set[fx.Node], outputs: int, found: _Affine) -
     return not waiting
 
 
-def _users(graph: Graph, node: fx.Node) -> list[tuple[fx.Node, int]]:
-    """Return the uses of a node: users within the graph, one entry for each time."""
-    used = [(user, position) for user in graph.nodes if user.op == "call_function" for position in _uses(user, node)]
-    return used + [(node, -1) for output in graph.outputs if output is node]
+def _users(graph: Graph, node: fx.Node) -> int:
+    """Return how often the graph uses a node."""
+    uses = sum(_uses(user, node) for user in node.users if user in graph.reached)
+    return uses + sum(output is node for output in graph.outputs)
 
 
-def _uses(user: fx.Node, node: fx.Node) -> range:
+def _uses(user: fx.Node, node: fx.Node) -> int:
     count = 0
 
     def visit(value: fx.Node) -> fx.Node:
@@ -174,7 +174,7 @@ def _uses(user: fx.Node, node: fx.Node) -> range:
         return value
 
     fx.node.map_arg((user.args, dict(user.kwargs)), visit)
-    return range(count)
+    return count
 
 
 def _depends(value: object, parameters: set[fx.Node]) -> bool:

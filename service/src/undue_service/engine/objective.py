@@ -13,7 +13,7 @@ from undue_service.domain.specs import ObjectiveSpec, ParameterInfo
 from .data import Batch
 from .head import LinearHead, find_head
 from .losses import LOSSES
-from .measurements import MEASUREMENTS
+from .measurements import measure
 from .parameters import ParameterSpace, matching
 from .program import InputSpec, Program
 
@@ -92,19 +92,7 @@ class Objective:
 
     def measurement(self, theta: Tensor, batch: Batch, name: str = "loss") -> Tensor:
         """Return the cost m_t(θ), (B,), of a placed batch as `explained` returns it."""
-        return self.measure(self.outputs(theta, batch.inputs), batch.targets, name)
-
-    def measure(self, f: Tensor, targets: Tensor | None, name: str = "loss") -> Tensor:
-        """Return the cost m_t, (B,), as a function of the outputs f (B, C).
-
-        Raises:
-            InvalidArgument: INVALID_FIELD for a measurement that does not exist.
-        """
-        if name not in MEASUREMENTS:
-            raise InvalidArgument.at(
-                "measurement", f"there is no measurement {name!r}; there are {', '.join(MEASUREMENTS)}"
-            )
-        return f[:, 0] if targets is None else MEASUREMENTS[name](self.loss, f, targets)
+        return measure(name, self.loss, self.outputs(theta, batch.inputs), batch.targets)
 
     def explained(self, batch: Batch) -> Batch:
         """Return a placed batch with the targets that its explanation is about.

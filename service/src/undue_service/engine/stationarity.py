@@ -29,6 +29,7 @@ from undue_service.domain.specs import Stationarity
 from .data import Batch, Rows
 from .gradients import block_rows, loss_gradients, training_batches
 from .objective import Objective
+from .probe import probe
 from .progress import Progress, silent
 
 _LARGE_RELATIVE = 0.35
@@ -56,10 +57,15 @@ class Fit:
     """−∇L·θ / ‖θ‖²: the l2 for which the gradient along θ would vanish."""
     along: float
     """Cosine of ∇R and θ."""
+    notes: tuple[str, ...]
+    """What `probe` found."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong in words; empty where nothing was found."""
+        return (*self.notes, *self._misfit())
+
+    def _misfit(self) -> tuple[str, ...]:
         relative, loss = self.stationarity.relative, self.stationarity.mean_loss
         if relative > _MOVING_RELATIVE and loss >= self.constant_loss:
             text = (
@@ -90,7 +96,8 @@ def measure_fit(objective: Objective, train: Rows, *, memory_bytes: int = 2**30,
     """Return how near θ̂ is to a minimum of R on the training rows, in one pass.
 
     Raises:
-        InvalidArgument: TARGETS_MISSING, INPUT_MISMATCH, TARGET_MISMATCH.
+        InvalidArgument: TARGETS_MISSING, INPUT_MISMATCH, TARGET_MISMATCH; MODEL_UNSUPPORTED where `probe` refuses the
+            model.
         FailedPrecondition: NON_FINITE_RESULT where a row's loss or gradient is not finite.
     """
     n = len(train)
@@ -98,8 +105,10 @@ def measure_fit(objective: Objective, train: Rows, *, memory_bytes: int = 2**30,
     gradient = torch.zeros_like(theta)
     norms = losses = 0.0
     constant = _Constant(objective)
+    notes: tuple[str, ...] = ()
     done = 0
     for batch in training_batches(objective, train, block_rows(objective, memory_bytes)):
+        notes = notes if done else probe(objective, batch)
         gradients = loss_gradients(objective, batch)
         row_losses, row_norms = objective.losses(theta, batch), gradients.norms()
         _check_finite(row_losses + row_norms, batch)
@@ -119,6 +128,7 @@ def measure_fit(objective: Objective, train: Rows, *, memory_bytes: int = 2**30,
         l2=objective.spec.l2,
         implied_l2=_ratio(-float(gradient @ covered), size**2),
         along=_ratio(float(total @ covered), norm * size),
+        notes=notes,
     )
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
@@ -16,8 +18,12 @@ from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
 from undue_service.wire.framing import FrameError, encode, read_from_runner
 
+log = logging.getLogger(__name__)
+
 START_SECONDS = 120.0
 """How long a runner may take to import its libraries, on a cold disk."""
+
+MAX_OUTPUT_LINE = 4096
 
 
 class RunnerProcess:
@@ -38,9 +44,12 @@ class RunnerProcess:
                 command,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=_environment(),
             )
+        threading.Thread(target=self._log_output, daemon=True).start()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -129,7 +138,15 @@ class RunnerProcess:
             return "the runner closed its socket"
         if status < 0:
             return f"the runner was killed by {signal.Signals(-status).name}"
-        return f"the runner exited with status {status}"
+        return f"the runner exited with status {status}; the service's log has its last words"
+
+    def _log_output(self) -> None:
+        """Pass what the process prints on to the log: a stranger's text, so one bounded line at a time."""
+        assert self._process.stdout is not None  # noqa: S101  asked for
+        with self._process.stdout as pipe:
+            while line := pipe.readline(MAX_OUTPUT_LINE):
+                text = line.decode(errors="replace").rstrip()
+                log.warning("runner output", extra={"pid": self._process.pid, "text": text})
 
     @staticmethod
     def _result(data: bytes) -> TaskResult:

@@ -24,17 +24,18 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    model = _parse(path)
+    content = _read(path)
+    model = _parse(content)
     _refuse_external_data(model)
     _check_opset(model)
     _check_size_inlined(model)
     inlined = _inline(model)
     require_supported(inlined.graph)
-    _check(model)
+    _check(content)
     return inlined
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise too_large("the ONNX file in bytes", size, MAX_FILE_BYTES)
@@ -43,6 +44,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise malformed("the ONNX file is empty")
     if content.startswith(b"PK\x03\x04"):
         raise malformed("this is a zip archive, not an ONNX file; register a .pt2 archive as format pt2")
+    return content
+
+
+def _parse(content: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
@@ -157,9 +162,9 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         raise malformed(f"the model's functions cannot be inlined: {quoted(error)}") from error
 
 
-def _check(model: onnx.ModelProto) -> None:
+def _check(content: bytes) -> None:
     try:
-        onnx.checker.check_model(model.SerializeToString(), full_check=True)
+        onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise malformed(f"the ONNX checker refuses the model: {quoted(reason)}") from error
