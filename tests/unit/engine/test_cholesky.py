@@ -51,6 +51,14 @@ def test_what_is_not_positive_definite_is_refused_with_a_damping_that_is_enough(
     Cholesky().prepare(Damped(A, float(error.value.metadata["sufficient_damping"])))
 
 
+def test_the_damping_that_is_enough_counts_what_was_given():
+    A = with_eigenvalues([-0.5, 1.0, 2.0, 10.0])
+    with pytest.raises(FailedPrecondition, match="damping 0.3 included") as error:
+        Cholesky().prepare(Damped(A, 0.3))
+    assert float(error.value.metadata["sufficient_damping"]) > 0.5
+    Cholesky().prepare(Damped(A, float(error.value.metadata["sufficient_damping"])))
+
+
 def test_ill_conditioned_is_not_singular():
     Cholesky().prepare(with_eigenvalues([1e-9, 1.0, 10.0]))
 

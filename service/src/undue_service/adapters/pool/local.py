@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from undue_service.application.ports import PoolStatus, Work
@@ -11,7 +11,7 @@ from undue_service.domain.jobs import Progress
 from undue_service.domain.names import DEFAULT_TENANT
 from undue_service.domain.specs import TaskResult
 
-from .runner_process import RunnerProcess
+from .runner_process import LAUNCHER, RunnerProcess
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,9 @@ Key = tuple[str, str, str]
 class LocalPool:
     """WorkerPool over supervised processes of this machine."""
 
-    def __init__(self, devices: tuple[str, ...]) -> None:
+    def __init__(self, devices: tuple[str, ...], launcher: Sequence[str] = LAUNCHER) -> None:
         self._devices = devices
+        self._launcher = launcher
         self._free: dict[str, asyncio.Queue[str]] = {}
         self._runners: dict[Key, RunnerProcess] = {}
         self._libraries: Mapping[str, str] = {}
@@ -79,7 +80,7 @@ class LocalPool:
         if runner is not None:
             log.warning("an idle runner died", extra={"pid": runner.status().pid})
             await self._drop(key)
-        runner = self._runners[key] = RunnerProcess(device=key[0], lane=key[2])
+        runner = self._runners[key] = RunnerProcess(key[0], key[2], self._launcher)
         await runner.start()
         self._libraries = runner.libraries
         return runner

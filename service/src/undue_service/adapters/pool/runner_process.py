@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
 from undue_service.domain.jobs import Failure, Progress
@@ -20,6 +20,8 @@ from undue_service.wire.framing import FrameError, encode, read_from_runner
 
 log = logging.getLogger(__name__)
 
+LAUNCHER = (sys.executable, "-m", "undue_service.runner.launcher")
+
 START_SECONDS = 120.0
 """How long a runner may take to import its libraries, on a cold disk."""
 
@@ -29,7 +31,7 @@ MAX_OUTPUT_LINE = 4096
 class RunnerProcess:
     """A spawned runner on an inherited socketpair. It ends when either end of that pair is closed."""
 
-    def __init__(self, device: str, lane: str) -> None:
+    def __init__(self, device: str, lane: str, launcher: Sequence[str] = LAUNCHER) -> None:
         self.device = device
         self.lane = lane
         self.libraries: dict[str, str] = {}
@@ -38,10 +40,9 @@ class RunnerProcess:
         ours.setblocking(False)
         self._socket = ours
         with theirs:
-            command = [sys.executable, "-m", "undue_service.runner.launcher", str(theirs.fileno()), device]
             # The launcher is spawned, never forked: nothing of this process but the socket reaches it.
             self._process = subprocess.Popen(  # noqa: S603  our own module
-                command,
+                [*launcher, str(theirs.fileno()), device],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -1,12 +1,13 @@
 """Cholesky: the dense, exact solver of a positive definite curvature."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.engine.curvature import Curvature
+from undue_service.engine.curvature import Curvature, Damped
 
 from .base import Solution, relative_residual
 
@@ -42,7 +43,7 @@ class Cholesky:
         factor, info = torch.linalg.cholesky_ex(A)
         tolerance = _singular_below(A)
         if int(info) != 0 or _smallest_eigenvalue(factor) < tolerance:
-            _refuse(A, tolerance)
+            _refuse(A, curvature.damping if isinstance(curvature, Damped) else 0.0, tolerance)
         return CholeskyState(curvature, factor)
 
     def solve(self, state: CholeskyState, rhs: Tensor) -> Solution:
@@ -78,25 +79,22 @@ def _smallest_eigenvalue(factor: Tensor) -> float:
     return float(1 / growth) if bool(torch.isfinite(growth)) else 0.0
 
 
-def _refuse(A: Tensor, tolerance: float) -> None:
+def _refuse(A: Tensor, damping: float, tolerance: float) -> NoReturn:
+    """Raise the error for a matrix that already holds this damping."""
     eigenvalues = torch.linalg.eigvalsh(A)
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
-    enough = _round_up(2 * max(-smallest, 0.0) + 1e-6 * max(largest, 0.0))
-    metadata = {"smallest_eigenvalue": f"{smallest:.6g}", "sufficient_damping": f"{enough:.1e}"}
+    scale = max(abs(smallest), abs(largest)) or 1.0
+    enough = f"{1.05 * (damping + 2 * max(-smallest, 0.0) + 1e-6 * scale):.1e}"  # 5 % outweighs what .1e rounds down
+    metadata = {"smallest_eigenvalue": f"{smallest:.6g}", "sufficient_damping": enough}
+    spectrum = f"smallest eigenvalue {smallest:.4g}, largest {largest:.4g}, damping {damping:.2g} included"
     if smallest < -tolerance:
         text = (
-            f"the damped Hessian has the negative eigenvalue {smallest:.4g} (largest {largest:.4g}): the model is not "
-            "at a minimum of its "
-            f"objective; an additional damping of {enough:.1e} is enough, or train the model further"
+            f"the Hessian is not positive definite ({spectrum}): the model is not at a minimum of its objective; "
+            f"pass damping={enough} or more, or train the model further"
         )
         raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text, metadata=metadata)
     text = (
-        f"the Hessian is singular: its smallest eigenvalue is {smallest:.4g} (largest {largest:.4g}), so some change "
-        "of the weights leaves "
-        f"the objective as it is; register the model's l2, or pass a damping of {enough:.1e} or more"
+        f"the Hessian is singular ({spectrum}): some change of the weights leaves the objective as it is; register the "
+        f"l2 that the model was trained with, or pass damping={enough} or more"
     )
     raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)
-
-
-def _round_up(value: float) -> float:
-    return float(f"{value * 1.05 + 1e-300:.1e}")

@@ -1,0 +1,144 @@
+"""A runner seen from the API process: real processes, some of which misbehave."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import psutil
+import pytest
+
+from undue_service.adapters.pool.local import LocalPool
+from undue_service.adapters.pool.runner_process import RunnerProcess
+from undue_service.application.ports import RunnerLostError, Work
+from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.specs import ArraysSource, DatasetReport, TaskResult, TensorRef
+from undue_service.domain.tasks import DatasetTask
+from undue_service.wire.codec import TASK_RESULT
+
+PREAMBLE = """
+import os, socket, sys, time
+from undue_service.wire import frames_pb2 as f
+from undue_service.wire.framing import RunnerChannel
+sock = socket.socket(fileno=int(sys.argv[-2]))
+channel = RunnerChannel(sock)
+def say(**frame): channel.send(f.FromRunner(**frame))
+"""
+HELLO = "say(hello=f.Hello(libraries={'torch': '9'}))\ntask = channel.receive().task\n"
+REPORT = DatasetReport(1, (), None, has_ids=False, has_weights=False, digest="d")
+DONE = f"say(done=f.Done(id=task.id, result={TASK_RESULT.dump(TaskResult(REPORT))!r}))\n"
+
+
+def behave(script, tmp_path):
+    """Run one task on a runner that does as the script says; return its result and the progress that it told."""
+
+    async def main():
+        runner = RunnerProcess("cpu", "batch", [sys.executable, "-c", PREAMBLE + script])
+        told = []
+        try:
+            await runner.start()
+            result = await runner.run(Work("t", "job-1", a_task("0"), {}, tmp_path), told.append)
+            return result, told, runner.libraries
+        finally:
+            await runner.kill()
+            assert not psutil.pid_exists(runner.status().pid)
+
+    return asyncio.run(main())
+
+
+def a_task(digest):
+    return DatasetTask(ArraysSource({"x": TensorRef("int8", (4,), digest)}))
+
+
+def test_a_runner_that_behaves(tmp_path):
+    script = HELLO + "say(progress=f.Progress(id=task.id, stage='s', done=1, total=2))\n" + DONE + "channel.receive()"
+    result, [progress], libraries = behave(script, tmp_path)
+    assert result.report == REPORT
+    assert (progress.stage, progress.done, progress.total) == ("s", 1, 2)
+    assert libraries == {"torch": "9"}
+
+
+def test_a_typed_failure_is_raised_as_it_was(tmp_path):
+    failure = "say(failure=f.Failure(id=task.id, code='FAILED_PRECONDITION', reason='HESSIAN_SINGULAR', message='m'))\n"
+    with pytest.raises(FailedPrecondition) as caught:
+        behave(HELLO + failure + "channel.receive()", tmp_path)
+    assert (caught.value.reason, caught.value.message) == (Reason.HESSIAN_SINGULAR, "m")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("", "exited with status 0"),
+        ("raise SystemExit(3)", "exited with status 3"),
+        ("os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        (DONE.replace("task.id", "'x'"), "did not say hello"),
+        (HELLO + "os.abort()", "killed by SIGABRT"),
+        (HELLO + "sock.sendall(b'\\xff\\xff\\xff\\xff')\ntime.sleep(60)", "a frame of 4,294,967,295 bytes"),
+        (HELLO + "sock.sendall(b'\\x00\\x00\\x00\\x03abc')\ntime.sleep(60)", "does not parse|empty frame"),
+        (HELLO + "sock.sendall(b'\\x00\\x00\\x00\\x00')\ntime.sleep(60)", "empty frame"),
+        (HELLO + "say(hello=f.Hello())\ntime.sleep(60)", "in the middle of a task"),
+        (HELLO + DONE.replace("task.id", "'another'") + "time.sleep(60)", "another task"),
+        (HELLO + "say(done=f.Done(id=task.id, result=b'{}'))\ntime.sleep(60)", "does not parse"),
+    ],
+)
+def test_a_runner_that_dies_or_speaks_nonsense_is_lost(script, message, tmp_path):
+    with pytest.raises(RunnerLostError, match=message):
+        behave(script, tmp_path)
+
+
+def test_what_a_runner_prints_is_a_log_line_and_no_frame(tmp_path, caplog):
+    script = HELLO + "print('a' * 10_000, flush=True)\n" + DONE + "channel.receive()"
+    assert behave(script, tmp_path)[0].report == REPORT
+
+
+def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its_task(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "data").write_bytes(bytes(4))
+    good = Work("t", "job-1", a_task("d"), {"d": tmp_path / "data"}, tmp_path / "scratch")
+    bad = Work("t", "job-2", a_task("e"), {"e": tmp_path / "scratch" / ".." / "empty"}, tmp_path / "scratch")
+    (tmp_path / "empty").write_bytes(b"")
+
+    async def main():
+        pool = LocalPool(("cpu",))
+        try:
+            await pool.run(good, lambda _: None)
+            [first] = pool.status().runners
+            with pytest.raises(InvalidArgument) as caught:
+                await pool.run(bad, lambda _: None)
+            assert caught.value.reason is Reason.DATASET_MALFORMED
+            [kept] = pool.status().runners
+            assert kept.pid == first.pid
+            os.kill(first.pid, signal.SIGKILL)
+            while psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
+            result = await pool.run(good, lambda _: None)
+            [second] = pool.status().runners
+            assert second.pid != first.pid
+            assert result.report.rows == 4
+            assert pool.status().libraries["torch"].startswith("2.")
+        finally:
+            await pool.close()
+        assert pool.status().runners == ()
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_call_kills_its_runner_and_frees_the_slot(tmp_path):
+    async def main():
+        pool = LocalPool(("cpu",), [sys.executable, "-c", PREAMBLE + HELLO + "time.sleep(60)"])
+        work = Work("default", "job", a_task("d"), {}, tmp_path)
+        try:
+            for _ in range(2):
+                call = asyncio.create_task(pool.run(work, print))
+                while not [runner for runner in pool.status().runners if runner.state == "busy"]:
+                    await asyncio.sleep(0.01)
+                [runner] = pool.status().runners
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+                assert call.cancelled()
+                assert not psutil.pid_exists(runner.pid)
+                assert pool.status().runners == ()
+        finally:
+            await pool.close()
+
+    asyncio.run(main())
