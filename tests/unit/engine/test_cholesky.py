@@ -53,7 +53,7 @@ def test_what_is_not_positive_definite_is_refused_with_a_damping_that_is_enough(
 
 def test_the_damping_that_is_enough_counts_what_was_given():
     A = with_eigenvalues([-0.5, 1.0, 2.0, 10.0])
-    with pytest.raises(FailedPrecondition, match="damping 0.3 included") as error:
+    with pytest.raises(FailedPrecondition, match=r"damping 0\.3 included") as error:
         Cholesky().prepare(Damped(A, 0.3))
     assert float(error.value.metadata["sufficient_damping"]) > 0.5
     Cholesky().prepare(Damped(A, float(error.value.metadata["sufficient_damping"])))
