@@ -109,9 +109,10 @@ def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its
             [kept] = pool.status().runners
             assert kept.pid == first.pid
             os.kill(first.pid, signal.SIGKILL)
-            while psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.01)
-            result = await pool.run(good, lambda _: None)
+            try:
+                result = await pool.run(good, lambda _: None)
+            except RunnerLostError:  # it was still dying when the work was given to it
+                result = await pool.run(good, lambda _: None)
             [second] = pool.status().runners
             assert second.pid != first.pid
             assert result.report.rows == 4
