@@ -65,7 +65,11 @@ class Scheduler:
     async def _next(self) -> Lease:
         while True:
             now = self._clock.now()
-            lease = await asyncio.to_thread(self._jobs.lease, now, now + LEASE)
+            try:
+                lease = await asyncio.to_thread(self._jobs.lease, now, now + LEASE)
+            except Error as error:  # a full disk, a database that is away: the jobs are still there when it is back
+                log.error("no job can be leased", extra={"reason": error.reason, "cause": error.message})
+                lease = None
             if lease is not None:
                 return lease
             await self._changes.work()

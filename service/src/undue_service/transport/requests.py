@@ -25,6 +25,8 @@ from .enums import DTYPES, FILE_FORMATS, FORMATS, LOSSES, MEASUREMENTS
 Digest = Callable[[str, str | bytes], str]
 """(field, upload name or bytes) → sha256 of the artifact that holds them."""
 
+MAX_INPUTS = 256
+
 ITEM_BYTES = {
     "bool": 1,
     "int8": 1,
@@ -105,6 +107,8 @@ def _objective(objective: models_pb2.Objective) -> ObjectiveSpec:
 def _arrays(arrays: datasets_pb2.ArraysSource, digest: Digest) -> ArraysSource:
     if not arrays.inputs:
         raise InvalidArgument.at("dataset.arrays.inputs", "is required: at least one array")
+    if len(arrays.inputs) > MAX_INPUTS:
+        raise InvalidArgument.at("dataset.arrays.inputs", f"has {len(arrays.inputs)} arrays; at most {MAX_INPUTS}")
 
     def optional(name: str) -> TensorRef | None:
         return (
