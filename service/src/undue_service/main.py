@@ -68,7 +68,7 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         registrations = Registrations(SqlRegistry(engine), changes, clock)
         job_cases = Jobs(jobs, registrations, changes, clock)
         results = Results(job_cases, artifacts, SafetensorsResults())
-        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), artifacts, pool, changes, clock)
+        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), pool, changes, clock)
         if not settings.database_url:
             jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -37,9 +38,7 @@ class Bench:
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
         self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, self.clock)
         planner = Planner(self.registrations, self.artifacts, self.staging)
-        self.scheduler = Scheduler(
-            self.jobs, planner, self.artifacts, MemoryPool(body, slots), self.changes, self.clock
-        )
+        self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, self.clock)
         self.staging.append("t", "u", 0, b"1234")
         self.digest = self.artifacts.keep("t", self.staging.path("t", "u"))
         self.scratch = tmp_path / "scratch"
@@ -276,18 +275,33 @@ def test_a_missing_artifact_fails_the_job_with_its_reason(tmp_path):
     run(bench, story)
 
 
-def test_a_runner_that_names_a_file_outside_its_folder_gets_nothing_kept(tmp_path):
+@pytest.mark.parametrize("left", ["outside", "link", "link to a folder", "pipe", "folder", "nothing"])
+def test_a_runner_that_names_what_is_no_file_of_its_own_gets_nothing_kept(tmp_path, left):
     (tmp_path / "secret").write_text("theirs")
 
     async def body(work, on_progress):
-        return TaskResult(REPORT, (Produced("thing", "../../secret"),))
+        place, name = work.scratch / "file", "file"
+        match left:
+            case "outside":
+                name = "../../secret"
+            case "link":
+                place.symlink_to(tmp_path / "secret")
+            case "link to a folder":
+                (work.scratch / "up").symlink_to(tmp_path)
+                name = "up/secret"
+            case "pipe":
+                os.mkfifo(place)
+            case "folder":
+                place.mkdir()
+        return TaskResult(REPORT, (Produced("thing", name),))
 
     bench = Bench(tmp_path, body)
 
     async def story():
         job = await bench.ended(bench.add())
-        assert job.state is JobState.FAILED
-        assert (tmp_path / "secret").exists()
+        assert (job.state, job.results) == (JobState.FAILED, {})
+        assert (tmp_path / "secret").read_text() == "theirs"
+        assert not bench.artifacts.contains("t", hashlib.sha256(b"theirs").hexdigest())
 
     run(bench, story)
 

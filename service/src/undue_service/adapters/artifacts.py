@@ -10,12 +10,22 @@ All under one root, so that moving a file in is a rename.
 import errno
 import hashlib
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from undue_service.domain.errors import InvalidArgument, NotFound, Reason, ResourceExhausted, Unavailable
+from undue_service.domain.errors import (
+    Error,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+)
 
 
 class LocalArtifacts:
@@ -106,6 +116,25 @@ class LocalStaging:
             place.mkdir(parents=True)
         return place
 
+    def take(self, folder: Path, name: str) -> Path:
+        """See Staging."""
+        try:
+            # A runner may hold a stranger's model: it may have left a link, a pipe, or change the file as it is read.
+            descriptor = os.open(folder / Path(name).name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            raise _not_left(name) from None
+        with os.fdopen(descriptor, "rb") as file:
+            if Path(name).name != name or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _not_left(name)
+            taken = self.path(".taken", secrets.token_hex(16))
+            try:
+                with typed_os_errors(), taken.open("wb") as copy:
+                    shutil.copyfileobj(file, copy, 1 << 20)
+            except Error:
+                taken.unlink(missing_ok=True)
+                raise
+        return taken
+
     def discard_scratch(self, key: str) -> None:
         """See Staging."""
         shutil.rmtree(self._scratch / key, ignore_errors=True)
@@ -124,6 +153,10 @@ def typed_os_errors() -> Iterator[None]:
             text = "the disk that holds the artifacts is full: free space, then try again"
             raise ResourceExhausted(Reason.STORAGE_FULL, text) from error
         raise Unavailable(Reason.STORAGE_UNAVAILABLE, f"the artifacts cannot be used: {error.strerror}") from error
+
+
+def _not_left(name: str) -> Internal:
+    return Internal(Reason.INTERNAL, f"the runner named {name[:80]!r}, which is no plain file in its folder")
 
 
 def _sync_folder(folder: Path) -> None:

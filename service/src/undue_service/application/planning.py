@@ -1,4 +1,4 @@
-"""Turn a job into a runner's task: look up everything that it names."""
+"""Turn a job into a runner's task, and what the runner leaves into artifacts."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from undue_service.domain.specs import (
     ModelSpec,
     ModelValidation,
     SelfInfluence,
+    TaskResult,
 )
 from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
 
@@ -21,7 +22,7 @@ from .registration import Registrations
 
 
 class Planner:
-    """Makes the work of a job."""
+    """Makes the work of a job, and takes its results in."""
 
     def __init__(self, registrations: Registrations, artifacts: ArtifactStore, staging: Staging) -> None:
         self._registrations = registrations
@@ -38,6 +39,17 @@ class Planner:
         task, digests = self._task(job)
         paths: dict[str, Path] = {digest: self._artifacts.path(job.tenant, digest) for digest in digests}
         return Work(job.tenant, job.id, task, paths, self._staging.scratch(job.id))
+
+    def collect(self, work: Work, result: TaskResult) -> dict[str, str]:
+        """Keep what a runner produced and return the digest of each role.
+
+        Raises:
+            Internal: the runner named what is no plain file in its folder.
+        """
+        return {
+            file.role: self._artifacts.keep(work.tenant, self._staging.take(work.scratch, file.path))
+            for file in result.files
+        }
 
     def discard(self, work: Work) -> None:
         """Remove the scratch folder."""

@@ -167,6 +167,13 @@ class Staging(Protocol):
     def scratch(self, key: str) -> Path:
         """Return a fresh empty folder for a job; one left by an earlier attempt is emptied."""
 
+    def take(self, folder: Path, name: str) -> Path:
+        """Copy a file that a runner left in its scratch folder to where the runner cannot reach it.
+
+        Raises:
+            Internal: the name is not that of a plain file in the folder.
+        """
+
     def discard_scratch(self, key: str) -> None:
         """Remove a job's folder."""
 

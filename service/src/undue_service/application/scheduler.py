@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, Unavailable
 from undue_service.domain.jobs import Job, Lease, Progress
@@ -16,7 +15,7 @@ from undue_service.domain.specs import TaskResult
 
 from .changes import Changes
 from .planning import Planner
-from .ports import ArtifactStore, Clock, JobStore, RunnerLostError, StaleLeaseError, Work, WorkerPool
+from .ports import Clock, JobStore, RunnerLostError, StaleLeaseError, Work, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +32,12 @@ class Scheduler:
         self,
         jobs: JobStore,
         planner: Planner,
-        artifacts: ArtifactStore,
         pool: WorkerPool,
         changes: Changes,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
         self._planner = planner
-        self._artifacts = artifacts
         self._pool = pool
         self._changes = changes
         self._clock = clock
@@ -98,7 +95,7 @@ class Scheduler:
         work = await asyncio.to_thread(self._planner.plan, job)
         try:
             result = await self._supervised(lease, work)
-            await self._succeed(lease, work.scratch, result)
+            await self._succeed(lease, work, result)
         finally:
             await asyncio.to_thread(self._planner.discard, work)
 
@@ -139,16 +136,9 @@ class Scheduler:
         job = lease.job
         self._jobs.update(job.tenant, job.id, lambda job: job.advance(progress), token=lease.token, until=now + LEASE)
 
-    async def _succeed(self, lease: Lease, scratch: Path, result: TaskResult) -> None:
+    async def _succeed(self, lease: Lease, work: Work, result: TaskResult) -> None:
         def record() -> None:
-            job = lease.job
-            kept = {}
-            for file in result.files:
-                path = (scratch / file.path).resolve()
-                if not path.is_relative_to(scratch.resolve()):
-                    raise Internal(Reason.INTERNAL, "a runner named a file outside its folder")
-                kept[file.role] = self._artifacts.keep(job.tenant, path)
-            now = self._clock.now()
+            job, kept, now = lease.job, self._planner.collect(work, result), self._clock.now()
             self._jobs.update(job.tenant, job.id, lambda job: job.succeed(now, result.report, kept), token=lease.token)
 
         await asyncio.to_thread(record)
