@@ -34,7 +34,8 @@ def address(tmp_path_factory):
     """A service on a TCP port, as a platform would run it."""
     read, write = os.pipe()
     command = [*SERVE, "--data-dir", str(tmp_path_factory.mktemp("data")), "--ready-fd", str(write)]
-    process = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL)
+    environment = os.environ | {"UNDUE_METRICS_ADDRESS": ""}
+    process = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL, env=environment)
     os.close(write)
     with os.fdopen(read) as pipe:
         yield json.loads(pipe.readline())["address"]

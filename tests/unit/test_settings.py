@@ -19,6 +19,13 @@ def test_anything_beyond_loopback_is_refused(address):
         Settings(grpc_address=address)
 
 
+def test_metrics_stay_on_loopback_too_and_may_be_nowhere():
+    assert Settings(metrics_address="").metrics_address == ""
+    for address in ("0.0.0.0:9464", "unix:/tmp/m"):
+        with pytest.raises(ValidationError, match=r"refusing to listen|must be host:port"):
+            Settings(metrics_address=address)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", ""])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(ValidationError, match="host:port"):

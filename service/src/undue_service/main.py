@@ -19,6 +19,8 @@ from . import logs
 from .adapters.artifacts import LocalArtifacts, LocalStaging
 from .adapters.clock import SystemClock
 from .adapters.data_dir import DataDir
+from .adapters.metrics import PrometheusMetrics
+from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
 from .adapters.pool.slots import find_devices
 from .adapters.sql.database import connect, migrate
@@ -58,30 +60,37 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         stack.callback(engine.dispose)
         migrate(engine)
 
-        clock, changes = SystemClock(), Changes()
+        clock, changes, metrics = SystemClock(), Changes(), PrometheusMetrics()
         changes.bind(asyncio.get_running_loop())
         jobs, artifacts, staging = SqlJobStore(engine), LocalArtifacts(data.path), LocalStaging(data.path)
-        pool = LocalPool(find_devices(settings.devices))
+        pool = LocalPool(find_devices(settings.devices), metrics)
         stack.push_async_callback(pool.close)
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
-        registrations = Registrations(SqlRegistry(engine), changes, clock)
-        job_cases = Jobs(jobs, registrations, changes, clock)
+        registrations = Registrations(SqlRegistry(engine), changes, metrics, clock)
+        job_cases = Jobs(jobs, registrations, changes, metrics, clock)
         results = Results(job_cases, artifacts, SafetensorsResults())
-        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), pool, changes, clock)
+        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), pool, changes, metrics, clock)
         if not settings.database_url:
             jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
 
         server, address = await start_server(
             UseCases(uploads, registrations, job_cases, results, pool),
+            metrics,
             settings.grpc_address,
             with_reflection=settings.reflection,
         )
         stack.push_async_callback(server.stop, STOP_SECONDS)
-        for background in (scheduler.run(), pool.warm()):
-            task = asyncio.create_task(background)
+        scheduling, warming = (asyncio.create_task(one) for one in (scheduler.run(), pool.warm()))
+        for task in (scheduling, warming):
             task.add_done_callback(_log_failure)
             stack.push_async_callback(_cancel, task)
+        metrics.watch(jobs.unfinished, pool.status)
+        if settings.metrics_address:
+            ready = lambda: bool(jobs.unfinished()) and not scheduling.done()  # noqa: E731
+            observing = Observing(settings.metrics_address, metrics.registry, ready)
+            stack.callback(observing.close)
+            log.info("observing", extra={"address": observing.address})
         log.info("serving", extra={"address": address, "data_dir": str(data.path), "devices": pool.status().devices})
         yield address
 
@@ -133,8 +142,8 @@ def _migrate(settings: Settings) -> None:
 
 async def _check(settings: Settings) -> None:
     """Start everything once, a runner included, and say what was found."""
-    async with service(settings.model_copy(update={"grpc_address": "127.0.0.1:0"})):
-        pool = LocalPool(find_devices(settings.devices))
+    async with service(settings.model_copy(update={"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})):
+        pool = LocalPool(find_devices(settings.devices), PrometheusMetrics())
         try:
             await pool.warm()
             found = pool.status()
@@ -146,6 +155,8 @@ async def _check(settings: Settings) -> None:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given: dict[str, Any] = {"grpc_address": options.address, "data_dir": options.data_dir}
+    if getattr(options, "embedded", False):
+        given["metrics_address"] = ""  # its owner asks the client; several may run at once
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except (ValidationError, ValueError) as error:

@@ -4,7 +4,7 @@ import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
@@ -15,6 +15,9 @@ class Settings(BaseSettings):
 
     grpc_address: str = "127.0.0.1:50051"
     """Where the API listens: host:port, port 0 for any free one, or unix:path."""
+
+    metrics_address: str = "127.0.0.1:9464"
+    """Where /metrics, /healthz and /readyz are, with no data in them: host:port; empty for nowhere."""
 
     data_dir: Path = Path("undue-data")
     """State and artifacts of the embedded default. One service at a time holds it."""
@@ -34,10 +37,11 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
 
-    @field_validator("grpc_address")
+    @field_validator("grpc_address", "metrics_address")
     @classmethod
-    def _only_loopback(cls, address: str) -> str:
-        if not address.startswith("unix:"):
+    def _only_loopback(cls, address: str, info: ValidationInfo) -> str:
+        elsewhere = address.startswith("unix:") if info.field_name == "grpc_address" else not address
+        if not elsewhere:
             host, separator, port = address.rpartition(":")
             if not separator or not port.isdigit() or int(port) > 65535:
                 raise ValueError(f"{address!r} must be host:port or unix:path")

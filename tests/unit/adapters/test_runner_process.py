@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 
+from undue_service.adapters.memory import NoMetrics
 from undue_service.adapters.pool.local import LocalPool
 from undue_service.adapters.pool.runner_process import RunnerProcess
 from undue_service.application.ports import RunnerLostError, Work
@@ -99,7 +100,7 @@ def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its
     (tmp_path / "empty").write_bytes(b"")
 
     async def main():
-        pool = LocalPool(("cpu",))
+        pool = LocalPool(("cpu",), NoMetrics())
         try:
             await pool.run(good, lambda _: None)
             [first] = pool.status().runners
@@ -126,7 +127,7 @@ def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its
 
 def test_a_cancelled_call_kills_its_runner_and_frees_the_slot(tmp_path):
     async def main():
-        pool = LocalPool(("cpu",), [sys.executable, "-c", PREAMBLE + HELLO + "time.sleep(60)"])
+        pool = LocalPool(("cpu",), NoMetrics(), [sys.executable, "-c", PREAMBLE + HELLO + "time.sleep(60)"])
         work = Work("default", "job", a_task("d"), {}, tmp_path)
         try:
             for _ in range(2):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
-from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry
+from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, NoMetrics
 from undue_service.adapters.pool.memory import MemoryPool
 from undue_service.application import scheduler as module
 from undue_service.application.changes import Changes
@@ -36,9 +36,9 @@ class Bench:
     def __init__(self, tmp_path, body, slots=1):
         self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
-        self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, self.clock)
+        self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, NoMetrics(), self.clock)
         planner = Planner(self.registrations, self.artifacts, self.staging)
-        self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, self.clock)
+        self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, NoMetrics(), self.clock)
         self.staging.append("t", "u", 0, b"1234")
         self.digest = self.artifacts.keep("t", self.staging.path("t", "u"))
         self.scratch = tmp_path / "scratch"
@@ -145,7 +145,7 @@ def test_a_lost_runner_is_another_try(tmp_path):
     async def body(work, on_progress):
         tries.append(work)
         if len(tries) < MAX_LOST_RUNNERS:
-            raise RunnerLostError("killed by SIGKILL")
+            raise RunnerLostError("killed by SIGKILL", "died")
         return await produce(work, on_progress)
 
     bench = Bench(tmp_path, body)
@@ -163,7 +163,7 @@ def test_a_lost_runner_is_another_try(tmp_path):
 
 def test_a_job_that_costs_too_many_runners_fails(tmp_path):
     async def body(work, on_progress):
-        raise RunnerLostError("killed by SIGSEGV")
+        raise RunnerLostError("killed by SIGSEGV", "died")
 
     bench = Bench(tmp_path, body)
 

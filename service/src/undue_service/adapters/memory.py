@@ -193,6 +193,25 @@ class MemoryUploadStore:
             return self._uploads[tenant, upload_id]
 
 
+class NoMetrics:
+    """Metrics that nobody reads."""
+
+    def call_started(self, method: str, kind: str) -> None:
+        """See Metrics."""
+
+    def call_handled(self, method: str, kind: str, code: str, seconds: float) -> None:
+        """See Metrics."""
+
+    def job_submitted(self, kind: str) -> None:
+        """See Metrics."""
+
+    def job_finished(self, job: Job) -> None:
+        """See Metrics."""
+
+    def runner_lost(self, reason: str) -> None:
+        """See Metrics."""
+
+
 def _page(items: Sequence[T], limit: int, before: int | None) -> Page[T]:
     """Page through a list that grows at its end, newest first; positions are 1-based."""
     end = len(items) if before is None else before - 1

@@ -4,24 +4,27 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from undue_service.domain.jobs import Job
+from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import method_spec
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import Influence, SelfInfluence
 
 from .changes import Changes, wait
-from .ports import Clock, JobStore, Page
+from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
 
 
 class Jobs:
     """Use cases of JobService, but for results."""
 
-    def __init__(self, store: JobStore, registrations: Registrations, changes: Changes, clock: Clock) -> None:
+    def __init__(
+        self, store: JobStore, registrations: Registrations, changes: Changes, metrics: Metrics, clock: Clock
+    ) -> None:
         self._store = store
         self._registrations = registrations
         self._changes = changes
+        self._metrics = metrics
         self._clock = clock
 
     def create(
@@ -44,9 +47,11 @@ class Jobs:
         if isinstance(spec, Influence):
             spec = replace(spec, test=self._dataset(tenant, f"job.{kind}.test", spec.test).name)
         job = Job(tenant, new_token(), spec, self._clock.now(), timeout_seconds)
-        job = self._store.add(job, request)
-        self._changes.queued()
-        return job
+        added = self._store.add(job, request)
+        if added.id == job.id:  # and not the one that the same request made before
+            self._metrics.job_submitted(kind)
+            self._changes.queued()
+        return added
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -68,6 +73,8 @@ class Jobs:
         """
         now = self._clock.now()
         job = self._store.update(tenant, parse_token("name", name, "jobs"), lambda job: job.cancel(now))
+        if job.state is JobState.CANCELLED and job.end_time == now:
+            self._metrics.job_finished(job)
         self._changes.changed(job.id)
         return job
 

@@ -227,6 +227,10 @@ class PoolStatus:
 class RunnerLostError(Exception):
     """The runner died, hung up or spoke nonsense. The work can be given to another."""
 
+    def __init__(self, message: str, reason: Literal["died", "nonsense", "start"]) -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 class WorkerPool(Protocol):
     """Processes that run tasks, one at a time on each slot and lane."""
@@ -244,6 +248,25 @@ class WorkerPool(Protocol):
 
     async def close(self) -> None:
         """End every runner."""
+
+
+class Metrics(Protocol):
+    """What is counted and timed. Its methods may be called from any thread."""
+
+    def call_started(self, method: str, kind: str) -> None:
+        """Count a call: full name of its method, and unary, client_stream or server_stream."""
+
+    def call_handled(self, method: str, kind: str, code: str, seconds: float) -> None:
+        """Count and time a call that has ended."""
+
+    def job_submitted(self, kind: str) -> None:
+        """Count a job."""
+
+    def job_finished(self, job: Job) -> None:
+        """Count and time a job that has ended."""
+
+    def runner_lost(self, reason: str) -> None:
+        """Count a runner that will be replaced."""
 
 
 class Clock(Protocol):

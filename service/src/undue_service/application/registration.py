@@ -8,15 +8,16 @@ from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import DatasetValidation, DataSource, ModelSpec, ModelValidation
 
 from .changes import Changes
-from .ports import Clock, Page, Registry
+from .ports import Clock, Metrics, Page, Registry
 
 
 class Registrations:
     """Use cases of ModelService and DatasetService."""
 
-    def __init__(self, registry: Registry, changes: Changes, clock: Clock) -> None:
+    def __init__(self, registry: Registry, changes: Changes, metrics: Metrics, clock: Clock) -> None:
         self._registry = registry
         self._changes = changes
+        self._metrics = metrics
         self._clock = clock
 
     def create_model(self, tenant: str, model_id: str, spec: ModelSpec, request: RequestKey | None) -> Registration:
@@ -75,5 +76,7 @@ class Registrations:
             )
 
         created = self._registry.add(registration, tenant, collection, resource_id, request)
-        self._changes.queued()
+        if created.create_time == now:  # and not the one that the same request made before
+            self._metrics.job_submitted(created.validation.spec.kind)
+            self._changes.queued()
         return created

@@ -7,6 +7,7 @@ its lease ran out, another took the job) can never overwrite what its successor 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, Unavailable
@@ -15,7 +16,7 @@ from undue_service.domain.specs import TaskResult
 
 from .changes import Changes
 from .planning import Planner
-from .ports import Clock, JobStore, RunnerLostError, StaleLeaseError, Work, WorkerPool
+from .ports import Clock, JobStore, Metrics, RunnerLostError, StaleLeaseError, Work, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,14 @@ class Scheduler:
         planner: Planner,
         pool: WorkerPool,
         changes: Changes,
+        metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._jobs = jobs
         self._planner = planner
         self._pool = pool
         self._changes = changes
+        self._metrics = metrics
         self._clock = clock
         self._running: set[asyncio.Task[None]] = set()
 
@@ -138,18 +141,19 @@ class Scheduler:
 
     async def _succeed(self, lease: Lease, work: Work, result: TaskResult) -> None:
         def record() -> None:
-            job, kept, now = lease.job, self._planner.collect(work, result), self._clock.now()
-            self._jobs.update(job.tenant, job.id, lambda job: job.succeed(now, result.report, kept), token=lease.token)
+            kept, now = self._planner.collect(work, result), self._clock.now()
+            self._end(lease, lambda job: job.succeed(now, result.report, kept))
 
         await asyncio.to_thread(record)
         log.info("job succeeded", extra={"job": lease.job.name})
 
     async def _fail(self, lease: Lease, error: Error) -> None:
-        job, now = lease.job, self._clock.now()
-        await asyncio.to_thread(
-            self._jobs.update, job.tenant, job.id, lambda job: job.fail(now, error), token=lease.token
-        )
-        log.info("job failed", extra={"job": job.name, "reason": error.reason})
+        now = self._clock.now()
+        await asyncio.to_thread(self._end, lease, lambda job: job.fail(now, error))
+        log.info("job failed", extra={"job": lease.job.name, "reason": error.reason})
+
+    def _end(self, lease: Lease, change: Callable[[Job], Job]) -> None:
+        self._metrics.job_finished(self._jobs.update(lease.job.tenant, lease.job.id, change, token=lease.token))
 
     async def _runner_lost(self, lease: Lease, lost: RunnerLostError) -> None:
         job = lease.job

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from undue_service.application.ports import Metrics
 from undue_service.domain.errors import Error, Internal, Reason
 
 from .errors import STATUS_CODES, STATUS_DETAILS, to_status
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of ours. Health and reflection pass through."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     async def intercept_service(
         self,
@@ -47,17 +51,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             inner: Any = handler.unary_stream
 
             async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
-                async with _Call(method, identity, context):
+                async with _Call(method, "server_stream", identity, context, self._metrics):
                     async for response in inner(request, context):
                         yield response
 
             return grpc.unary_stream_rpc_method_handler(
                 stream, handler.request_deserializer, handler.response_serializer
             )
+        kind = "client_stream" if handler.request_streaming else "unary"
         inner_unary: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def unary(request: Any, context: "Context") -> Any:
-            async with _Call(method, identity, context):
+            async with _Call(method, kind, identity, context, self._metrics):
                 return await inner_unary(request, context)
 
         make = (
@@ -69,27 +74,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One call: logs how it went and aborts it with a typed status where it went wrong."""
 
-    def __init__(self, method: str, identity: str, context: "Context") -> None:
-        self._method, self._identity, self._context = method, identity, context
+    def __init__(self, method: str, kind: str, identity: str, context: "Context", metrics: Metrics) -> None:
+        self._method, self._kind, self._identity = method, kind, identity
+        self._context, self._metrics = context, metrics
 
     async def __aenter__(self) -> None:
         self._start = time.perf_counter()
+        self._metrics.call_started(self._method, self._kind)
         request_id.set(self._identity)
         await self._context.send_initial_metadata(((REQUEST_ID_HEADER, self._identity),))
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None or isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self._log("OK" if error is None else "CANCELLED")
+            self._end("OK" if error is None else "CANCELLED")
             return
         if not isinstance(error, Error):
             log.error("unexpected error", exc_info=error, extra={"method": self._method, "request_id": self._identity})
             error = Internal(Reason.INTERNAL, f"a fault of the service; its log has request {self._identity}")
-        self._log(error.code, error.reason)
+        self._end(error.code, error.reason)
         details = to_status(error, self._identity).SerializeToString()
         await self._context.abort(STATUS_CODES[error.code], error.message, ((STATUS_DETAILS, details),))
 
-    def _log(self, code: str, reason: str = "") -> None:
-        milliseconds = round(1000 * (time.perf_counter() - self._start), 1)
+    def _end(self, code: str, reason: str = "") -> None:
+        seconds = time.perf_counter() - self._start
+        self._metrics.call_handled(self._method, self._kind, code, seconds)
+        milliseconds = round(1000 * seconds, 1)
         extra = {
             "method": self._method,
             "code": code,

@@ -10,6 +10,7 @@ from undue.v1.jobs_pb2_grpc import add_JobServiceServicer_to_server
 from undue.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from undue.v1.server_info_pb2_grpc import add_ServerServiceServicer_to_server
 from undue.v1.uploads_pb2_grpc import add_UploadServiceServicer_to_server
+from undue_service.application.ports import Metrics
 from undue_service.domain.errors import Reason, Unavailable
 
 from .interceptors import CallInterceptor
@@ -22,7 +23,9 @@ MAX_RECEIVE_BYTES = 8 << 20
 """Chunks are 1 MiB; small arrays and long row lists come inside a request."""
 
 
-async def start_server(cases: UseCases, address: str, *, with_reflection: bool) -> tuple[grpc.aio.Server, str]:
+async def start_server(
+    cases: UseCases, metrics: Metrics, address: str, *, with_reflection: bool
+) -> tuple[grpc.aio.Server, str]:
     """Start serving and return the server and the address that it is bound to.
 
     Raises:
@@ -34,7 +37,7 @@ async def start_server(cases: UseCases, address: str, *, with_reflection: bool) 
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     )
-    server = grpc.aio.server(interceptors=(CallInterceptor(),), options=options)
+    server = grpc.aio.server(interceptors=(CallInterceptor(metrics),), options=options)
     add_UploadServiceServicer_to_server(UploadServicer(cases), server)
     add_ModelServiceServicer_to_server(ModelServicer(cases), server)
     add_DatasetServiceServicer_to_server(DatasetServicer(cases), server)

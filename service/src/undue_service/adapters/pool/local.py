@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from undue_service.application.ports import PoolStatus, Work
+from undue_service.application.ports import Metrics, PoolStatus, RunnerLostError, Work
 from undue_service.domain.errors import Error
 from undue_service.domain.jobs import Progress
 from undue_service.domain.names import DEFAULT_TENANT
@@ -22,8 +22,9 @@ Key = tuple[str, str, str]
 class LocalPool:
     """WorkerPool over supervised processes of this machine."""
 
-    def __init__(self, devices: tuple[str, ...], launcher: Sequence[str] = LAUNCHER) -> None:
+    def __init__(self, devices: tuple[str, ...], metrics: Metrics, launcher: Sequence[str] = LAUNCHER) -> None:
         self._devices = devices
+        self._metrics = metrics
         self._launcher = launcher
         self._free: dict[str, asyncio.Queue[str]] = {}
         self._runners: dict[Key, RunnerProcess] = {}
@@ -33,18 +34,21 @@ class LocalPool:
         """See WorkerPool."""
         async with self._slot(work.lane) as device:
             key = (device, work.tenant, work.lane)
-            kept = False
+            loss = "cancelled"
             try:
                 runner = await self._runner(key)
                 result = await runner.run(work, on_progress)
-                kept = True
+                loss = ""
             except Error:
-                kept = True  # the task failed, the runner did not
+                loss = ""  # the task failed, the runner did not
+                raise
+            except RunnerLostError as lost:
+                loss = lost.reason
                 raise
             finally:
-                # Whatever else ended the call (cancelled, lost), a runner in the middle of something is no use.
-                if not kept:
-                    await self._drop(key)
+                # Whatever else ended the call, a runner in the middle of something is no use.
+                if loss:
+                    await self._drop(key, loss)
             return result
 
     async def warm(self) -> None:
@@ -54,12 +58,15 @@ class LocalPool:
 
     def status(self) -> PoolStatus:
         """See WorkerPool."""
-        return PoolStatus(self._devices, tuple(runner.status() for runner in self._runners.values()), self._libraries)
+        return PoolStatus(
+            self._devices, tuple(runner.status() for runner in tuple(self._runners.values())), self._libraries
+        )
 
     async def close(self) -> None:
         """See WorkerPool."""
-        for key in tuple(self._runners):
-            await self._drop(key)
+        while self._runners:
+            _, runner = self._runners.popitem()
+            await runner.kill()
 
     @asynccontextmanager
     async def _slot(self, lane: str) -> AsyncIterator[str]:
@@ -79,13 +86,14 @@ class LocalPool:
             return runner
         if runner is not None:
             log.warning("an idle runner died", extra={"pid": runner.status().pid})
-            await self._drop(key)
+            await self._drop(key, "died")
         runner = self._runners[key] = RunnerProcess(key[0], key[2], self._launcher)
         await runner.start()
         self._libraries = runner.libraries
         return runner
 
-    async def _drop(self, key: Key) -> None:
+    async def _drop(self, key: Key, reason: str) -> None:
         runner = self._runners.pop(key, None)
         if runner is not None:
+            self._metrics.runner_lost(reason)
             await asyncio.shield(runner.kill())

@@ -74,9 +74,9 @@ class RunnerProcess:
             async with asyncio.timeout(START_SECONDS):
                 frame = await self._receive()
         except TimeoutError:
-            raise RunnerLostError(f"the runner did not start within {START_SECONDS:g} s") from None
+            raise RunnerLostError(f"the runner did not start within {START_SECONDS:g} s", "start") from None
         if frame.WhichOneof("frame") != "hello":
-            raise RunnerLostError("the runner did not say hello")
+            raise RunnerLostError("the runner did not say hello", "nonsense")
         self.libraries = dict(frame.hello.libraries)
         self._state = "idle"
 
@@ -95,12 +95,12 @@ class RunnerProcess:
             self._writer.write(encode(frames.ToRunner(task=task)))
             await self._writer.drain()
         except OSError as error:
-            raise RunnerLostError(self._how_it_ended()) from error
+            raise RunnerLostError(self._how_it_ended(), "died") from error
         while True:
             frame = await self._receive()
             kind = frame.WhichOneof("frame")
             if kind in ("progress", "done", "failure") and getattr(frame, kind).id != work.id:
-                raise RunnerLostError("the runner answered for another task")
+                raise RunnerLostError("the runner answered for another task", "nonsense")
             if kind == "progress":
                 on_progress(Progress(frame.progress.stage[:200], frame.progress.done, frame.progress.total))
                 continue
@@ -110,7 +110,7 @@ class RunnerProcess:
             if kind == "failure":
                 said = frame.failure
                 raise Failure(said.code, said.reason, said.message[:10_000], dict(said.metadata)).error()
-            raise RunnerLostError(f"the runner sent {kind!r} in the middle of a task")
+            raise RunnerLostError(f"the runner sent {kind!r} in the middle of a task", "nonsense")
 
     async def kill(self) -> None:
         """End the process and everything it started, now."""
@@ -127,9 +127,9 @@ class RunnerProcess:
         try:
             frame = await read_from_runner(self._reader)
         except FrameError as error:
-            raise RunnerLostError(f"the runner sent {error}") from error
+            raise RunnerLostError(f"the runner sent {error}", "nonsense") from error
         if frame is None:
-            raise RunnerLostError(await asyncio.to_thread(self._how_it_ended))
+            raise RunnerLostError(await asyncio.to_thread(self._how_it_ended), "died")
         return frame
 
     def _how_it_ended(self) -> str:
@@ -154,7 +154,7 @@ class RunnerProcess:
         try:
             return TASK_RESULT.load(data)
         except ValueError as error:
-            raise RunnerLostError("the runner sent a result that does not parse") from error
+            raise RunnerLostError("the runner sent a result that does not parse", "nonsense") from error
 
 
 def _environment() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, RowMapping, insert, or_, select, update
+from sqlalchemy import Connection, Engine, RowMapping, func, insert, or_, select, update
 
 from undue_service.application.ports import Page, StaleLeaseError
 from undue_service.domain.errors import NotFound, Reason
@@ -82,6 +82,15 @@ class SqlJobStore:
             extended = {} if until is None else {"lease_until": until}
             _write(connection, row["seq"], job, **extended)
         return job
+
+    @typed_errors
+    def unfinished(self) -> dict[str, int]:
+        """Return how many jobs of all tenants are queued and how many run."""
+        states = (JobState.QUEUED.value, JobState.RUNNING.value)
+        query = select(jobs.c.state, func.count()).where(jobs.c.state.in_(states)).group_by(jobs.c.state)
+        with reading(self._engine) as connection:
+            found: dict[str, int] = dict(connection.execute(query).tuples().all())
+        return {state: found.get(state, 0) for state in states}
 
     @typed_errors
     def expire_leases(self) -> None:
