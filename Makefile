@@ -34,11 +34,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/protos.py check
+	$(BIN)/python tools/reasons.py check
 	$(BIN)/python tools/unasync.py check
 
-# Rewrites the stubs from proto/.
+# Rewrites the stubs and docs/errors.md from proto/.
 proto: setup
 	$(BIN)/python tools/protos.py generate
+	$(BIN)/python tools/reasons.py generate
 
 # Rewrites the blocking client from the asyncio one.
 sync: setup

@@ -161,15 +161,16 @@ def test_a_lost_runner_is_another_try(tmp_path):
     run(bench, story)
 
 
-def test_a_job_that_costs_too_many_runners_fails(tmp_path):
+@pytest.mark.parametrize(("lost", "reason"), [("died", "RUNNER_LOST"), ("start", "RUNNER_UNAVAILABLE")])
+def test_a_job_that_costs_too_many_runners_fails(tmp_path, lost, reason):
     async def body(work, on_progress):
-        raise RunnerLostError("killed by SIGSEGV", "died")
+        raise RunnerLostError("killed by SIGSEGV", lost)
 
     bench = Bench(tmp_path, body)
 
     async def story():
         job = await bench.ended(bench.add())
-        assert job.failure.reason == "RUNNER_LOST"
+        assert job.failure.reason == reason
         assert "SIGSEGV" in job.failure.message
         assert job.attempt == MAX_LOST_RUNNERS
 

@@ -160,7 +160,8 @@ class Scheduler:
         log.warning("runner lost", extra={"job": job.name, "attempt": job.attempt, "cause": str(lost)})
         if job.lost_runners + 1 >= MAX_LOST_RUNNERS:
             text = f"{MAX_LOST_RUNNERS} runners were lost on this job, so it is not tried again; the last: {lost}"
-            await self._fail(lease, Unavailable(Reason.RUNNER_LOST, text))
+            reason = Reason.RUNNER_UNAVAILABLE if lost.reason == "start" else Reason.RUNNER_LOST
+            await self._fail(lease, Unavailable(reason, text))
             return
         await asyncio.to_thread(self._jobs.update, job.tenant, job.id, lambda job: job.requeue(), token=lease.token)
         self._changes.queued()

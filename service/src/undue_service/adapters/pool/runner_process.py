@@ -75,6 +75,8 @@ class RunnerProcess:
                 frame = await self._receive()
         except TimeoutError:
             raise RunnerLostError(f"the runner did not start within {START_SECONDS:g} s", "start") from None
+        except RunnerLostError as lost:
+            raise RunnerLostError(str(lost), "start") from lost
         if frame.WhichOneof("frame") != "hello":
             raise RunnerLostError("the runner did not say hello", "nonsense")
         self.libraries = dict(frame.hello.libraries)
