@@ -11,15 +11,17 @@ import pytest
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, NoMetrics
 from undue_service.adapters.pool.memory import MemoryPool
+from undue_service.application import planning
 from undue_service.application import scheduler as module
 from undue_service.application.changes import Changes
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
 from undue_service.application.registration import Registrations
 from undue_service.application.scheduler import MAX_LOST_RUNNERS, Scheduler
-from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
 from undue_service.domain.jobs import JobState, Progress
 from undue_service.domain.specs import ArraysSource, DatasetReport, Produced, TaskResult, TensorRef
+from undue_service.domain.tasks import DatasetTask
 
 REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest="d")
 
@@ -68,8 +70,11 @@ class Bench:
 
 
 @pytest.fixture(autouse=True)
-def quick_ticks(monkeypatch):
+def quick_and_with_a_file(monkeypatch):
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    # The jobs here are the simplest there are, validations of data sets; they leave no file of their own.
+    monkeypatch.setitem(planning._EXPECTED, DatasetTask, (DatasetReport, frozenset(), frozenset({"thing"})))
 
 
 def run(bench, story):
@@ -320,5 +325,116 @@ def test_slots_run_side_by_side(tmp_path):
     async def story():
         jobs = [bench.add() for _ in range(3)]
         assert {(await bench.ended(job)).state for job in jobs} == {JobState.SUCCEEDED}
+
+    run(bench, story)
+
+
+def fail_at_times(bench, monkeypatch, method, times, error=None):
+    """Make a method of the job store fail the first few times."""
+    real, left = getattr(bench.jobs, method), [times]
+
+    def flaky(*arguments, **options):
+        if left[0] > 0:
+            left[0] -= 1
+            raise error or Unavailable(Reason.STORAGE_UNAVAILABLE, "database is locked")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(bench.jobs, method, flaky)
+
+
+@pytest.mark.parametrize("error", [None, ValueError("an unreadable row")])
+def test_a_store_that_is_away_stops_no_scheduler(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("undue_service.application.changes.POLL_SECONDS", 0.02)
+    bench = Bench(tmp_path, produce)
+    fail_at_times(bench, monkeypatch, "lease", 3, error)
+
+    async def story():
+        assert (await bench.ended(bench.add())).state is JobState.SUCCEEDED
+
+    run(bench, story)
+
+
+@pytest.mark.parametrize("method", ["update", "get"])
+def test_a_store_that_is_away_for_a_moment_costs_no_finished_work(tmp_path, monkeypatch, method):
+    runs = []
+
+    async def body(work, on_progress):
+        runs.append(work)
+        on_progress(Progress("s", 1, 2))
+        await asyncio.sleep(0.1)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = bench.add()
+        while not runs:
+            await asyncio.sleep(0.001)
+        fail_at_times(bench, monkeypatch, method, 5)
+        await asyncio.sleep(0.5)
+        assert (await bench.ended(job)).state is JobState.SUCCEEDED
+        assert len(runs) == 1
+
+    run(bench, story)
+
+
+def test_an_overtaken_attempt_leaves_its_successors_folder_alone(tmp_path):
+    started, go = [], asyncio.Event()
+
+    async def body(work, on_progress):
+        started.append(work.scratch)
+        if len(started) == 1:
+            # This one sleeps past its lease; the other slot takes the job over.
+            bench.clock.time += timedelta(minutes=5)
+            bench.changes.queued()
+            while len(started) < 2:
+                await asyncio.sleep(0.01)
+            return await produce(work, on_progress)
+        (work.scratch / "file").write_bytes(b"of the second")
+        await go.wait()
+        assert (work.scratch / "file").read_bytes() == b"of the second"
+        return TaskResult(REPORT, (Produced("thing", "file"),))
+
+    bench = Bench(tmp_path, body, slots=2)
+
+    async def story():
+        job = bench.add()
+        while len(started) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        go.set()
+        ended = await bench.ended(job)
+        assert ended.state is JobState.SUCCEEDED
+        assert ended.results == {"thing": hashlib.sha256(b"of the second").hexdigest()}
+
+    run(bench, story)
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_a_cancelled_job_is_no_error_in_the_log(tmp_path, caplog):
+    async def body(work, on_progress):
+        await asyncio.sleep(60)
+
+    bench = Bench(tmp_path, body)
+
+    async def story():
+        job = bench.add()
+        while bench.get(job).state is not JobState.RUNNING:
+            await asyncio.sleep(0.01)
+        bench.jobs.update("t", job.id, lambda job: job.cancel(bench.clock.now()))
+        await asyncio.sleep(0.2)
+
+    run(bench, story)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_the_result_of_another_kind_of_task_is_a_lost_runner(tmp_path, monkeypatch):
+    monkeypatch.setitem(planning._EXPECTED, DatasetTask, (DatasetReport, frozenset(), frozenset()))
+    bench = Bench(tmp_path, produce)
+
+    async def story():
+        job = await bench.ended(bench.add())
+        assert job.failure.reason == "RUNNER_LOST"
+        assert "another kind" in job.failure.message
 
     run(bench, story)

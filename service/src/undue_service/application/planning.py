@@ -1,15 +1,19 @@
 """Turn a job into a runner's task, and what the runner leaves into artifacts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from undue_service.domain.jobs import Job
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     ArraysSource,
+    DatasetReport,
     DatasetValidation,
     DataSource,
     FileSource,
     Influence,
+    InfluenceReport,
+    ModelReport,
     ModelSpec,
     ModelValidation,
     SelfInfluence,
@@ -17,8 +21,16 @@ from undue_service.domain.specs import (
 )
 from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
 
-from .ports import ArtifactStore, Staging, Work
+from .ports import ArtifactStore, RunnerLostError, Staging, Work
 from .registration import Registrations
+
+_EXPECTED: Mapping[type, tuple[type, frozenset[str], frozenset[str]]] = {
+    DatasetTask: (DatasetReport, frozenset(), frozenset()),
+    ModelTask: (ModelReport, frozenset(), frozenset()),
+    InfluenceTask: (InfluenceReport, frozenset({"explanations"}), frozenset({"scores"})),
+    SelfInfluenceTask: (InfluenceReport, frozenset({"self_influences"}), frozenset()),
+}
+"""Task to the report that it ends with, the files that it must leave, and those that it may leave."""
 
 
 class Planner:
@@ -38,14 +50,20 @@ class Planner:
         """
         task, digests = self._task(job)
         paths: dict[str, Path] = {digest: self._artifacts.path(job.tenant, digest) for digest in digests}
-        return Work(job.tenant, job.id, task, paths, self._staging.scratch(job.id))
+        # Each attempt has a folder of its own: an attempt that was overtaken must not clear its successor's away.
+        return Work(job.tenant, job.id, task, paths, self._staging.scratch(f"{job.id}-{job.attempt}"))
 
     def collect(self, work: Work, result: TaskResult) -> dict[str, str]:
         """Keep what a runner produced and return the digest of each role.
 
         Raises:
+            RunnerLostError: the result is not one of this task.
             Internal: the runner named what is no plain file in its folder.
         """
+        report, required, optional = _EXPECTED[type(work.task)]
+        roles = [file.role for file in result.files]
+        if not isinstance(result.report, report) or not required <= set(roles) <= required | optional:
+            raise RunnerLostError("the runner sent the result of another kind of task", "nonsense")
         return {
             file.role: self._artifacts.keep(work.tenant, self._staging.take(work.scratch, file.path))
             for file in result.files
@@ -53,7 +71,7 @@ class Planner:
 
     def discard(self, work: Work) -> None:
         """Remove the scratch folder."""
-        self._staging.discard_scratch(work.id)
+        self._staging.discard_scratch(work.scratch.name)
 
     def _task(self, job: Job) -> tuple[Task, tuple[str, ...]]:
         match job.spec:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, Unavailable
+from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, ResourceExhausted, Unavailable
 from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.specs import TaskResult
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=15)
 TICK_SECONDS = 0.2
+RETRY_SECONDS = 0.5
 MAX_LOST_RUNNERS = 3
 """A job that has cost this many runners is at fault itself."""
 
@@ -67,8 +68,8 @@ class Scheduler:
             now = self._clock.now()
             try:
                 lease = await asyncio.to_thread(self._jobs.lease, now, now + LEASE)
-            except Error as error:  # a full disk, a database that is away: the jobs are still there when it is back
-                log.error("no job can be leased", extra={"reason": error.reason, "cause": error.message})
+            except Exception:  # a full disk, a database that is away: the jobs are still there when it is back
+                log.exception("no job can be leased")
                 lease = None
             if lease is not None:
                 return lease
@@ -81,6 +82,8 @@ class Scheduler:
         try:
             try:
                 await self._attempt(lease)
+            except StaleLeaseError:
+                raise
             except RunnerLostError as lost:
                 await self._runner_lost(lease, lost)
             except Error as error:
@@ -90,6 +93,9 @@ class Scheduler:
                 await self._fail(lease, Internal(Reason.INTERNAL, "a fault of the service; its log names this job"))
         except StaleLeaseError:
             log.info("job was cancelled or taken over", extra={"job": job.name})
+        except Error as error:
+            # Nothing could be written while the lease lasted: the job is leased again once the store is back.
+            log.error("the end of a job could not be written", extra={"job": job.name, "cause": error.message})
         finally:
             self._changes.changed(job.id)
 
@@ -97,14 +103,21 @@ class Scheduler:
         job = lease.job
         work = await asyncio.to_thread(self._planner.plan, job)
         try:
-            result = await self._supervised(lease, work)
-            await self._succeed(lease, work, result)
+            result, kept = await self._supervised(lease, work)
         finally:
             await asyncio.to_thread(self._planner.discard, work)
+        now = self._clock.now()
+        await self._end(lease, lambda job: job.succeed(now, result.report, kept))
+        log.info("job succeeded", extra={"job": job.name})
 
-    async def _supervised(self, lease: Lease, work: Work) -> TaskResult:
+    async def _supervised(self, lease: Lease, work: Work) -> tuple[TaskResult, dict[str, str]]:
         progress = _Latest()
-        running = asyncio.create_task(self._pool.run(work, progress.set))
+
+        async def run() -> tuple[TaskResult, dict[str, str]]:
+            result = await self._pool.run(work, progress.set)
+            return result, await asyncio.to_thread(self._planner.collect, work, result)
+
+        running = asyncio.create_task(run())
         supervising = asyncio.create_task(self._supervise(lease, progress))
         try:
             await asyncio.wait((running, supervising), return_when=asyncio.FIRST_COMPLETED)
@@ -128,32 +141,41 @@ class Scheduler:
                 limit = f"{job.timeout_seconds:g} s"
                 text = f"{job.name} ran past its limit of {limit}: give it a larger timeout_seconds or less to do"
                 raise DeadlineExceeded(Reason.JOB_DEADLINE, text)
-            if latest != written or now - renewed > LEASE / 3:
-                await asyncio.to_thread(self._advance, lease, latest, now)
-                written, renewed = latest, now
-                self._changes.changed(job.id)
-            elif (await asyncio.to_thread(self._jobs.get, job.tenant, job.id)).state.ended:
-                raise StaleLeaseError
+            try:
+                if latest != written or now - renewed > LEASE / 3:
+                    await asyncio.to_thread(self._advance, lease, latest, now)
+                    written, renewed = latest, now
+                    self._changes.changed(job.id)
+                elif (await asyncio.to_thread(self._jobs.get, job.tenant, job.id)).state.ended:
+                    raise StaleLeaseError
+            except (Unavailable, ResourceExhausted) as error:
+                if now - renewed > LEASE:
+                    raise StaleLeaseError from error  # by now another may have it
+                log.warning("progress cannot be written", extra={"job": job.name, "cause": error.message})
 
     def _advance(self, lease: Lease, progress: Progress, now: datetime) -> None:
         job = lease.job
         self._jobs.update(job.tenant, job.id, lambda job: job.advance(progress), token=lease.token, until=now + LEASE)
 
-    async def _succeed(self, lease: Lease, work: Work, result: TaskResult) -> None:
-        def record() -> None:
-            kept, now = self._planner.collect(work, result), self._clock.now()
-            self._end(lease, lambda job: job.succeed(now, result.report, kept))
-
-        await asyncio.to_thread(record)
-        log.info("job succeeded", extra={"job": lease.job.name})
-
     async def _fail(self, lease: Lease, error: Error) -> None:
         now = self._clock.now()
-        await asyncio.to_thread(self._end, lease, lambda job: job.fail(now, error))
+        await self._end(lease, lambda job: job.fail(now, error))
         log.info("job failed", extra={"job": lease.job.name, "reason": error.reason})
 
-    def _end(self, lease: Lease, change: Callable[[Job], Job]) -> None:
-        self._metrics.job_finished(self._jobs.update(lease.job.tenant, lease.job.id, change, token=lease.token))
+    async def _end(self, lease: Lease, change: Callable[[Job], Job]) -> None:
+        self._metrics.job_finished(await self._write(lease, change))
+
+    async def _write(self, lease: Lease, change: Callable[[Job], Job]) -> Job:
+        """Change a job, again and again while the store is away and the lease lasts."""
+        job, until = lease.job, self._clock.now() + LEASE
+        while True:
+            try:
+                return await asyncio.to_thread(self._jobs.update, job.tenant, job.id, change, token=lease.token)
+            except (Unavailable, ResourceExhausted) as error:
+                if self._clock.now() > until:
+                    raise
+                log.warning("a job cannot be written", extra={"job": job.name, "cause": error.message})
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _runner_lost(self, lease: Lease, lost: RunnerLostError) -> None:
         job = lease.job
@@ -163,7 +185,7 @@ class Scheduler:
             reason = Reason.RUNNER_UNAVAILABLE if lost.reason == "start" else Reason.RUNNER_LOST
             await self._fail(lease, Unavailable(reason, text))
             return
-        await asyncio.to_thread(self._jobs.update, job.tenant, job.id, lambda job: job.requeue(), token=lease.token)
+        await self._write(lease, lambda job: job.requeue())
         self._changes.queued()
 
 

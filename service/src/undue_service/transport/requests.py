@@ -26,6 +26,11 @@ Digest = Callable[[str, str | bytes], str]
 """(field, upload name or bytes) → sha256 of the artifact that holds them."""
 
 MAX_INPUTS = 256
+MAX_COLUMNS = 100_000
+MAX_PATTERNS = 1_000
+MAX_ROWS = 10_000
+MAX_TOP_K = 1_000
+MAX_TIMEOUT_SECONDS = 10 * 365 * 86_400
 
 ITEM_BYTES = {
     "bool": 1,
@@ -51,6 +56,9 @@ def model_spec(request: models_pb2.CreateModelRequest, digest: Digest) -> ModelS
     _require("model.upload", model.upload)
     if not model.HasField("objective"):
         raise InvalidArgument.at("model.objective", "is required: what the weights minimise")
+    for name, patterns in (("parameters", model.parameters), ("objective.l2_exclude", model.objective.l2_exclude)):
+        if len(patterns) > MAX_PATTERNS:
+            raise InvalidArgument.at(f"model.{name}", f"has {len(patterns):,} patterns; at most {MAX_PATTERNS:,}")
     return ModelSpec(
         format=cast(Any, FORMATS.to_domain("model.format", model.format)),
         digest=digest("model.upload", model.upload),
@@ -84,8 +92,9 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[Influence | SelfInflue
         InvalidArgument: a field is missing or wrong.
     """
     timeout = request.job.timeout_seconds
-    if not (math.isfinite(timeout) and timeout >= 0):
-        raise InvalidArgument.at("job.timeout_seconds", "must be a number of seconds, or 0 for no limit")
+    if not 0 <= timeout <= MAX_TIMEOUT_SECONDS:
+        text = f"must be at most {MAX_TIMEOUT_SECONDS:,} seconds, or 0 for no limit"
+        raise InvalidArgument.at("job.timeout_seconds", text)
     match request.job.WhichOneof("spec"):
         case "influence":
             return _influence(request.job.influence), timeout
@@ -149,6 +158,8 @@ def _file(file: datasets_pb2.FileSource, digest: Digest) -> FileSource:
     schema = file.schema
     if not schema.inputs or not all(columns.columns for columns in schema.inputs.values()):
         raise InvalidArgument.at("dataset.file.schema.inputs", "is required: the columns of each input")
+    if sum(len(columns.columns) for columns in schema.inputs.values()) > MAX_COLUMNS:
+        raise InvalidArgument.at("dataset.file.schema.inputs", f"names more than {MAX_COLUMNS:,} columns")
     inputs = {name: tuple(columns.columns) for name, columns in sorted(schema.inputs.items())}
     spec = SchemaSpec(inputs, schema.target or None, schema.id or None, schema.weight or None)
     format_ = FILE_FORMATS.to_domain("dataset.file.format", file.format)
@@ -157,6 +168,9 @@ def _file(file: datasets_pb2.FileSource, digest: Digest) -> FileSource:
 
 def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:
     _require_names("job.influence", spec, ("model", "train", "test", "method"))
+    if len(spec.rows) > MAX_ROWS:
+        text = f"{len(spec.rows):,} rows; name at most {MAX_ROWS:,}, or none for all"
+        raise InvalidArgument.at("job.influence.rows", text)
     negative = [row for row in spec.rows if row < 0]
     if negative:
         raise InvalidArgument.at("job.influence.rows", f"{negative[0]} is negative; rows count from 0")
@@ -169,7 +183,7 @@ def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:
         method=spec.method,
         measurement=cast(Any, MEASUREMENTS.to_domain("job.influence.measurement", measurement)),
         damping=_damping("job.influence", spec),
-        top_k=_top_k("job.influence", spec),
+        top_k=_top_k("job.influence", spec, MAX_TOP_K),
         leverage_correction=spec.leverage_correction if spec.HasField("leverage_correction") else None,
     )
 
@@ -181,7 +195,7 @@ def _self_influence(spec: jobs_pb2.SelfInfluenceSpec) -> SelfInfluence:
         train=spec.train,
         method=spec.method,
         damping=_damping("job.self_influence", spec),
-        top_k=_top_k("job.self_influence", spec),
+        top_k=_top_k("job.self_influence", spec, 2**31 - 1),
         leverage_correction=spec.leverage_correction if spec.HasField("leverage_correction") else None,
     )
 
@@ -194,13 +208,12 @@ def _damping(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSp
     return spec.damping
 
 
-def _top_k(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> int | None:
+def _top_k(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec, most: int) -> int | None:
     if not spec.HasField("top_k"):
         return None
-    if spec.top_k < 1:
-        raise InvalidArgument.at(
-            f"{field}.top_k", f"{spec.top_k} must be at least 1; leave it unset to keep every score"
-        )
+    if not 1 <= spec.top_k <= most:
+        text = f"{spec.top_k} must be from 1 to {most:,}; leave it unset to keep every score"
+        raise InvalidArgument.at(f"{field}.top_k", text)
     return spec.top_k
 
 
