@@ -5,6 +5,22 @@ from typing import Literal
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
 Measurement = Literal["loss"]
+DType = Literal[
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "utf8",
+]
+"""NumPy's names of element types; "utf8" for strings, each ended by a NUL byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +37,7 @@ class ObjectiveSpec:
 class TensorRef:
     """An array whose raw little-endian C-order bytes are an artifact."""
 
-    dtype: str
-    """NumPy's name of the element type: float32, int64, …; "utf8" for strings, each ended by a NUL byte."""
+    dtype: DType
     shape: tuple[int, ...]
     digest: str
 
@@ -144,7 +159,7 @@ class ColumnSchema:
     """One column of a data set as it was found."""
 
     name: str
-    dtype: str
+    dtype: DType
     shape: tuple[int, ...]
     """Shape of one row."""
 
@@ -193,7 +208,7 @@ class ModelReport:
     inputs: tuple[ColumnSchema, ...]
     outputs: tuple[str, ...]
     parameters: tuple[ParameterInfo, ...]
-    dtype: str
+    dtype: DType
     linear_head: bool
     """Whether the prediction is linear in every selected parameter."""
     output_activation: str
@@ -223,7 +238,7 @@ class Diagnostics:
     stationarity: Stationarity
     recipe: str
     seed: int
-    dtype: str
+    dtype: DType
     device: str
     digests: dict[str, str]
     """model, train, test and code, each sha256."""

@@ -25,7 +25,7 @@ def main() -> None:
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
     os.set_inheritable(descriptor, True)
-    os.execv(sys.executable, [sys.executable, "-m", "undue_service.runner.main", str(descriptor), device])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "undue_service.runner.main", str(descriptor), device])
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import threading
 import traceback
 from pathlib import Path
 
-from undue_service.domain.errors import Error, Internal, Reason, ResourceExhausted
+from undue_service.domain.errors import Error, FailedPrecondition, Internal, Reason, ResourceExhausted
+from undue_service.domain.specs import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
-from undue_service.wire.framing import RunnerChannel
+from undue_service.wire.framing import MAX_FRAME_BYTES, RunnerChannel
 
 
 def main() -> None:
@@ -32,9 +33,11 @@ def main() -> None:
 
 
 def _read(channel: RunnerChannel, tasks: "queue.Queue[frames.Task]") -> None:
-    while (frame := channel.receive()) is not None:
-        tasks.put(frame.task)
-    os._exit(0)  # the service is gone, and so is whoever waited for what runs now
+    try:
+        while (frame := channel.receive()) is not None:
+            tasks.put(frame.task)
+    finally:
+        os._exit(0)  # the service is gone, and so is whoever waited for what runs now
 
 
 def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> frames.FromRunner:  # type: ignore[name-defined] # noqa: F821
@@ -44,7 +47,7 @@ def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> fra
     try:
         artifacts = {digest: Path(path) for digest, path in task.artifacts.items()}
         result = workshop.run(TASK.load(task.body), artifacts, Path(task.scratch), report)
-        return frames.FromRunner(done=frames.Done(id=task.id, result=TASK_RESULT.dump(result)))
+        return frames.FromRunner(done=frames.Done(id=task.id, result=_finite(result)))
     except Error as error:
         failure = error
     except MemoryError:
@@ -58,6 +61,18 @@ def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> fra
         id=task.id, code=failure.code, reason=failure.reason, message=failure.message, metadata=failure.metadata
     )
     return frames.FromRunner(failure=said)
+
+
+def _finite(result: TaskResult) -> bytes:
+    try:
+        data = TASK_RESULT.dump(result)
+    except ValueError as error:
+        text = "the report has NaN or infinity in it: check the model's weights and the data for extreme values"
+        raise FailedPrecondition(Reason.NON_FINITE_RESULT, text) from error
+    if len(data) > MAX_FRAME_BYTES // 2:
+        text = f"the report has {len(data):,} bytes: the model has too many parameters or inputs to list"
+        raise ResourceExhausted(Reason.MODEL_UNSUPPORTED, text)
+    return data
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 import undue_service
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.source import DatasetSource
-from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import (
     ColumnSchema,
     DataSource,
@@ -77,9 +77,19 @@ class Workshop:
             Error: whatever is wrong with the model, the data or the request.
         """
         place = Place(artifacts, scratch, report)
+        try:
+            return self._run(task, place)
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory() from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):  # the CPU's allocator has no exception of its own
+                raise _out_of_memory() from error
+            raise
+
+    def _run(self, task: Task, place: Place) -> TaskResult:
         match task:
             case DatasetTask(source=source):
-                return TaskResult(validate(place.source(source), report))
+                return TaskResult(validate(place.source(source), place.report))
             case ModelTask():
                 return TaskResult(self._model_report(task, place))
             case InfluenceTask():
@@ -171,6 +181,11 @@ class Workshop:
             output_names=opened.outputs,
         )
         return Objective(program.to(self._device, torch.float64), model.objective, model.parameters)
+
+
+def _out_of_memory() -> ResourceExhausted:
+    text = "the task needs more memory than its device has: ask for fewer rows at once, or select fewer parameters"
+    return ResourceExhausted(Reason.OUT_OF_MEMORY, text)
 
 
 def _parity(

@@ -1,12 +1,13 @@
 """Enums of the API and the domain's words for them."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import JobState
 from undue_service.domain.resources import ResourceState
+from undue_service.domain.specs import DType
 
 D = TypeVar("D")
 
@@ -63,9 +64,9 @@ DATASET_STATES: Words[ResourceState] = Words(
     {getattr(datasets_pb2.Dataset, f"STATE_{state.value}"): state for state in ResourceState}
 )
 JOB_STATES: Words[JobState] = Words({getattr(jobs_pb2.Job, f"STATE_{state.value}"): state for state in JobState})
-DTYPES: Words[str] = Words(
+DTYPES: Words[DType] = Words(
     {
-        number: name.removeprefix("DATA_TYPE_").lower()
+        number: cast(DType, name.removeprefix("DATA_TYPE_").lower())
         for name, number in tensors_pb2.DataType.items()
         if number != tensors_pb2.DATA_TYPE_UNSPECIFIED
     }

@@ -3,6 +3,7 @@
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from undue_service.domain.jobs import Job
 from undue_service.domain.specs import ArraysSource, FileSource, ModelSpec, TaskResult
@@ -18,16 +19,23 @@ class Codec(Generic[T]):
         self._adapter: TypeAdapter[T] = TypeAdapter(kind)
 
     def dump(self, value: T) -> bytes:
-        """Return the value as JSON; a number that JSON lacks (NaN, infinity) is refused."""
-        return self._adapter.dump_json(value)
+        """Return the value as JSON.
+
+        Raises:
+            ValueError: it holds NaN or infinity, which JSON lacks.
+        """
+        data = to_json(self._adapter.dump_python(value), inf_nan_mode="constants")
+        from_json(data, allow_inf_nan=False)
+        return data
 
     def load(self, data: bytes | str) -> T:
         """Return the value again.
 
         Raises:
-            ValueError: the JSON is not of this type.
+            ValueError: the JSON is not of this type, or has NaN or infinity in it.
         """
         try:
+            from_json(data, allow_inf_nan=False)
             return self._adapter.validate_json(data)
         except ValidationError as error:
             raise ValueError(str(error)) from error

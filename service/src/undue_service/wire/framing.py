@@ -7,8 +7,8 @@ import threading
 
 from .frames_pb2 import FromRunner, ToRunner
 
-MAX_FRAME_BYTES = 64 << 20
-"""A longer frame is nonsense: whoever sent it is not to be trusted with more of our memory."""
+MAX_FRAME_BYTES = 4 << 20
+"""A longer frame is nonsense: large results are files."""
 
 _LENGTH = struct.Struct(">I")
 

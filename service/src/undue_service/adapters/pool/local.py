@@ -15,8 +15,8 @@ from .runner_process import LAUNCHER, RunnerProcess
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str, str]
-"""Slot, tenant, lane."""
+Key = tuple[int, str, str]
+"""Slot, by its place among the devices; tenant; lane."""
 
 
 class LocalPool:
@@ -26,14 +26,14 @@ class LocalPool:
         self._devices = devices
         self._metrics = metrics
         self._launcher = launcher
-        self._free: dict[str, asyncio.Queue[str]] = {}
+        self._free: dict[str, asyncio.Queue[int]] = {}
         self._runners: dict[Key, RunnerProcess] = {}
         self._libraries: Mapping[str, str] = {}
 
     async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
         """See WorkerPool."""
-        async with self._slot(work.lane) as device:
-            key = (device, work.tenant, work.lane)
+        async with self._slot(work.lane) as slot:
+            key = (slot, work.tenant, work.lane)
             loss = "cancelled"
             try:
                 runner = await self._runner(key)
@@ -53,8 +53,8 @@ class LocalPool:
 
     async def warm(self) -> None:
         """Start a runner before there is work for it."""
-        async with self._slot("batch") as device:
-            await self._runner((device, DEFAULT_TENANT, "batch"))
+        async with self._slot("batch") as slot:
+            await self._runner((slot, DEFAULT_TENANT, "batch"))
 
     def status(self) -> PoolStatus:
         """See WorkerPool."""
@@ -69,16 +69,16 @@ class LocalPool:
             await runner.kill()
 
     @asynccontextmanager
-    async def _slot(self, lane: str) -> AsyncIterator[str]:
+    async def _slot(self, lane: str) -> AsyncIterator[int]:
         if lane not in self._free:
             self._free[lane] = asyncio.Queue()
-            for device in self._devices:
-                self._free[lane].put_nowait(device)
-        device = await self._free[lane].get()
+            for slot in range(len(self._devices)):
+                self._free[lane].put_nowait(slot)
+        slot = await self._free[lane].get()
         try:
-            yield device
+            yield slot
         finally:
-            self._free[lane].put_nowait(device)
+            self._free[lane].put_nowait(slot)
 
     async def _runner(self, key: Key) -> RunnerProcess:
         runner = self._runners.get(key)
@@ -87,8 +87,12 @@ class LocalPool:
         if runner is not None:
             log.warning("an idle runner died", extra={"pid": runner.status().pid})
             await self._drop(key, "died")
-        runner = self._runners[key] = RunnerProcess(key[0], key[2], self._launcher)
-        await runner.start()
+        runner = self._runners[key] = RunnerProcess(self._devices[key[0]], key[2], self._launcher)
+        try:
+            await runner.start()
+        except RunnerLostError:
+            await self._drop(key, "start")
+            raise
         self._libraries = runner.libraries
         return runner
 

@@ -20,7 +20,8 @@ from undue_service.wire.framing import FrameError, encode, read_from_runner
 
 log = logging.getLogger(__name__)
 
-LAUNCHER = (sys.executable, "-m", "undue_service.runner.launcher")
+# -P: a file in the service's working folder must not stand in for a module.
+LAUNCHER = (sys.executable, "-P", "-m", "undue_service.runner.launcher")
 
 START_SECONDS = 120.0
 """How long a runner may take to import its libraries, on a cold disk."""
@@ -97,8 +98,9 @@ class RunnerProcess:
             self._writer.write(encode(frames.ToRunner(task=task)))
             await self._writer.drain()
         except OSError as error:
-            raise RunnerLostError(self._how_it_ended(), "died") from error
+            raise RunnerLostError(await asyncio.to_thread(self._how_it_ended), "died") from error
         while True:
+            await asyncio.sleep(0)  # frames that have all arrived would otherwise be read without a pause
             frame = await self._receive()
             kind = frame.WhichOneof("frame")
             if kind in ("progress", "done", "failure") and getattr(frame, kind).id != work.id:
@@ -108,10 +110,11 @@ class RunnerProcess:
                 continue
             self._state = "idle"
             if kind == "done":
-                return self._result(frame.done.result)
+                return await asyncio.to_thread(self._result, frame.done.result)
             if kind == "failure":
                 said = frame.failure
-                raise Failure(said.code, said.reason, said.message[:10_000], dict(said.metadata)).error()
+                metadata = {key[:100]: value[:1000] for key, value in list(said.metadata.items())[:20]}
+                raise Failure(said.code, said.reason, said.message[:10_000], metadata).error()
             raise RunnerLostError(f"the runner sent {kind!r} in the middle of a task", "nonsense")
 
     async def kill(self) -> None:
@@ -140,7 +143,8 @@ class RunnerProcess:
         except subprocess.TimeoutExpired:
             return "the runner closed its socket"
         if status < 0:
-            return f"the runner was killed by {signal.Signals(-status).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"the runner was killed by {known.get(-status, f'signal {-status}')}"
         return f"the runner exited with status {status}; the service's log has its last words"
 
     def _log_output(self) -> None:
