@@ -70,12 +70,12 @@ def a_registration(stores, resource_id="d", tenant="default", request=None, spec
 
 
 def test_a_job_comes_back_as_it_went_in(stores):
-    job = stores.jobs.add(a_job(), None)
+    job = stores.jobs.add("default", a_job, None)
     assert stores.jobs.get("default", job.id) == job
 
 
 def test_another_tenant_sees_nothing(stores):
-    job = stores.jobs.add(a_job(), None)
+    job = stores.jobs.add("default", a_job, None)
     made = a_registration(stores)
     upload = stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), None)
     for look_up in (
@@ -92,14 +92,14 @@ def test_another_tenant_sees_nothing(stores):
 
 
 def test_jobs_are_leased_oldest_first_and_each_once(stores):
-    added = [stores.jobs.add(a_job(), None) for _ in range(3)]
+    added = [stores.jobs.add("default", a_job, None) for _ in range(3)]
     leases = [stores.jobs.lease(NOW, SOON) for _ in range(4)]
     assert [lease and lease.job.id for lease in leases] == [job.id for job in added] + [None]
     assert all(lease.job.state is JobState.RUNNING and lease.job.attempt == 1 for lease in leases[:3])
 
 
 def test_a_lease_that_ran_out_goes_to_another_and_fences_the_first_off(stores):
-    stores.jobs.add(a_job(), None)
+    stores.jobs.add("default", a_job, None)
     first = stores.jobs.lease(NOW, SOON)
     assert stores.jobs.lease(SOON - timedelta(seconds=1), SOON) is None
     second = stores.jobs.lease(SOON + timedelta(seconds=1), SOON + timedelta(seconds=16))
@@ -116,7 +116,7 @@ def test_a_lease_that_ran_out_goes_to_another_and_fences_the_first_off(stores):
 
 
 def test_renewing_keeps_the_lease(stores):
-    stores.jobs.add(a_job(), None)
+    stores.jobs.add("default", a_job, None)
     lease = stores.jobs.lease(NOW, SOON)
     later = SOON + timedelta(seconds=15)
     stores.jobs.update(
@@ -127,7 +127,7 @@ def test_renewing_keeps_the_lease(stores):
 
 
 def test_a_cancelled_job_takes_no_result(stores):
-    stores.jobs.add(a_job(), None)
+    stores.jobs.add("default", a_job, None)
     lease = stores.jobs.lease(NOW, SOON)
     stores.jobs.update("default", lease.job.id, lambda job: job.cancel(NOW))
     with pytest.raises(StaleLeaseError):
@@ -136,7 +136,7 @@ def test_a_cancelled_job_takes_no_result(stores):
 
 
 def test_a_change_that_is_refused_changes_nothing(stores):
-    job = stores.jobs.add(a_job(), None)
+    job = stores.jobs.add("default", a_job, None)
     with pytest.raises(FailedPrecondition):
         stores.jobs.update("default", job.id, lambda job: job.succeed(NOW, REPORT, {}))
     assert stores.jobs.get("default", job.id) == job
@@ -147,10 +147,10 @@ def test_a_repeated_request_makes_one_resource_and_another_body_is_refused(store
         RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "a"),
         RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "b"),
     )
-    first = stores.jobs.add(a_job(), key)
-    assert stores.jobs.add(a_job(), key) == first
+    first = stores.jobs.add("default", a_job, key)
+    assert stores.jobs.add("default", lambda: pytest.fail("nothing new is made"), key) == first
     with pytest.raises(AlreadyExists) as caught:
-        stores.jobs.add(a_job(), other)
+        stores.jobs.add("default", a_job, other)
     assert caught.value.reason is Reason.REQUEST_ID_REUSED
     assert len(stores.jobs.list("default", 10, None).items) == 1
 
@@ -210,7 +210,7 @@ def test_a_registration_is_as_far_as_its_validation(stores):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_pages_hold_everything_once_newest_first(stores, size):
-    jobs = [stores.jobs.add(a_job(), None).id for _ in range(7)]
+    jobs = [stores.jobs.add("default", a_job, None).id for _ in range(7)]
     versions = [a_registration(stores, name).name for name in ("a", "b", "a", "c", "a")]
     # Validation jobs are jobs too.
     assert [job.id for job in _all(lambda before: stores.jobs.list("default", size, before))][5:] == jobs[::-1]

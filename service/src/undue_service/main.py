@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from .adapters.metrics import PrometheusMetrics
 from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
 from .adapters.pool.slots import find_devices
-from .adapters.sql.database import connect, migrate
+from .adapters.sql.database import THREADS, connect, migrate
 from .adapters.sql.jobs import SqlJobStore
 from .adapters.sql.registry import SqlRegistry
 from .adapters.sql.uploads import SqlUploadStore
@@ -61,7 +62,9 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         migrate(engine)
 
         clock, changes, metrics = SystemClock(), Changes(), PrometheusMetrics()
-        changes.bind(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="undue"))
+        changes.bind(loop)
         jobs, artifacts, staging = SqlJobStore(engine), LocalArtifacts(data.path), LocalStaging(data.path)
         pool = LocalPool(find_devices(settings.devices), metrics)
         stack.push_async_callback(pool.close)
@@ -73,6 +76,7 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), pool, changes, metrics, clock)
         if not settings.database_url:
             jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
+            staging.sweep()
 
         server, address = await start_server(
             UseCases(uploads, registrations, job_cases, results, pool),
@@ -102,7 +106,12 @@ async def serve(settings: Settings, parent: int | None, ready: int | None) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if parent is not None:
-        loop.add_reader(parent, stop.set)
+
+        def parent_gone() -> None:
+            loop.remove_reader(parent)
+            stop.set()
+
+        loop.add_reader(parent, parent_gone)
     async with service(settings) as address:
         if ready is not None:
             _say(ready, {"address": address})

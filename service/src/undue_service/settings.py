@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from sqlalchemy import URL
 
 
 class Settings(BaseSettings):
@@ -60,9 +61,9 @@ class Settings(BaseSettings):
         return level
 
     @property
-    def database(self) -> str:
+    def database(self) -> str | URL:
         """The database's URL."""
-        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'undue.sqlite3'}"
+        return self.database_url or URL.create("sqlite", database=str(self.data_dir.resolve() / "undue.sqlite3"))
 
     @classmethod
     def settings_customise_sources(

@@ -35,7 +35,8 @@ def explanations(tmp_path):
 
 
 def test_an_explanation_reads_as_written(explanations):
-    found = READER.explanations(explanations, 0, 10)
+    found, more = READER.explanations(explanations, 0, 10)
+    assert more is None
     two = ScoredExample(2, "b", 0.2, 0, 0, 0.2)
     four = ScoredExample(4, "d", 0.4, 0, 1, 0.4)
     nine = ScoredExample(9, "i", -0.9, 0, 2, 0.9)
@@ -46,9 +47,18 @@ def test_an_explanation_reads_as_written(explanations):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_pages_join_to_the_whole(explanations, size):
-    pages = [READER.explanations(explanations, start, size) for start in range(0, 3, size)]
-    assert sum(pages, ()) == READER.explanations(explanations, 0, 10)
-    assert READER.explanations(explanations, 3, size) == ()
+    joined, start = (), 0
+    while start is not None:
+        page, start = READER.explanations(explanations, start, size)
+        joined += page
+    assert joined == READER.explanations(explanations, 0, 10)[0]
+    assert READER.explanations(explanations, 3, size) == ((), None)
+
+
+def test_a_page_of_long_lists_is_short(explanations, monkeypatch):
+    monkeypatch.setattr("undue_service.wire.results.PAGE_EXAMPLES", 5)
+    page, more = READER.explanations(explanations, 0, 10)
+    assert (len(page), more) == (1, 1)
 
 
 def test_regression_values_are_numbers_and_vectors(tmp_path):
@@ -59,7 +69,9 @@ def test_regression_values_are_numbers_and_vectors(tmp_path):
         "loss": np.zeros(2),
     }
     write(tmp_path / "a", columns | {"prediction": np.array([0.5, 1.0]), "target": np.array([[1.0, 2.0], [3.0, 4.0]])})
-    first, second = READER.self_influences(tmp_path / "a", 0, 5)
+    (first, second), more = READER.self_influences(tmp_path / "a", 0, 5)
+    assert more is None
+    assert READER.self_influences(tmp_path / "a", 0, 1)[1] == 1
     assert (first.row, first.score, first.prediction, first.target) == (1, 3.0, 0.5, (1.0, 2.0))
     assert second.target == (3.0, 4.0)
 

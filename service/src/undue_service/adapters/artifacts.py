@@ -2,7 +2,8 @@
 
     {root}/artifacts/{tenant}/{first two digits}/{sha256}      complete, read-only, never changed
     {root}/staging/{tenant}/{upload}                           on its way in
-    {root}/scratch/{job}/                                      what a runner is leaving
+    {root}/scratch/{job}-{attempt}/                            what a runner is leaving
+    {root}/taken/                                              what it left, out of its reach
 
 All under one root, so that moving a file in is a rename.
 """
@@ -73,16 +74,21 @@ class LocalStaging:
     def __init__(self, root: Path) -> None:
         self._staging = root / "staging"
         self._scratch = root / "scratch"
+        self._taken = root / "taken"
 
     def size(self, tenant: str, key: str) -> int:
         """See Staging."""
-        place = self._place(tenant, key)
-        return place.stat().st_size if place.exists() else 0
+        try:
+            return self._place(tenant, key).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def append(self, tenant: str, key: str, offset: int, data: bytes) -> int:
         """See Staging."""
         with typed_os_errors():
-            with self.path(tenant, key).open("ab") as file:
+            place = self.path(tenant, key)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("ab") as file:
                 size = file.seek(0, os.SEEK_END)
                 if offset != size:
                     text = f"the chunk starts at {offset}, the upload stands at {size}: go on from there"
@@ -97,11 +103,7 @@ class LocalStaging:
 
     def path(self, tenant: str, key: str) -> Path:
         """See Staging."""
-        place = self._place(tenant, key)
-        with typed_os_errors():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-        return place
+        return self._place(tenant, key)
 
     def discard(self, tenant: str, key: str) -> None:
         """See Staging."""
@@ -126,14 +128,21 @@ class LocalStaging:
         with os.fdopen(descriptor, "rb") as file:
             if Path(name).name != name or not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _not_left(name)
-            taken = self.path(".taken", secrets.token_hex(16))
+            taken = self._taken / secrets.token_hex(16)
             try:
-                with typed_os_errors(), taken.open("wb") as copy:
-                    shutil.copyfileobj(file, copy, 1 << 20)
+                with typed_os_errors():
+                    self._taken.mkdir(parents=True, exist_ok=True)
+                    with taken.open("wb") as copy:
+                        shutil.copyfileobj(file, copy, 1 << 20)
             except Error:
                 taken.unlink(missing_ok=True)
                 raise
         return taken
+
+    def sweep(self) -> None:
+        """Remove what attempts of a service that died have left. Only for one that holds the folder alone."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self._taken, ignore_errors=True)
 
     def discard_scratch(self, key: str) -> None:
         """See Staging."""

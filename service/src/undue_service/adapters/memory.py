@@ -48,14 +48,15 @@ class MemoryJobStore:
         self.requests = _Requests()
         self._rows: dict[tuple[str, str], _Row] = {}
 
-    def add(self, job: Job, request: RequestKey | None) -> Job:
+    def add(self, tenant: str, make: Callable[[], Job], request: RequestKey | None) -> Job:
         """See JobStore."""
         with self.lock:
-            known = self.requests.remembered(job.tenant, request)
+            known = self.requests.remembered(tenant, request)
             if known is not None:
-                return self.get(job.tenant, str(known))
-            self._rows[job.tenant, job.id] = _Row(job)
-            self.requests.remember(job.tenant, request, job.id)
+                return self.get(tenant, str(known))
+            job = make()
+            self._rows[tenant, job.id] = _Row(job)
+            self.requests.remember(tenant, request, job.id)
             return job
 
     def get(self, tenant: str, job_id: str) -> Job:
@@ -128,7 +129,7 @@ class MemoryRegistry:
             new = registration(
                 1 + max((found.version for found in self._of(tenant, collection, resource_id)), default=0)
             )
-            self._jobs.add(new.validation, None)
+            self._jobs.add(tenant, lambda: new.validation, None)
             self._versions.append(new)
             self._jobs.requests.remember(tenant, request, new)
             return new

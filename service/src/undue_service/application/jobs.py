@@ -37,21 +37,19 @@ class Jobs:
             InvalidArgument: METHOD_UNKNOWN.
             NotFound: RESOURCE_NOT_FOUND.
         """
+        made: list[Job] = []
+
+        def make() -> Job:
+            # Only for a request that is new: a repeated one gets its job back whatever has been registered since.
+            made.append(Job(tenant, new_token(), self._settled(tenant, spec), self._clock.now(), timeout_seconds))
+            return made[0]
+
         method_spec(spec.method)
-        kind = spec.kind
-        spec = replace(
-            spec,
-            model=self._registrations.get(tenant, "models", f"job.{kind}.model", spec.model).ready().name,
-            train=self._dataset(tenant, f"job.{kind}.train", spec.train).name,
-        )
-        if isinstance(spec, Influence):
-            spec = replace(spec, test=self._dataset(tenant, f"job.{kind}.test", spec.test).name)
-        job = Job(tenant, new_token(), spec, self._clock.now(), timeout_seconds)
-        added = self._store.add(job, request)
-        if added.id == job.id:  # and not the one that the same request made before
-            self._metrics.job_submitted(kind)
+        job = self._store.add(tenant, make, request)
+        if made:
+            self._metrics.job_submitted(spec.kind)
             self._changes.queued()
-        return added
+        return job
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -95,6 +93,18 @@ class Jobs:
                     return
                 seen = job
                 await wait(event)
+
+    def _settled(self, tenant: str, spec: Influence | SelfInfluence) -> Influence | SelfInfluence:
+        """Return the spec with the versions that it means today."""
+        field = f"job.{spec.kind}"
+        settled = replace(
+            spec,
+            model=self._registrations.get(tenant, "models", f"{field}.model", spec.model).ready().name,
+            train=self._dataset(tenant, f"{field}.train", spec.train).name,
+        )
+        if isinstance(settled, Influence):
+            return replace(settled, test=self._dataset(tenant, f"{field}.test", settled.test).name)
+        return settled
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.get(tenant, "datasets", field, name).ready()

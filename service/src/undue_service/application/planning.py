@@ -64,10 +64,14 @@ class Planner:
         roles = [file.role for file in result.files]
         if not isinstance(result.report, report) or not required <= set(roles) <= required | optional:
             raise RunnerLostError("the runner sent the result of another kind of task", "nonsense")
-        return {
-            file.role: self._artifacts.keep(work.tenant, self._staging.take(work.scratch, file.path))
-            for file in result.files
-        }
+        kept = {}
+        for file in result.files:
+            taken = self._staging.take(work.scratch, file.path)
+            try:
+                kept[file.role] = self._artifacts.keep(work.tenant, taken)
+            finally:
+                taken.unlink(missing_ok=True)
+        return kept
 
     def discard(self, work: Work) -> None:
         """Remove the scratch folder."""

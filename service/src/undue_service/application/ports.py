@@ -31,8 +31,8 @@ class Page(Generic[T]):
 class JobStore(Protocol):
     """Jobs, with leases. Every method is one transaction."""
 
-    def add(self, job: Job, request: RequestKey | None) -> Job:
-        """Store a new job and return it, or the one that the same request made before.
+    def add(self, tenant: str, make: Callable[[], Job], request: RequestKey | None) -> Job:
+        """Store a new job, as `make()` makes it, and return it; or the one that the same request made before.
 
         Raises:
             AlreadyExists: REQUEST_ID_REUSED.
@@ -181,11 +181,11 @@ class Staging(Protocol):
 class ResultReader(Protocol):
     """Result files of influence jobs."""
 
-    def explanations(self, path: Path, start: int, count: int) -> tuple[Explanation, ...]:
-        """Return at most `count` explanations from position `start` on."""
+    def explanations(self, path: Path, start: int, count: int) -> tuple[tuple[Explanation, ...], int | None]:
+        """Return at most `count` explanations from position `start` on, and where the next ones start."""
 
-    def self_influences(self, path: Path, start: int, count: int) -> tuple[ScoredExample, ...]:
-        """Return at most `count` ranked rows from position `start` on."""
+    def self_influences(self, path: Path, start: int, count: int) -> tuple[tuple[ScoredExample, ...], int | None]:
+        """Return at most `count` ranked rows from position `start` on, and where the next ones start."""
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""

@@ -28,8 +28,6 @@ class Registrations:
             FailedPrecondition: the sample data set is not READY.
             NotFound: the sample data set does not exist.
         """
-        if spec.sample is not None:
-            spec = replace(spec, sample=self.get(tenant, "datasets", "model.sample", spec.sample).ready().name)
         return self._create(tenant, "models", check_id("model_id", model_id), spec, request)
 
     def create_dataset(
@@ -58,6 +56,12 @@ class Registrations:
         resource_id = parse_version("parent", parent, collection)[0] if parent else None
         return self._registry.list(tenant, collection, resource_id, limit, before)
 
+    def _settled(self, tenant: str, spec: ModelSpec | DataSource) -> ModelSpec | DataSource:
+        """Return the spec with the version of its sample that it means today."""
+        if not isinstance(spec, ModelSpec) or spec.sample is None:
+            return spec
+        return replace(spec, sample=self.get(tenant, "datasets", "model.sample", spec.sample).ready().name)
+
     def _create(
         self,
         tenant: str,
@@ -67,16 +71,20 @@ class Registrations:
         request: RequestKey | None,
     ) -> Registration:
         now = self._clock.now()
+        made: list[int] = []
 
         def registration(version: int) -> Registration:
+            # Only for a request that is new: a repeated one gets its version back whatever has been registered since.
+            made.append(version)
+            settled = self._settled(tenant, spec)
             name = f"{collection}/{resource_id}/versions/{version}"
             check = ModelValidation(name) if collection == "models" else DatasetValidation(name)
             return Registration(
-                tenant, collection, resource_id, version, spec, Job(tenant, new_token(), check, now), now
+                tenant, collection, resource_id, version, settled, Job(tenant, new_token(), check, now), now
             )
 
         created = self._registry.add(registration, tenant, collection, resource_id, request)
-        if created.create_time == now:  # and not the one that the same request made before
+        if made:
             self._metrics.job_submitted(created.validation.spec.kind)
             self._changes.queued()
         return created

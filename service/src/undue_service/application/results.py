@@ -22,8 +22,10 @@ class Results:
         self._artifacts = artifacts
         self._reader = reader
 
-    def explanations(self, tenant: str, name: str, start: int, count: int) -> tuple[Explanation, ...]:
-        """Return at most `count` explanations from position `start` on.
+    def explanations(
+        self, tenant: str, name: str, start: int, count: int
+    ) -> tuple[tuple[Explanation, ...], int | None]:
+        """Return at most `count` explanations from position `start` on, and where the next ones start.
 
         Raises:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
@@ -31,8 +33,10 @@ class Results:
         """
         return self._reader.explanations(self._file(tenant, name, "explanations"), start, count)
 
-    def self_influences(self, tenant: str, name: str, start: int, count: int) -> tuple[ScoredExample, ...]:
-        """Return at most `count` ranked training rows from position `start` on.
+    def self_influences(
+        self, tenant: str, name: str, start: int, count: int
+    ) -> tuple[tuple[ScoredExample, ...], int | None]:
+        """Return at most `count` ranked training rows from position `start` on, and where the next ones start.
 
         Raises:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.

@@ -1,6 +1,7 @@
 """Take files in, in chunks."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
@@ -22,6 +23,7 @@ class Uploads:
         self._artifacts = artifacts
         self._staging = staging
         self._clock = clock
+        self._locks = tuple(threading.Lock() for _ in range(64))
         self.max_bytes = max_bytes
 
     def create(self, tenant: str, size: int, sha256: str, request: RequestKey | None) -> Upload:
@@ -41,9 +43,14 @@ class Uploads:
             )
             raise ResourceExhausted(Reason.UPLOAD_TOO_LARGE, text, metadata={"limit_bytes": str(self.max_bytes)})
         known = self._artifacts.contains(tenant, sha256)
+        if known and (found := self._artifacts.path(tenant, sha256).stat().st_size) != size:
+            raise InvalidArgument.at("upload.size_bytes", f"{size:,} is wrong: the bytes of this digest are {found:,}")
         upload = Upload(tenant, new_token(), size, sha256, self._clock.now(), finished=known)
         upload = self._store.add(upload, request)
-        return self._finish(upload) if size == 0 and not upload.finished else upload
+        if size == 0 and not upload.finished:
+            self._staging.append(tenant, upload.id, 0, b"")
+            return self._finish(upload)
+        return upload
 
     def get(self, tenant: str, name: str) -> Upload:
         """Return an upload.
@@ -51,7 +58,7 @@ class Uploads:
         Raises:
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._store.get(tenant, parse_token("name", name, "uploads"))
+        return self._settled(self._store.get(tenant, parse_token("name", name, "uploads")))
 
     def received(self, upload: Upload) -> int:
         """Return how many bytes of it have arrived."""
@@ -66,24 +73,23 @@ class Uploads:
         upload = self.get(tenant, name)
 
         def write(offset: int, data: bytes, sha256: bytes) -> Upload:
-            if upload.finished:
-                text = f"{upload.name} is finished and takes no more chunks"
-                raise FailedPrecondition(
-                    Reason.UPLOAD_OFFSET_MISMATCH, text, metadata={"received_bytes": str(upload.size)}
-                )
             if len(data) > MAX_CHUNK_BYTES:
-                raise InvalidArgument.at(
-                    "data", f"{len(data):,} bytes; a chunk holds at most {MAX_CHUNK_BYTES:,}", Reason.UPLOAD_TOO_LARGE
-                )
+                text = f"{len(data):,} bytes; a chunk holds at most {MAX_CHUNK_BYTES:,}"
+                raise InvalidArgument.at("data", text, Reason.UPLOAD_TOO_LARGE)
             if hashlib.sha256(data).digest() != sha256:
-                raise InvalidArgument.at(
-                    "sha256", f"the chunk at offset {offset} has another digest: send it again", Reason.DIGEST_MISMATCH
-                )
+                text = f"the chunk at offset {offset} has another digest: send it again"
+                raise InvalidArgument.at("sha256", text, Reason.DIGEST_MISMATCH)
             if offset + len(data) > upload.size:
                 text = f"the chunk at offset {offset} goes beyond the declared {upload.size:,} bytes"
                 raise InvalidArgument.at("data", text, Reason.UPLOAD_TOO_LARGE)
-            size = self._staging.append(tenant, upload.id, offset, data)
-            return self._finish(upload) if size == upload.size else upload
+            # A client that resumes may meet its own first stream, still writing: one chunk at a time.
+            with self._locks[hash(upload.id) % len(self._locks)]:
+                if self.get(tenant, name).finished:
+                    text = f"{upload.name} is finished and takes no more chunks"
+                    metadata = {"received_bytes": str(upload.size)}
+                    raise FailedPrecondition(Reason.UPLOAD_OFFSET_MISMATCH, text, metadata=metadata)
+                size = self._staging.append(tenant, upload.id, offset, data)
+                return self._finish(upload) if size == upload.size else upload
 
         return write
 
@@ -94,7 +100,7 @@ class Uploads:
             FailedPrecondition: UPLOAD_INCOMPLETE.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        upload = self._store.get(tenant, parse_token(field, name, "uploads"))
+        upload = self._settled(self._store.get(tenant, parse_token(field, name, "uploads")))
         if not upload.finished:
             text = f"{upload.name} has {self.received(upload):,} of {upload.size:,} bytes: write the rest first"
             raise FailedPrecondition(Reason.UPLOAD_INCOMPLETE, text)
@@ -103,8 +109,18 @@ class Uploads:
     def keep(self, tenant: str, data: bytes) -> str:
         """Keep bytes that came inside a request and return their sha256."""
         key = new_token()
-        self._staging.append(tenant, key, 0, data)
-        return self._artifacts.keep(tenant, self._staging.path(tenant, key))
+        try:
+            self._staging.append(tenant, key, 0, data)
+            return self._artifacts.keep(tenant, self._staging.path(tenant, key))
+        finally:
+            self._staging.discard(tenant, key)
+
+    def _settled(self, upload: Upload) -> Upload:
+        """Return the upload, finished if its bytes are here: the service may have died before it noted that."""
+        if upload.finished or not self._artifacts.contains(upload.tenant, upload.sha256):
+            return upload
+        self._staging.discard(upload.tenant, upload.id)
+        return self._store.finish(upload.tenant, upload.id)
 
     def _finish(self, upload: Upload) -> Upload:
         try:

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from undue_service.domain.errors import ERRORS_BY_CODE, Error
+from undue_service.domain.errors import ERRORS_BY_CODE, Error, FieldViolation
 from undue_service.domain.jobs import Failure
 
 DOMAIN = "undue"
@@ -39,6 +39,26 @@ def to_status(error: Error, request_id: str = "") -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def to_trailer(error: Error, request_id: str) -> tuple[str, bytes]:
+    """Return message and status for a call's trailers, which gRPC refuses whole beyond 8 KiB: long texts are cut.
+
+    What is cut here can be read in full where the error is kept, in a job or a model.
+    """
+    short = type(error)(
+        error.reason,
+        _cut(error.message, 1500),
+        metadata={_cut(key, 60): _cut(value, 200) for key, value in list(error.metadata.items())[:8]},
+        violations=tuple(
+            FieldViolation(_cut(one.field, 200), _cut(one.description, 300)) for one in error.violations[:4]
+        ),
+    )
+    return short.message, to_status(short, request_id).SerializeToString()
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text.encode()) <= most else text.encode()[: most - 3].decode(errors="ignore") + "…"
 
 
 def failure_to_status(failure: Failure) -> status_pb2.Status:

@@ -5,7 +5,6 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,12 +13,11 @@ import grpc.aio
 from undue_service.application.ports import Metrics
 from undue_service.domain.errors import Error, Internal, Reason
 
-from .errors import STATUS_CODES, STATUS_DETAILS, to_status
+from .errors import STATUS_CODES, STATUS_DETAILS, to_trailer
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
-request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -81,7 +79,6 @@ class _Call:
     async def __aenter__(self) -> None:
         self._start = time.perf_counter()
         self._metrics.call_started(self._method, self._kind)
-        request_id.set(self._identity)
         await self._context.send_initial_metadata(((REQUEST_ID_HEADER, self._identity),))
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -92,8 +89,8 @@ class _Call:
             log.error("unexpected error", exc_info=error, extra={"method": self._method, "request_id": self._identity})
             error = Internal(Reason.INTERNAL, f"a fault of the service; its log has request {self._identity}")
         self._end(error.code, error.reason)
-        details = to_status(error, self._identity).SerializeToString()
-        await self._context.abort(STATUS_CODES[error.code], error.message, ((STATUS_DETAILS, details),))
+        message, details = to_trailer(error, self._identity)
+        await self._context.abort(STATUS_CODES[error.code], message, ((STATUS_DETAILS, details),))
 
     def _end(self, code: str, reason: str = "") -> None:
         seconds = time.perf_counter() - self._start

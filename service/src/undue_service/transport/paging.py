@@ -45,7 +45,8 @@ def read_token(request: PageRequest, listing: str) -> int | None:
         return None
     try:
         made_for, _, position = base64.urlsafe_b64decode(request.page_token.encode()).decode().rpartition(" ")
-        if made_for == listing and position.isascii() and position.isdigit() and len(position) < 19:
+        ours = made_for == listing and position.isascii() and position.isdigit() and len(position) < 19
+        if ours and request.page_token == write_token(int(position), listing):
             return int(position)
     except (ValueError, binascii.Error):
         pass  # said below, like any other token that is not ours
@@ -66,8 +67,8 @@ def request_key(request: Message, identity: str) -> RequestKey | None:
     if not identity:
         return None
     try:
-        uuid.UUID(identity)
+        identity = str(uuid.UUID(identity[:64]))
     except ValueError:
-        raise InvalidArgument.at("request_id", f"{identity!r} is not a UUID") from None
+        raise InvalidArgument.at("request_id", f"{identity[:64]!r} is not a UUID") from None
     fingerprint = hashlib.sha256(request.DESCRIPTOR.full_name.encode() + request.SerializeToString(deterministic=True))
     return RequestKey(identity, fingerprint.hexdigest())

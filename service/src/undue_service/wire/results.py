@@ -24,6 +24,8 @@ from undue_service.domain.results import Explanation, ScoredExample, Value
 Array = npt.NDArray[Any]
 
 BLOCK_BYTES = 1 << 20
+PAGE_EXAMPLES = 20_000
+"""Most scored rows in a page of explanations: about 1 MiB as messages."""
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -39,17 +41,18 @@ def encode_ids(ids: Sequence[str]) -> Array:
 class SafetensorsResults:
     """ResultReader over these files."""
 
-    def explanations(self, path: Path, start: int, count: int) -> tuple[Explanation, ...]:
+    def explanations(self, path: Path, start: int, count: int) -> tuple[tuple[Explanation, ...], int | None]:
         """See ResultReader."""
         with safe_open(path, framework="numpy") as file:
             train = _Examples(file, "train_")
             places = {int(row): place for place, row in enumerate(train.rows)}
             tests = _Examples(file, "")
+            _, k = file.get_slice("helpful_rows").get_shape()
+            count = max(1, min(count, PAGE_EXAMPLES // (2 * max(1, k))))
             here = range(start, min(start + count, len(tests.rows)))
             if not here:
-                return ()
-            page = slice(here.start, here.stop)
-            sides = {name: file.get_slice(name)[page] for name in _SIDES}
+                return (), None
+            sides = {name: file.get_slice(name)[here.start : here.stop] for name in _SIDES}
 
         def scored(side: str, at: int) -> tuple[ScoredExample, ...]:
             rows, scores = sides[f"{side}_rows"][at], sides[f"{side}_scores"][at]
@@ -59,7 +62,7 @@ class SafetensorsResults:
                 if row >= 0
             )
 
-        return tuple(
+        found = tuple(
             Explanation(
                 row=int(tests.rows[place]),
                 id=tests.ids[place],
@@ -71,13 +74,15 @@ class SafetensorsResults:
             )
             for place in here
         )
+        return found, here.stop if here.stop < len(tests.rows) else None
 
-    def self_influences(self, path: Path, start: int, count: int) -> tuple[ScoredExample, ...]:
+    def self_influences(self, path: Path, start: int, count: int) -> tuple[tuple[ScoredExample, ...], int | None]:
         """See ResultReader."""
         with safe_open(path, framework="numpy") as file:
             examples, scores = _Examples(file, ""), file.get_tensor("score")
         places = range(start, min(start + count, len(scores)))
-        return tuple(examples.scored(place, float(scores[place])) for place in places)
+        found = tuple(examples.scored(place, float(scores[place])) for place in places)
+        return found, places.stop if places.stop < len(scores) else None
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""

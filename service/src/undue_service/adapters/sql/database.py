@@ -1,5 +1,6 @@
 """Connections, transactions and migrations."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,12 +10,21 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, Engine, RowMapping, create_engine, event, insert, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+import alembic.util
+from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, insert, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from undue_service.domain.errors import AlreadyExists, Reason, ResourceExhausted, Unavailable
+from undue_service.domain.errors import (
+    AlreadyExists,
+    Error,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+)
 from undue_service.domain.resources import RequestKey
 
 from .tables import requests
@@ -22,13 +32,26 @@ from .tables import requests
 P = ParamSpec("P")
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+THREADS = 32
+"""How many calls may use the database at once."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def connect(url: str) -> Engine:
-    """Return an engine; SQLite is opened in WAL mode, made durable and told to wait for a lock rather than to fail."""
-    engine = create_engine(url, pool_pre_ping=True)
-    if make_url(url).get_backend_name() == "sqlite":
+def connect(url: str | URL) -> Engine:
+    """Return an engine; SQLite is opened in WAL mode, made durable and told to wait for a lock rather than to fail.
+
+    Raises:
+        InvalidArgument: SETTINGS_INVALID.
+    """
+    # A transaction that adds may look up in another: there must be connections for every thread twice over.
+    try:
+        engine = create_engine(url, pool_pre_ping=True, pool_size=2 * THREADS, max_overflow=8)
+    except (ArgumentError, ImportError) as error:
+        raise InvalidArgument(Reason.SETTINGS_INVALID, f"UNDUE_DATABASE_URL cannot be used: {error}") from error
+    if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -46,8 +69,11 @@ def migrate(engine: Engine) -> None:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
-    except DBAPIError as error:
+    except SQLAlchemyError as error:
         raise _storage_error(error) from error
+    except alembic.util.CommandError as error:
+        text = f"the database is not one that this version can bring up to date: {error}"
+        raise FailedPrecondition(Reason.STORAGE_UNAVAILABLE, text) from error
 
 
 @contextmanager
@@ -71,7 +97,7 @@ def typed_errors(function: Callable[Concatenate[Any, P], T]) -> Callable[Concate
     def wrapped(self: object, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(self, *args, **kwargs)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise _storage_error(error) from error
 
     return wrapped
@@ -125,9 +151,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _storage_error(error: DBAPIError) -> ResourceExhausted | Unavailable:
-    if "database or disk is full" in str(error.orig):
+def _storage_error(error: SQLAlchemyError) -> Error:
+    log.error("the database failed", exc_info=error)  # its words are for the operator alone
+    if isinstance(error, DBAPIError) and "database or disk is full" in str(error.orig):
         return ResourceExhausted(
             Reason.STORAGE_FULL, "the disk that holds the database is full: free space, then try again"
         )
-    return Unavailable(Reason.STORAGE_UNAVAILABLE, f"the database cannot be used: {error.orig}")
+    if isinstance(error, OperationalError | InterfaceError | TimeoutError):
+        return Unavailable(Reason.STORAGE_UNAVAILABLE, "the database cannot be used at the moment: try again")
+    return Internal(Reason.INTERNAL, "a fault of the service in its database; its log has it")

@@ -22,14 +22,15 @@ class SqlJobStore:
         self._engine = engine
 
     @typed_errors
-    def add(self, job: Job, request: RequestKey | None) -> Job:
+    def add(self, tenant: str, make: Callable[[], Job], request: RequestKey | None) -> Job:
         """See JobStore."""
         with writing(self._engine) as connection:
-            known = remembered(connection, job.tenant, request)
+            known = remembered(connection, tenant, request)
             if known is not None:
-                return _load(_row(connection, job.tenant, known))
+                return _load(_row(connection, tenant, known))
+            job = make()
             insert_job(connection, job)
-            remember(connection, job.tenant, request, job.id)
+            remember(connection, tenant, request, job.id)
         return job
 
     @typed_errors
@@ -74,7 +75,7 @@ class SqlJobStore:
     ) -> Job:
         """See JobStore."""
         with writing(self._engine) as connection:
-            row = _row(connection, tenant, job_id)
+            row = _row(connection, tenant, job_id, locked=True)
             job = _load(row)
             if token is not None and (row["fencing_token"] != token or job.state.ended):
                 raise StaleLeaseError(job.name)
@@ -105,8 +106,9 @@ def insert_job(connection: Connection, job: Job) -> None:
     connection.execute(insert(jobs).values(**row, fencing_token=0))
 
 
-def _row(connection: Connection, tenant: str, job_id: str) -> RowMapping:
-    query = select(jobs).where(jobs.c.tenant == tenant, jobs.c.id == job_id).with_for_update()
+def _row(connection: Connection, tenant: str, job_id: str, *, locked: bool = False) -> RowMapping:
+    query = select(jobs).where(jobs.c.tenant == tenant, jobs.c.id == job_id)
+    query = query.with_for_update() if locked else query
     row = connection.execute(query).mappings().first()
     if row is None:
         raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no jobs/{job_id}", metadata={"resource": f"jobs/{job_id}"})
