@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from ._errors import invalid
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+Measurement = Literal["loss", "logit", "margin"]
 
 
 @dataclass(frozen=True, slots=True, init=False)

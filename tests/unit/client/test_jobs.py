@@ -45,7 +45,7 @@ def test_what_is_left_out_stays_unset(fake, client) -> None:
         {"top_k": 0},
         {"rows": []},
         {"rows": [-1]},
-        {"measurement": "logit"},
+        {"measurement": "vibes"},
         {"train": "models/m"},
     ],
 )

@@ -276,7 +276,7 @@ def test_diagnostics_say_what_was_done(case):
         ({"top_k": 0}, Reason.INVALID_FIELD, "at least 1"),
         ({"damping": -1.0}, Reason.INVALID_FIELD, "damping"),
         ({"damping": math.nan, "method": "grad_dot"}, Reason.INVALID_FIELD, "damping"),
-        ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss"),
+        ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss, logit, margin"),
         ({"leverage_correction": True}, Reason.LEVERAGE_UNAVAILABLE, "linear in every selected parameter"),
         ({"leverage_correction": True, "method": "grad_dot"}, Reason.LEVERAGE_UNAVAILABLE, "exact"),
     ],

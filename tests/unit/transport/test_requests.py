@@ -1,6 +1,7 @@
 """Requests into the domain, and back: what was asked for reads the same in the answer."""
 
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import Influence, SelfInfluence
+from undue_service.domain.specs import Influence, Measurement, SelfInfluence
 from undue_service.transport import requests, responses
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -26,6 +27,7 @@ INFLUENCE = st.builds(
     Influence,
     **COMMON,
     test=NAMES,
+    measurement=st.sampled_from(get_args(Measurement)),
     rows=st.lists(st.integers(0, 2**62), max_size=5).map(tuple),
     kind=st.just("influence"),
 )

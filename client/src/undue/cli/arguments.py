@@ -3,7 +3,7 @@
 import argparse
 from typing import get_args
 
-from undue._inputs import ObjectiveName
+from undue._inputs import Measurement, ObjectiveName
 
 
 def name(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,8 @@ def influence(parser: argparse.ArgumentParser) -> None:
     _scoring(parser)
     parser.add_argument("--test", required=True, metavar="DATASET", help="whose predictions are explained")
     parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
+    cost = "cost of a test row whose change is scored: loss, −logit or −margin (loss)"
+    parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
     _no_wait(parser)
     timeout(parser)

@@ -60,6 +60,7 @@ def influence(client: Client, options: argparse.Namespace, out: Output) -> None:
         test=options.test,
         rows=options.rows,
         method=options.method,
+        measurement=options.measurement,
         damping=options.damping,
         top_k=options.top_k,
         leverage_correction=options.leverage_correction,

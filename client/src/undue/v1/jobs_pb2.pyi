@@ -33,6 +33,10 @@ class _MeasurementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Measureme
     """The loss."""
     MEASUREMENT_LOSS: _Measurement.ValueType  # 1
     """The test row's loss, without the L2 term."""
+    MEASUREMENT_LOGIT: _Measurement.ValueType  # 2
+    """−f_y, minus the logit of the explained class; of a single logit −s f, s = ±1. Classification only."""
+    MEASUREMENT_MARGIN: _Measurement.ValueType  # 3
+    """−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 
 class Measurement(_Measurement, metaclass=_MeasurementEnumTypeWrapper):
     """Measurement is the cost whose change is estimated."""
@@ -41,6 +45,10 @@ MEASUREMENT_UNSPECIFIED: Measurement.ValueType  # 0
 """The loss."""
 MEASUREMENT_LOSS: Measurement.ValueType  # 1
 """The test row's loss, without the L2 term."""
+MEASUREMENT_LOGIT: Measurement.ValueType  # 2
+"""−f_y, minus the logit of the explained class; of a single logit −s f, s = ±1. Classification only."""
+MEASUREMENT_MARGIN: Measurement.ValueType  # 3
+"""−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
 
 class _Scale:
@@ -553,7 +561,7 @@ class Explanation(_message.Message):
     id: _builtins.str
     """Its id."""
     loss: _builtins.float
-    """The test row's cost."""
+    """The test row's loss, whichever measurement the scores are about."""
     @_builtins.property
     def prediction(self) -> _tensors_pb2.Value:
         """What the model says."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
-Measurement = Literal["loss"]
+Measurement = Literal["loss", "logit", "margin"]
 
 
 @dataclass(frozen=True, slots=True)

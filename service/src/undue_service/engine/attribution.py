@@ -15,6 +15,7 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
 from .gradients import block_rows, measurement_gradients, training_batches
+from .measurements import check_measurement
 from .methods import Factors, Method, Problem, ScoreBlock, find
 from .objective import Objective
 from .progress import Progress, silent
@@ -91,7 +92,7 @@ def influence(
         test: what is explained.
         rows: row numbers of `test`; None means all.
         method: name of the method.
-        measurement: the cost of a test row.
+        measurement: the cost of a test row: "loss", "logit" or "margin".
         damping: λ added to the Hessian's diagonal; None resolves to one reported number.
         top_k: how many training rows to list a side; None lists 10 and returns the whole matrix too.
         leverage_correction: None: on where the method has one and the model is a linear head.
@@ -107,6 +108,7 @@ def influence(
     """
     started = time.perf_counter()
     chosen = find(method)
+    check_measurement(measurement, objective.loss)
     wanted = _test_rows(rows, len(test))
     k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
     matrix = _matrix(len(wanted), len(train), memory_bytes) if top_k is None else None
