@@ -17,6 +17,8 @@ class MethodSpec:
     estimand: str
     uses_damping: bool
     has_leverage_correction: bool
+    has_self_influence: bool = True
+    """Whether score(i, i) tells rows apart."""
 
 
 METHODS: Mapping[str, MethodSpec] = {
@@ -38,6 +40,14 @@ METHODS: Mapping[str, MethodSpec] = {
             uses_damping=False,
             has_leverage_correction=False,
         ),
+        MethodSpec(
+            name="grad_cos",
+            scale="relative",
+            estimand="cosine of the angle between the test and the training row's gradients",
+            uses_damping=False,
+            has_leverage_correction=False,
+            has_self_influence=False,
+        ),
     )
 }
 
@@ -52,3 +62,17 @@ def method_spec(name: str) -> MethodSpec:
         text = f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}"
         raise InvalidArgument.at("method", text, Reason.METHOD_UNKNOWN)
     return METHODS[name]
+
+
+def self_influence_spec(name: str) -> MethodSpec:
+    """Return the method of that name, which has to tell rows apart by their score for themselves.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD where every row has the same.
+    """
+    spec = method_spec(name)
+    if not spec.has_self_influence:
+        there_are = ", ".join(repr(name) for name, spec in METHODS.items() if spec.has_self_influence)
+        text = f"{name!r} gives every row the same score for itself, so it ranks none; use one of {there_are}"
+        raise InvalidArgument.at("method", text)
+    return spec

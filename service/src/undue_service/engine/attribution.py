@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.methods import self_influence_spec
 
 from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
@@ -172,11 +173,11 @@ def self_influence(
         progress: called between blocks.
 
     Raises:
-        InvalidArgument: as `influence`.
+        InvalidArgument: as `influence`; INVALID_FIELD for a method that ranks no row by itself.
         FailedPrecondition: as `influence`.
     """
     started = time.perf_counter()
-    chosen = find(method)
+    chosen = find(self_influence_spec(method).name)
     k = _list_length(len(train) if top_k is None else top_k, len(train))
     problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress)
     diagnosis = begin(problem)

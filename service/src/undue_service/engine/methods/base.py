@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import MethodSpec
 from undue_service.engine.damping import Damping
 from undue_service.engine.data import Batch, Rows
@@ -76,6 +77,13 @@ class Method(Protocol[F]):
 
     def self_score(self, factors: F, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:
         """Yield the scores of all training rows for their own loss, and the residual of what was solved for them."""
+
+
+def check_no_leverage(problem: Problem, spec: MethodSpec) -> None:
+    """Raise InvalidArgument (LEVERAGE_UNAVAILABLE) where the correction is asked of a method that has none."""
+    if problem.leverage_correction:
+        text = f'{spec.name} has no leverage correction; use method="exact", or leave leverage_correction out'
+        raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
 
 
 def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = None) -> Iterator[ScoreBlock]:

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED, check_damping
 from undue_service.engine.gradients import block_rows, loss_gradients, training_batches
 from undue_service.engine.solvers import Solution
 
-from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks
+from .base import Factors, Problem, ScoreBlock, check_no_leverage, row_weights, score_blocks
 
 
 class GradDot:
@@ -26,9 +25,7 @@ class GradDot:
             InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for.
         """
         check_damping(problem.damping)
-        if problem.leverage_correction:
-            text = 'grad_dot has no leverage correction; use method="exact", or leave leverage_correction out'
-            raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+        check_no_leverage(problem, self.spec)
         return Factors(UNUSED, leverage_correction=False, solver="", solver_status="")
 
     def precondition(self, factors: Factors, gradients: Tensor) -> Solution:  # noqa: ARG002 - the seam's signature
