@@ -196,6 +196,7 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
         digests=dict(message.digests),
         seconds=message.seconds,
         warnings=tuple(message.warnings),
+        matvecs=message.matvecs,
     )
 
 

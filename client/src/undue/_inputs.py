@@ -141,6 +141,28 @@ def non_negative(field: str, value: object) -> float:
     return float(value)
 
 
+def relative(field: str, value: object) -> float:
+    """Return a number between 0 and 1.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
+        raise invalid(field, f"{value!r} is not a number between 0 and 1")
+    return float(value)
+
+
+def positive(field: str, value: object) -> int:
+    """Return a positive integer.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= 2**31 - 1:
+        raise invalid(field, f"{value!r} is not a positive integer")
+    return int(value)
+
+
 def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
     """Return row numbers as plain integers.
 

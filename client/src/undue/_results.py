@@ -85,6 +85,8 @@ class Diagnostics:
     seconds: float
     """Seconds of computing."""
     warnings: tuple[str, ...]
+    matvecs: int = 0
+    """Products of the damped Hessian with one vector that the solves took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

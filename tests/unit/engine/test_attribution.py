@@ -189,7 +189,7 @@ def test_diagnostics_say_what_was_done(case):
 @pytest.mark.parametrize(
     ("arguments", "reason", "says"),
     [
-        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "exact, grad_cos"),
+        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "cg, exact, grad_cos"),
         ({"rows": [0, 30]}, Reason.ROW_OUT_OF_RANGE, "no test row 30; there are rows 0…29"),
         ({"rows": [-1]}, Reason.ROW_OUT_OF_RANGE, "-1"),
         ({"rows": []}, Reason.INVALID_FIELD, "at least one"),
@@ -198,6 +198,12 @@ def test_diagnostics_say_what_was_done(case):
         ({"damping": math.nan, "method": "grad_dot"}, Reason.INVALID_FIELD, "damping"),
         ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss, logit, margin"),
         ({"leverage_correction": True}, Reason.LEVERAGE_UNAVAILABLE, "linear in every selected parameter"),
+        ({"tolerance": 1e-3}, Reason.INVALID_FIELD, "exact does not iterate"),
+        ({"max_iterations": 3, "method": "grad_dot"}, Reason.INVALID_FIELD, "does not iterate"),
+        ({"tolerance": 0.0, "method": "cg"}, Reason.INVALID_FIELD, "between 0 and 1"),
+        ({"tolerance": math.nan, "method": "cg"}, Reason.INVALID_FIELD, "between 0 and 1"),
+        ({"max_iterations": 0, "method": "cg"}, Reason.INVALID_FIELD, "at least 1"),
+        ({"leverage_correction": True, "method": "cg"}, Reason.LEVERAGE_UNAVAILABLE, "exact"),
         ({"leverage_correction": True, "method": "grad_dot"}, Reason.LEVERAGE_UNAVAILABLE, "exact"),
     ],
 )

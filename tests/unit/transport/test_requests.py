@@ -22,6 +22,8 @@ COMMON = {
     "damping": st.none() | POSITIVE,
     "top_k": st.none() | st.integers(1, 2**31 - 1),
     "leverage_correction": st.none() | st.booleans(),
+    "tolerance": st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    "max_iterations": st.none() | st.integers(1, 2**31 - 1),
 }
 INFLUENCE = st.builds(
     Influence,
@@ -60,6 +62,10 @@ INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
         ({"damping": float("nan")}, "job.influence.damping"),
         ({"damping": float("inf")}, "job.influence.damping"),
         ({"top_k": 0}, "job.influence.top_k"),
+        ({"tolerance": 0.0}, "job.influence.tolerance"),
+        ({"tolerance": 1.0}, "job.influence.tolerance"),
+        ({"tolerance": float("nan")}, "job.influence.tolerance"),
+        ({"max_iterations": 0}, "job.influence.max_iterations"),
         ({"measurement": 77}, "job.influence.measurement"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Self, cast
 from undue import _convert
 from undue._embedded import EmbeddedService
 from undue._grpc_aio import in_thread
-from undue._inputs import Measurement, non_negative, resource_name, row_count, row_numbers
+from undue._inputs import Measurement, non_negative, positive, relative, resource_name, row_count, row_numbers
 from undue._resources import Dataset, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
@@ -80,6 +80,8 @@ class AsyncClient:
         damping: float | None = None,
         top_k: int | None = 10,
         leverage_correction: bool | None = None,
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
     ) -> AsyncInfluenceJob:
         """Queue a job that scores training rows for test rows.
 
@@ -99,6 +101,9 @@ class AsyncClient:
             top_k: how many helpful and how many harmful rows to keep; None keeps the whole score matrix.
             leverage_correction: correct for the leverage of each training row; None does it where the method can and
                 the model is a linear head.
+            tolerance: relative residual at which an iterative solver stops (`cg`); None is 1e-8.
+            max_iterations: iterations of one solve at most (`cg`); None is 1000. What needs more is an error,
+                SOLVER_NOT_CONVERGED.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -116,6 +121,8 @@ class AsyncClient:
             damping=None if damping is None else non_negative("damping", damping),
             top_k=row_count("top_k", top_k),
             leverage_correction=leverage_correction,
+            tolerance=None if tolerance is None else relative("tolerance", tolerance),
+            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         )
         return cast(AsyncInfluenceJob, await self._create(jobs_pb2.Job(influence=spec)))
 
@@ -128,6 +135,8 @@ class AsyncClient:
         damping: float | None = None,
         top_k: int | None = None,
         leverage_correction: bool | None = None,
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
     ) -> AsyncSelfInfluenceJob:
         """Queue a job that ranks training rows by their influence on their own loss; mislabelled rows come first.
 
@@ -138,6 +147,8 @@ class AsyncClient:
             damping: λ in H + λI, as in `influence`.
             top_k: how many rows to keep; None keeps all.
             leverage_correction: as in `influence`.
+            tolerance: as in `influence`.
+            max_iterations: as in `influence`.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -152,6 +163,8 @@ class AsyncClient:
             damping=None if damping is None else non_negative("damping", damping),
             top_k=row_count("top_k", top_k),
             leverage_correction=leverage_correction,
+            tolerance=None if tolerance is None else relative("tolerance", tolerance),
+            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         )
         return cast(AsyncSelfInfluenceJob, await self._create(jobs_pb2.Job(self_influence=spec)))
 

@@ -77,6 +77,8 @@ def _scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
     correction = "correct for the leverage of training rows; by default where the model is a linear head"
     parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+    parser.add_argument("--tolerance", type=float, help="relative residual at which cg stops (1e-8)")
+    parser.add_argument("--max-iterations", type=int, metavar="N", help="iterations of one solve of cg at most (1000)")
 
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,8 @@ class MethodSpec:
     estimand: str
     uses_damping: bool
     has_leverage_correction: bool
+    is_iterative: bool = False
+    """Whether it takes a tolerance and a number of iterations."""
     has_self_influence: bool = True
     """Whether score(i, i) tells rows apart."""
 
@@ -31,6 +33,15 @@ METHODS: Mapping[str, MethodSpec] = {
             "to first order, by the dense damped Hessian",
             uses_damping=True,
             has_leverage_correction=True,
+        ),
+        MethodSpec(
+            name="cg",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by conjugate gradients on the damped Hessian",
+            uses_damping=True,
+            has_leverage_correction=False,
+            is_iterative=True,
         ),
         MethodSpec(
             name="grad_dot",

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.methods import METHODS
-from undue_service.engine.damping import UNUSED, check_damping
+from undue_service.engine.damping import UNUSED
 from undue_service.engine.data import Batch
 from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients, training_batches
-from undue_service.engine.solvers import Solution
+from undue_service.engine.solvers import Effort, Solution
 
-from .base import Factors, Problem, ScoreBlock, check_no_leverage
+from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings
 
 
 class GradCos:
@@ -26,15 +26,16 @@ class GradCos:
         """Check the settings; there is nothing to prepare.
 
         Raises:
-            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for.
+            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for, INVALID_FIELD.
         """
-        check_damping(problem.damping)
-        check_no_leverage(problem, self.spec)
+        check_settings(problem, self.spec)
         return Factors(UNUSED, leverage_correction=False, solver="", solver_status="")
 
     def precondition(self, factors: Factors, gradients: Tensor) -> Solution:  # noqa: ARG002 - the seam's signature
         """Return ∇m_t / ‖∇m_t‖."""
-        return Solution(_over(gradients, gradients.norm(dim=0)), "", residual=0.0, matvecs=0)
+        return Solution(
+            _over(gradients, gradients.norm(dim=0)), "", residuals=gradients.new_zeros(gradients.shape[1]), matvecs=0
+        )
 
     def score(self, factors: Factors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
@@ -47,13 +48,13 @@ class GradCos:
             done += len(batch.index)
             problem.progress("scores", done, n)
 
-    def self_score(self, factors: Factors, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:  # noqa: ARG002
+    def self_score(self, factors: Factors, problem: Problem) -> SelfScores:  # noqa: ARG002
         """Yield 1, or 0 for a zero gradient: no ranking, which is why the specification has no self-influence."""
         objective, n = problem.objective, len(problem.train)
         done = 0
         for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
             norms = _norms(loss_gradients(objective, batch), batch)
-            yield ScoreBlock(batch.index, (norms > 0).to(norms.dtype)), 0.0
+            yield ScoreBlock(batch.index, (norms > 0).to(norms.dtype)), Effort()
             done += len(batch.index)
             problem.progress("scores", done, n)
 

@@ -7,11 +7,12 @@ from typing import Any
 from undue_service.domain.methods import method_spec
 
 from .base import Method
+from .cg import CG
 from .exact import Exact
 from .grad_cos import GradCos
 from .grad_dot import GradDot
 
-_METHODS: tuple[Method[Any], ...] = (Exact(), GradDot(), GradCos())
+_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos())
 
 REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 
