@@ -8,6 +8,7 @@ from torch import nn
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
+from undue_service.engine.methods import REGISTRY
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 
@@ -26,7 +27,7 @@ def objective(module: nn.Module, device: str) -> Objective:
 
 
 @pytest.mark.parametrize("module", [HEAD, NETWORK], ids=["head", "network"])
-@pytest.mark.parametrize("method", ["exact", "grad_dot"])
+@pytest.mark.parametrize("method", REGISTRY)
 def test_scores_are_those_of_the_cpu(module, method):
     generator = torch.Generator().manual_seed(0)
     rows = TensorRows(
@@ -42,6 +43,8 @@ def test_scores_are_those_of_the_cpu(module, method):
     np.testing.assert_allclose(found[1].scores, found[0].scores, rtol=1e-6, atol=1e-7 * scale)
     assert (found[1].helpful_rows == found[0].helpful_rows).all()
     assert [f.diagnostics.device for f in found] == ["cpu", "cuda"]
+    if not REGISTRY[method].spec.has_self_influence:
+        return
     ranked = [self_influence(objective(module, device), rows, method=method, damping=0.5) for device in ("cpu", "cuda")]
-    np.testing.assert_allclose(ranked[1].scores, ranked[0].scores, rtol=1e-9)
+    np.testing.assert_allclose(ranked[1].scores, ranked[0].scores, rtol=1e-6)
     assert (ranked[1].train.rows == ranked[0].train.rows).all()

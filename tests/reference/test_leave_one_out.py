@@ -119,11 +119,24 @@ def trained(problem: Problem) -> tuple[Tensor, Objective, TensorRows, TensorRows
     return W, objective, TensorRows({"x": problem.x}, problem.y), TensorRows({"x": problem.x_test}, problem.y_test)
 
 
-def measured(problem: Problem, W: Tensor, removed: list[int]) -> np.ndarray:
-    """Return the change of each test row's loss when each of `removed` is left out, (tests, removed)."""
-    before = problem.losses(W, problem.x_test, problem.y_test)
-    changes = [problem.losses(W_i, problem.x_test, problem.y_test) - before for W_i in problem.without(W, removed)]
+def measured(problem: Problem, W: Tensor, removed: list[int], measurement: str = "loss") -> np.ndarray:
+    """Return the change of each test row's cost when each of `removed` is left out, (tests, removed)."""
+    before = cost(problem, W, measurement)
+    changes = [cost(problem, W_i, measurement) - before for W_i in problem.without(W, removed)]
     return torch.stack(changes, 1).numpy()
+
+
+def cost(problem: Problem, W: Tensor, measurement: str) -> Tensor:
+    x, y = problem.x_test, problem.y_test
+    if measurement == "loss":
+        return problem.losses(W, x, y)
+    f = x @ W[:, :-1].T + W[:, -1]
+    if problem.outputs == 1:
+        return torch.where(y == 1, -f[:, 0], f[:, 0])
+    if measurement == "logit":
+        return -f[torch.arange(len(f)), y]
+    p = torch.softmax(f, 1)[torch.arange(len(f)), y]
+    return torch.log1p(-p) - torch.log(p)
 
 
 @dataclass
@@ -185,6 +198,27 @@ def test_scores_are_the_change_on_removal(name, make, leverage, capsys):
         print(f"\n{name}, l2 {problem.l2:g}, {'plain' if leverage is False else 'leverage corrected'}: {found}")
     assert found.pearson >= 0.99
     assert 0.9 <= found.slope <= 1.1
+
+
+@pytest.mark.parametrize(
+    ("make", "measurement"),
+    [
+        (lambda: digits(1e-2), "margin"),
+        (lambda: digits(1e-2), "logit"),
+        (lambda: breast_cancer("cross_entropy"), "margin"),
+        (lambda: breast_cancer("binary_logistic"), "logit"),
+    ],
+    ids=["digits margin", "digits logit", "breast cancer margin", "breast cancer one logit"],
+)
+def test_so_they_are_for_the_other_measurements(make, measurement):
+    problem = make()
+    W, objective, train, test = trained(problem)
+    removed = np.random.default_rng(1).choice(len(problem.x), 30, replace=False).tolist()
+    truth = measured(problem, W, removed, measurement)
+    found = Agreement.of(matrix(objective, train, test, removed, measurement=measurement), truth)
+    assert found.pearson >= 0.99
+    assert 0.9 <= found.slope <= 1.1
+    assert Agreement.of(matrix(objective, train, test, removed), truth).slope < 0.8, "they are not the loss"
 
 
 def test_the_leverage_correction_restores_the_size_where_l2_is_small(capsys):

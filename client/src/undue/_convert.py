@@ -7,8 +7,8 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from ._errors import Internal
-from ._inputs import Objective, ObjectiveName
+from ._errors import Internal, invalid
+from ._inputs import Measurement, Objective, ObjectiveName
 from ._resources import (
     Dataset,
     DatasetReport,
@@ -38,11 +38,27 @@ _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
 }
 _OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
+_MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
+    "loss": jobs_pb2.MEASUREMENT_LOSS,
+    "logit": jobs_pb2.MEASUREMENT_LOGIT,
+    "margin": jobs_pb2.MEASUREMENT_MARGIN,
+}
 
 
 def objective_message(objective: Objective) -> models_pb2.Objective:
     """Return the message of an objective."""
     return models_pb2.Objective(loss=_LOSSES[objective.name], l2=objective.l2, l2_exclude=objective.l2_exclude)
+
+
+def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType:
+    """Return the number of a measurement.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _MEASUREMENTS:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_MEASUREMENTS)}")
+    return _MEASUREMENTS[name]
 
 
 def model(message: models_pb2.Model) -> Model:
@@ -180,6 +196,7 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
         digests=dict(message.digests),
         seconds=message.seconds,
         warnings=tuple(message.warnings),
+        matvecs=message.matvecs,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from ._errors import invalid
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+Measurement = Literal["loss", "logit", "margin"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -138,6 +139,28 @@ def non_negative(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 0:
         raise invalid(field, f"{value!r} is not a finite number of at least 0")
     return float(value)
+
+
+def relative(field: str, value: object) -> float:
+    """Return a number between 0 and 1.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
+        raise invalid(field, f"{value!r} is not a number between 0 and 1")
+    return float(value)
+
+
+def positive(field: str, value: object) -> int:
+    """Return a positive integer.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= 2**31 - 1:
+        raise invalid(field, f"{value!r} is not a positive integer")
+    return int(value)
 
 
 def row_numbers(field: str, value: Iterable[Any]) -> list[int]:

@@ -43,7 +43,7 @@ class Explanation:
     target: Value
     """The target that was explained; the prediction where the test set has no targets."""
     loss: float
-    """The cost whose change the scores estimate."""
+    """The test row's loss, whichever measurement the scores are about."""
     helpful: tuple[ScoredExample, ...]
     """Training rows whose removal would raise the cost, largest score first."""
     harmful: tuple[ScoredExample, ...]
@@ -85,6 +85,8 @@ class Diagnostics:
     seconds: float
     """Seconds of computing."""
     warnings: tuple[str, ...]
+    matvecs: int = 0
+    """Products of the damped Hessian with one vector that the solves took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -13,6 +13,7 @@ import pytest
 
 import undue
 from undue.cli.main import main
+from undue.v1 import jobs_pb2
 
 UNDUE = [sys.executable, "-m", "undue.cli.main"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(undue.__file__).parents[1])}
@@ -120,6 +121,7 @@ def test_influence_as_json(fake, capsys, explanation) -> None:
     fake.explanations = [explanation(7)]
     fake.explanations[0].loss = float("nan")
     words = ["influence", "m", "--train", "d", "--test", "d", "--no-leverage-correction", "--damping", "0.5", "--json"]
+    words += ["--measurement", "margin", "--tolerance", "1e-4", "--max-iterations", "50"]
     found = run_json(capsys, *words)
     assert found["explanations"][0]["loss"] is None
     assert [each["score"] for each in found["explanations"][0]["helpful"]] == [0.5, 0.25]
@@ -129,6 +131,8 @@ def test_influence_as_json(fake, capsys, explanation) -> None:
     assert sent.HasField("leverage_correction")
     assert not sent.leverage_correction
     assert sent.damping == 0.5
+    assert (sent.tolerance, sent.max_iterations) == (1e-4, 50)
+    assert sent.measurement == jobs_pb2.MEASUREMENT_MARGIN
 
 
 def test_all_scores_and_no_waiting(fake, capsys) -> None:

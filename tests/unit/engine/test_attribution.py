@@ -8,59 +8,15 @@ import torch
 from torch import nn
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.methods import METHODS
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
-from undue_service.engine.methods import REGISTRY
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
+from unit.engine.dense import gradients, hessian, lists_to_matrix
 
 LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
 KINDS = [(loss, head) for loss in LOSSES for head in (True, False)]
-
-
-def gradients(c):
-    """∇ℓ_i of every row by plain autograd, one by one, (n, P)."""
-    theta = c.objective.theta.clone().requires_grad_()
-    batch = c.objective.place(next(c.rows.batches(1000)))
-    losses = c.objective.losses(theta, batch)
-    return torch.stack([torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in losses])
-
-
-def hessian(c, damping):
-    n = len(c.x)
-    batch = c.objective.place(next(c.rows.batches(1000)))
-    w = torch.ones(n, dtype=torch.float64) if c.weights is None else c.weights
-
-    def value(theta):
-        return (w * c.objective.losses(theta, batch)).sum() / n + 0.5 * (c.objective.l2 * theta.square()).sum()
-
-    return torch.func.hessian(value)(c.objective.theta) + damping * torch.eye(
-        c.objective.space.dim, dtype=torch.float64
-    )
-
-
-@pytest.mark.parametrize(("loss", "head"), KINDS)
-@pytest.mark.parametrize("method", ["exact", "grad_dot"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_scores_are_the_formula(case, loss, head, method, weighted):
-    c = case(loss, head, weighted=weighted)
-    damping = 2.0
-    found = influence(
-        c.objective, c.rows, c.rows, method=method, damping=damping, top_k=None, leverage_correction=False
-    )
-    g = gradients(c)
-    w = torch.ones(len(g), dtype=torch.float64) if c.weights is None else c.weights
-    s = torch.linalg.solve(hessian(c, damping), g.T) if method == "exact" else g.T
-    expected = (w[:, None] / len(g) * (g @ s)).T.numpy()
-    np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-6 * abs(expected).max())
-    np.testing.assert_allclose(found.helpful_scores[:, 0], expected.max(axis=1).clip(0), rtol=1e-9)
-    np.testing.assert_allclose(found.harmful_scores[:, 0], expected.min(axis=1).clip(None, 0), rtol=1e-9)
-    own = self_influence(c.objective, c.rows, method=method, damping=damping, leverage_correction=False)
-    order = np.argsort(-np.diag(expected), kind="stable")
-    np.testing.assert_allclose(own.scores, np.diag(expected)[order], rtol=1e-9)
-    assert own.train.rows.tolist() == order.tolist()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -79,38 +35,6 @@ def test_the_leverage_correction_is_the_newton_step_without_the_row(case, loss):
     np.testing.assert_allclose(lists_to_matrix(found, n), expected, rtol=1e-8, atol=1e-12)
     own = self_influence(c.objective, c.rows)
     np.testing.assert_allclose(own.scores, np.sort(np.diag(expected))[::-1], rtol=1e-8)
-
-
-def lists_to_matrix(found, n):
-    """The whole matrix in float64 from lists of full length."""
-    scores = np.zeros((len(found.helpful_rows), n))
-    for rows, values in ((found.helpful_rows, found.helpful_scores), (found.harmful_rows, found.harmful_scores)):
-        for t in range(len(scores)):
-            kept = rows[t] >= 0
-            scores[t, rows[t][kept]] = values[t][kept]
-    return scores
-
-
-@pytest.mark.parametrize(("loss", "head"), KINDS)
-@pytest.mark.parametrize("method", ["exact", "grad_dot"])
-def test_blocks_row_order_and_memory_change_no_score(case, loss, head, method):
-    c = case(loss, head, weighted=True)
-    n = len(c.x)
-    whole = lists_to_matrix(influence(c.objective, c.rows, c.rows, method=method, top_k=n, damping=2.0), n)
-    small = influence(c.objective, c.rows, c.rows, method=method, top_k=n, damping=2.0, memory_bytes=12_000)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
-    shuffled = TensorRows({"x": c.x[order]}, c.y[order], c.weights[order])
-    mixed = lists_to_matrix(influence(c.objective, shuffled, c.rows, method=method, top_k=n, damping=2.0), n)
-    scale = abs(whole).max()
-    assert abs(lists_to_matrix(small, n) - whole).max() < 1e-10 * scale
-    assert abs(mixed - whole[:, order.numpy()]).max() < 1e-10 * scale
-    some = influence(c.objective, c.rows, c.rows, rows=[7, 2, 7], method=method, top_k=n, damping=2.0)
-    assert abs(lists_to_matrix(some, n) - whole[[7, 2, 7]]).max() < 1e-10 * scale
-    assert some.test.rows.tolist() == [7, 2, 7]
-    selves = [
-        self_influence(c.objective, c.rows, method=method, damping=2.0, memory_bytes=m).scores for m in (12_000, 2**30)
-    ]
-    np.testing.assert_allclose(*selves, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("loss", "head"), KINDS)
@@ -233,10 +157,6 @@ def test_progress_is_told_between_blocks_and_may_stop_the_work(case):
         influence(c.objective, c.rows, c.rows, damping=1.0, progress=stop)
 
 
-def test_the_registry_and_the_domain_name_the_same_methods():
-    assert {name: method.spec for name, method in REGISTRY.items()} == dict(METHODS)
-
-
 def test_diagnostics_say_what_was_done(case):
     c = case("cross_entropy")
     exact = influence(c.objective, c.rows, c.rows).diagnostics
@@ -269,15 +189,21 @@ def test_diagnostics_say_what_was_done(case):
 @pytest.mark.parametrize(
     ("arguments", "reason", "says"),
     [
-        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "exact, grad_dot"),
+        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "cg, exact, grad_cos"),
         ({"rows": [0, 30]}, Reason.ROW_OUT_OF_RANGE, "no test row 30; there are rows 0…29"),
         ({"rows": [-1]}, Reason.ROW_OUT_OF_RANGE, "-1"),
         ({"rows": []}, Reason.INVALID_FIELD, "at least one"),
         ({"top_k": 0}, Reason.INVALID_FIELD, "at least 1"),
         ({"damping": -1.0}, Reason.INVALID_FIELD, "damping"),
         ({"damping": math.nan, "method": "grad_dot"}, Reason.INVALID_FIELD, "damping"),
-        ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss"),
+        ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss, logit, margin"),
         ({"leverage_correction": True}, Reason.LEVERAGE_UNAVAILABLE, "linear in every selected parameter"),
+        ({"tolerance": 1e-3}, Reason.INVALID_FIELD, "exact does not iterate"),
+        ({"max_iterations": 3, "method": "grad_dot"}, Reason.INVALID_FIELD, "does not iterate"),
+        ({"tolerance": 0.0, "method": "cg"}, Reason.INVALID_FIELD, "between 0 and 1"),
+        ({"tolerance": math.nan, "method": "cg"}, Reason.INVALID_FIELD, "between 0 and 1"),
+        ({"max_iterations": 0, "method": "cg"}, Reason.INVALID_FIELD, "at least 1"),
+        ({"leverage_correction": True, "method": "cg"}, Reason.LEVERAGE_UNAVAILABLE, "exact"),
         ({"leverage_correction": True, "method": "grad_dot"}, Reason.LEVERAGE_UNAVAILABLE, "exact"),
     ],
 )

@@ -1,6 +1,7 @@
 """Requests into the domain, and back: what was asked for reads the same in the answer."""
 
 from datetime import UTC, datetime
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import Influence, SelfInfluence
+from undue_service.domain.specs import Influence, Measurement, SelfInfluence
 from undue_service.transport import requests, responses
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -21,11 +22,14 @@ COMMON = {
     "damping": st.none() | POSITIVE,
     "top_k": st.none() | st.integers(1, 1000),
     "leverage_correction": st.none() | st.booleans(),
+    "tolerance": st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    "max_iterations": st.none() | st.integers(1, 2**31 - 1),
 }
 INFLUENCE = st.builds(
     Influence,
     **COMMON,
     test=NAMES,
+    measurement=st.sampled_from(get_args(Measurement)),
     rows=st.lists(st.integers(0, 2**62), max_size=5).map(tuple),
     kind=st.just("influence"),
 )
@@ -60,6 +64,10 @@ INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
         ({"top_k": 0}, "job.influence.top_k"),
         ({"top_k": 1001}, "job.influence.top_k"),
         ({"rows": range(10_001)}, "job.influence.rows"),
+        ({"tolerance": 0.0}, "job.influence.tolerance"),
+        ({"tolerance": 1.0}, "job.influence.tolerance"),
+        ({"tolerance": float("nan")}, "job.influence.tolerance"),
+        ({"max_iterations": 0}, "job.influence.max_iterations"),
         ({"measurement": 77}, "job.influence.measurement"),
     ],
 )

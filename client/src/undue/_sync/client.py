@@ -5,13 +5,12 @@ import os
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Self, cast
 
 from undue import _convert
 from undue._embedded import EmbeddedService
-from undue._errors import invalid
 from undue._grpc_blocking import in_thread
-from undue._inputs import non_negative, resource_name, row_count, row_numbers
+from undue._inputs import Measurement, non_negative, positive, relative, resource_name, row_count, row_numbers
 from undue._resources import Dataset, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
@@ -78,10 +77,12 @@ class Client:
         test: Dataset | str,
         rows: Iterable[int] | None = None,
         method: str = "exact",
-        measurement: Literal["loss"] = "loss",
+        measurement: Measurement = "loss",
         damping: float | None = None,
         top_k: int | None = 10,
         leverage_correction: bool | None = None,
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
     ) -> InfluenceJob:
         """Queue a job that scores training rows for test rows.
 
@@ -93,12 +94,17 @@ class Client:
             test: the data set whose predictions are explained.
             rows: rows of `test`; None means all.
             method: name of the method, as `server_info` lists it.
-            measurement: which cost; "loss" is the test row's loss without the L2 term.
+            measurement: which cost: "loss", the test row's loss without the L2 term; "logit", minus the explained
+                class's logit; "margin", minus its logit over the log-sum-exp of the others. The last two are for
+                classification.
             damping: λ in H + λI. None: 0 where the objective is convex with L2 on every selected parameter, else 0.1 ×
                 the mean eigenvalue.
             top_k: how many helpful and how many harmful rows to keep; None keeps the whole score matrix.
             leverage_correction: correct for the leverage of each training row; None does it where the method can and
                 the model is a linear head.
+            tolerance: relative residual at which an iterative solver stops (`cg`); None is 1e-8.
+            max_iterations: iterations of one solve at most (`cg`); None is 1000. What needs more is an error,
+                SOLVER_NOT_CONVERGED.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -106,18 +112,18 @@ class Client:
             FailedPrecondition: model or data set is not READY.
             Unavailable: the service cannot be reached.
         """
-        if measurement != "loss":
-            raise invalid("measurement", f"{measurement!r} is not one of loss")
         spec = jobs_pb2.InfluenceSpec(
             model=resource_name("model", "models", model),
             train=resource_name("train", "datasets", train),
             test=resource_name("test", "datasets", test),
             rows=None if rows is None else row_numbers("rows", rows),
             method=method,
-            measurement=jobs_pb2.MEASUREMENT_LOSS,
+            measurement=_convert.measurement("measurement", measurement),
             damping=None if damping is None else non_negative("damping", damping),
             top_k=row_count("top_k", top_k),
             leverage_correction=leverage_correction,
+            tolerance=None if tolerance is None else relative("tolerance", tolerance),
+            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         )
         return cast(InfluenceJob, self._create(jobs_pb2.Job(influence=spec)))
 
@@ -130,6 +136,8 @@ class Client:
         damping: float | None = None,
         top_k: int | None = None,
         leverage_correction: bool | None = None,
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
     ) -> SelfInfluenceJob:
         """Queue a job that ranks training rows by their influence on their own loss; mislabelled rows come first.
 
@@ -140,6 +148,8 @@ class Client:
             damping: λ in H + λI, as in `influence`.
             top_k: how many rows to keep; None keeps all.
             leverage_correction: as in `influence`.
+            tolerance: as in `influence`.
+            max_iterations: as in `influence`.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -154,6 +164,8 @@ class Client:
             damping=None if damping is None else non_negative("damping", damping),
             top_k=row_count("top_k", top_k),
             leverage_correction=leverage_correction,
+            tolerance=None if tolerance is None else relative("tolerance", tolerance),
+            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         )
         return cast(SelfInfluenceJob, self._create(jobs_pb2.Job(self_influence=spec)))
 

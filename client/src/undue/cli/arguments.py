@@ -3,7 +3,7 @@
 import argparse
 from typing import get_args
 
-from undue._inputs import ObjectiveName
+from undue._inputs import Measurement, ObjectiveName
 
 
 def name(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,8 @@ def influence(parser: argparse.ArgumentParser) -> None:
     _scoring(parser)
     parser.add_argument("--test", required=True, metavar="DATASET", help="whose predictions are explained")
     parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
+    cost = "cost of a test row whose change is scored: loss, −logit or −margin (loss)"
+    parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
     _no_wait(parser)
     timeout(parser)
@@ -75,6 +77,8 @@ def _scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
     correction = "correct for the leverage of training rows; by default where the model is a linear head"
     parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+    parser.add_argument("--tolerance", type=float, help="relative residual at which cg stops (1e-8)")
+    parser.add_argument("--max-iterations", type=int, metavar="N", help="iterations of one solve of cg at most (1000)")
 
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:

@@ -60,9 +60,12 @@ def influence(client: Client, options: argparse.Namespace, out: Output) -> None:
         test=options.test,
         rows=options.rows,
         method=options.method,
+        measurement=options.measurement,
         damping=options.damping,
         top_k=options.top_k,
         leverage_correction=options.leverage_correction,
+        tolerance=options.tolerance,
+        max_iterations=options.max_iterations,
     )
     _finish(job, options, out)
 
@@ -76,6 +79,8 @@ def self_influence(client: Client, options: argparse.Namespace, out: Output) -> 
         damping=options.damping,
         top_k=options.top_k,
         leverage_correction=options.leverage_correction,
+        tolerance=options.tolerance,
+        max_iterations=options.max_iterations,
     )
     _finish(job, options, out)
 

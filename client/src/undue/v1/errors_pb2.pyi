@@ -96,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A result has NaN or infinity in it and is withheld."""
     ERROR_REASON_LEVERAGE_UNAVAILABLE: _ErrorReason.ValueType  # 105
     """The leverage correction was asked for where it is not defined."""
+    ERROR_REASON_SOLVER_NOT_CONVERGED: _ErrorReason.ValueType  # 106
+    """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 120
     """The job was cancelled."""
     ERROR_REASON_JOB_DEADLINE: _ErrorReason.ValueType  # 121
@@ -204,6 +206,8 @@ ERROR_REASON_NON_FINITE_RESULT: ErrorReason.ValueType  # 104
 """A result has NaN or infinity in it and is withheld."""
 ERROR_REASON_LEVERAGE_UNAVAILABLE: ErrorReason.ValueType  # 105
 """The leverage correction was asked for where it is not defined."""
+ERROR_REASON_SOLVER_NOT_CONVERGED: ErrorReason.ValueType  # 106
+"""An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 120
 """The job was cancelled."""
 ERROR_REASON_JOB_DEADLINE: ErrorReason.ValueType  # 121

@@ -33,6 +33,10 @@ class _MeasurementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Measureme
     """The loss."""
     MEASUREMENT_LOSS: _Measurement.ValueType  # 1
     """The test row's loss, without the L2 term."""
+    MEASUREMENT_LOGIT: _Measurement.ValueType  # 2
+    """−f_y, minus the logit of the explained class; of a single logit −s f, s = ±1. Classification only."""
+    MEASUREMENT_MARGIN: _Measurement.ValueType  # 3
+    """−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 
 class Measurement(_Measurement, metaclass=_MeasurementEnumTypeWrapper):
     """Measurement is the cost whose change is estimated."""
@@ -41,6 +45,10 @@ MEASUREMENT_UNSPECIFIED: Measurement.ValueType  # 0
 """The loss."""
 MEASUREMENT_LOSS: Measurement.ValueType  # 1
 """The test row's loss, without the L2 term."""
+MEASUREMENT_LOGIT: Measurement.ValueType  # 2
+"""−f_y, minus the logit of the explained class; of a single logit −s f, s = ±1. Classification only."""
+MEASUREMENT_MARGIN: Measurement.ValueType  # 3
+"""−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
 
 class _Scale:
@@ -213,6 +221,8 @@ class InfluenceSpec(_message.Message):
     DAMPING_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest."""
     train: _builtins.str
@@ -229,6 +239,10 @@ class InfluenceSpec(_message.Message):
     """How many helpful and how many harmful rows to keep. Unset: the whole score matrix is kept."""
     leverage_correction: _builtins.bool
     """Correct for the leverage of each training row. Unset: where the method has it and the model is a linear head."""
+    tolerance: _builtins.float
+    """Relative residual ‖(H+λI)s − v‖ / ‖v‖ at which an iterative solver stops. Unset: 1e-8. Refused where none iterates."""
+    max_iterations: _builtins.int
+    """Iterations of one solve at most. Unset: 1000. Refused where none iterates."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of `test`; empty means all."""
@@ -245,21 +259,31 @@ class InfluenceSpec(_message.Message):
         damping: _builtins.float | None = ...,
         top_k: _builtins.int | None = ...,
         leverage_correction: _builtins.bool | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "measurement", b"measurement", "method", b"method", "model", b"model", "rows", b"rows", "test", b"test", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
     _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
     _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
     _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -277,6 +301,8 @@ class SelfInfluenceSpec(_message.Message):
     DAMPING_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest."""
     train: _builtins.str
@@ -289,6 +315,10 @@ class SelfInfluenceSpec(_message.Message):
     """How many rows to keep. Unset: all."""
     leverage_correction: _builtins.bool
     """Correct for the leverage of each training row, as in InfluenceSpec."""
+    tolerance: _builtins.float
+    """Relative residual at which an iterative solver stops, as in InfluenceSpec."""
+    max_iterations: _builtins.int
+    """Iterations of one solve at most, as in InfluenceSpec."""
     def __init__(
         self,
         *,
@@ -298,21 +328,31 @@ class SelfInfluenceSpec(_message.Message):
         damping: _builtins.float | None = ...,
         top_k: _builtins.int | None = ...,
         leverage_correction: _builtins.bool | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "method", b"method", "model", b"model", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "method", b"method", "model", b"model", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
     _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
     _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
     _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
@@ -466,6 +506,7 @@ class Diagnostics(_message.Message):
     DIGESTS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    MATVECS_FIELD_NUMBER: _builtins.int
     estimand: _builtins.str
     """What is estimated, in one sentence."""
     scale: Global___Scale.ValueType
@@ -494,6 +535,8 @@ class Diagnostics(_message.Message):
     """Device."""
     seconds: _builtins.float
     """Seconds of computing."""
+    matvecs: _builtins.int
+    """Products of the damped Hessian with one vector that the solves took."""
     @_builtins.property
     def stationarity(self) -> _models_pb2.Stationarity:
         """How near the weights are to a minimum of the objective on the training set."""
@@ -526,10 +569,11 @@ class Diagnostics(_message.Message):
         digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         seconds: _builtins.float = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        matvecs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stationarity", b"stationarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damping", b"damping", "damping_source", b"damping_source", "device", b"device", "digests", b"digests", "dtype", b"dtype", "estimand", b"estimand", "leverage_correction", b"leverage_correction", "method", b"method", "recipe", b"recipe", "residual", b"residual", "scale", b"scale", "seconds", b"seconds", "seed", b"seed", "solver", b"solver", "solver_status", b"solver_status", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damping", b"damping", "damping_source", b"damping_source", "device", b"device", "digests", b"digests", "dtype", b"dtype", "estimand", b"estimand", "leverage_correction", b"leverage_correction", "matvecs", b"matvecs", "method", b"method", "recipe", b"recipe", "residual", b"residual", "scale", b"scale", "seconds", b"seconds", "seed", b"seed", "solver", b"solver", "solver_status", b"solver_status", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,7 +597,7 @@ class Explanation(_message.Message):
     id: _builtins.str
     """Its id."""
     loss: _builtins.float
-    """The test row's cost."""
+    """The test row's loss, whichever measurement the scores are about."""
     @_builtins.property
     def prediction(self) -> _tensors_pb2.Value:
         """What the model says."""

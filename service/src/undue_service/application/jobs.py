@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from undue_service.domain.jobs import Job, JobState
-from undue_service.domain.methods import method_spec
+from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import Influence, SelfInfluence
@@ -34,7 +34,7 @@ class Jobs:
 
         Raises:
             FailedPrecondition: RESOURCE_NOT_READY.
-            InvalidArgument: METHOD_UNKNOWN.
+            InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD for self-influence by a method that has none.
             NotFound: RESOURCE_NOT_FOUND.
         """
         made: list[Job] = []
@@ -44,7 +44,7 @@ class Jobs:
             made.append(Job(tenant, new_token(), self._settled(tenant, spec), self._clock.now(), timeout_seconds))
             return made[0]
 
-        method_spec(spec.method)
+        self_influence_spec(spec.method) if isinstance(spec, SelfInfluence) else method_spec(spec.method)
         job = self._store.add(tenant, make, request)
         if made:
             self._metrics.job_submitted(spec.kind)

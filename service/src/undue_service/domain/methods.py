@@ -17,6 +17,10 @@ class MethodSpec:
     estimand: str
     uses_damping: bool
     has_leverage_correction: bool
+    is_iterative: bool = False
+    """Whether it takes a tolerance and a number of iterations."""
+    has_self_influence: bool = True
+    """Whether score(i, i) tells rows apart."""
 
 
 METHODS: Mapping[str, MethodSpec] = {
@@ -31,12 +35,29 @@ METHODS: Mapping[str, MethodSpec] = {
             has_leverage_correction=True,
         ),
         MethodSpec(
+            name="cg",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by conjugate gradients on the damped Hessian",
+            uses_damping=True,
+            has_leverage_correction=False,
+            is_iterative=True,
+        ),
+        MethodSpec(
             name="grad_dot",
             scale="relative",
             estimand="inner product of the test and the training row's gradients over n: "
             "the influence with the identity for a Hessian",
             uses_damping=False,
             has_leverage_correction=False,
+        ),
+        MethodSpec(
+            name="grad_cos",
+            scale="relative",
+            estimand="cosine of the angle between the test and the training row's gradients",
+            uses_damping=False,
+            has_leverage_correction=False,
+            has_self_influence=False,
         ),
     )
 }
@@ -52,3 +73,17 @@ def method_spec(name: str) -> MethodSpec:
         text = f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}"
         raise InvalidArgument.at("method", text, Reason.METHOD_UNKNOWN)
     return METHODS[name]
+
+
+def self_influence_spec(name: str) -> MethodSpec:
+    """Return the method of that name, which has to tell rows apart by their score for themselves.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD where every row has the same.
+    """
+    spec = method_spec(name)
+    if not spec.has_self_influence:
+        there_are = ", ".join(repr(name) for name, spec in METHODS.items() if spec.has_self_influence)
+        text = f"{name!r} gives every row the same score for itself, so it ranks none; use one of {there_are}"
+        raise InvalidArgument.at("method", text)
+    return spec

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
-Measurement = Literal["loss"]
+Measurement = Literal["loss", "logit", "margin"]
 DType = Literal[
     "bool",
     "int8",
@@ -134,6 +134,10 @@ class Influence:
     """How many rows a side; None keeps the whole score matrix."""
     leverage_correction: bool | None = None
     """None: on where the method has one and the model is a linear head."""
+    tolerance: float | None = None
+    """Relative residual at which an iterative solver stops; None is its own."""
+    max_iterations: int | None = None
+    """Of one solve; None is the solver's own limit."""
     kind: Literal["influence"] = "influence"
 
 
@@ -148,6 +152,8 @@ class SelfInfluence:
     top_k: int | None = None
     """How many rows to keep; None keeps all."""
     leverage_correction: bool | None = None
+    tolerance: float | None = None
+    max_iterations: int | None = None
     kind: Literal["self_influence"] = "self_influence"
 
 
@@ -244,6 +250,8 @@ class Diagnostics:
     """model, train, test and code, each sha256."""
     seconds: float
     warnings: tuple[str, ...] = ()
+    matvecs: int = 0
+    """Products of the damped Hessian with one vector that the solves took, those for the residuals included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.methods import self_influence_spec
 
 from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
 from .gradients import block_rows, measurement_gradients, training_batches
+from .measurements import check_measurement
 from .methods import Factors, Method, Problem, ScoreBlock, find
 from .objective import Objective
 from .progress import Progress, silent
+from .solvers import Effort
 from .topk import TopK
 
 LISTED_WITH_MATRIX = 10
@@ -80,6 +83,8 @@ def influence(
     damping: float | None = None,
     top_k: int | None = 10,
     leverage_correction: bool | None = None,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> Attribution:
@@ -91,38 +96,41 @@ def influence(
         test: what is explained.
         rows: row numbers of `test`; None means all.
         method: name of the method.
-        measurement: the cost of a test row.
+        measurement: the cost of a test row: "loss", "logit" or "margin".
         damping: λ added to the Hessian's diagonal; None resolves to one reported number.
         top_k: how many training rows to list a side; None lists 10 and returns the whole matrix too.
         leverage_correction: None: on where the method has one and the model is a linear head.
+        tolerance: relative residual at which an iterative solver stops; None is 1e-8.
+        max_iterations: iterations of one solve at most; None is 1000.
         memory_bytes: budget of the intermediate values of a block, and of the whole matrix.
         progress: called between blocks.
 
     Raises:
         InvalidArgument: METHOD_UNKNOWN, ROW_OUT_OF_RANGE, INVALID_FIELD, INPUT_MISMATCH, TARGET_MISMATCH,
             TARGETS_MISSING, MODEL_UNSUPPORTED, LEVERAGE_UNAVAILABLE.
-        FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE, NON_FINITE_RESULT,
-            LEVERAGE_UNAVAILABLE.
+        FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE, SOLVER_NOT_CONVERGED,
+            NON_FINITE_RESULT, LEVERAGE_UNAVAILABLE.
         ResourceExhausted: OUT_OF_MEMORY where the whole matrix would not fit.
     """
     started = time.perf_counter()
     chosen = find(method)
+    check_measurement(measurement, objective.loss)
     wanted = _test_rows(rows, len(test))
     k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
     matrix = _matrix(len(wanted), len(train), memory_bytes) if top_k is None else None
-    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress)
+    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress, tolerance, max_iterations)
     diagnosis = begin(problem)
     factors = chosen.fit(problem)
     facts: list[RowFacts] = []
     lists: list[tuple[Tensor, ...]] = []
-    residual = 0.0
+    effort = Effort()
     size = min(block_rows(objective, memory_bytes // 4, objective.space.dim * 4), 1024)
     for start in range(0, len(wanted), size):
         part = wanted[start : start + size]
         gradients, known = _queries(objective, test, part, measurement)
         facts.append(known)
         solution = chosen.precondition(factors, gradients)
-        residual = max(residual, solution.residual)
+        effort += solution.effort
         helpful, harmful = (TopK(len(part), k, objective.program.device) for _ in range(2))
         for block in _finite(chosen.score(factors, solution.value, problem)):
             helpful.update(block.index, block.scores)
@@ -142,7 +150,7 @@ def influence(
         harmful_scores=-harmful_scores,
         scores=matrix,
         train=_train_facts(problem, listed[listed >= 0]),
-        diagnostics=diagnosis.finish(objective, chosen.spec, factors, residual, time.perf_counter() - started),
+        diagnostics=diagnosis.finish(objective, chosen.spec, factors, effort, time.perf_counter() - started),
     )
 
 
@@ -154,6 +162,8 @@ def self_influence(
     damping: float | None = None,
     top_k: int | None = None,
     leverage_correction: bool | None = None,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> SelfAttribution:
@@ -166,36 +176,38 @@ def self_influence(
         damping: as in `influence`.
         top_k: how many rows to keep; None keeps all.
         leverage_correction: as in `influence`.
+        tolerance: as in `influence`.
+        max_iterations: as in `influence`.
         memory_bytes: budget of the intermediate values of a block.
         progress: called between blocks.
 
     Raises:
-        InvalidArgument: as `influence`.
+        InvalidArgument: as `influence`; INVALID_FIELD for a method that ranks no row by itself.
         FailedPrecondition: as `influence`.
     """
     started = time.perf_counter()
-    chosen = find(method)
+    chosen = find(self_influence_spec(method).name)
     k = _list_length(len(train) if top_k is None else top_k, len(train))
-    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress)
+    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress, tolerance, max_iterations)
     diagnosis = begin(problem)
     factors = chosen.fit(problem)
-    scores, residual = _self_scores(chosen, factors, problem)
+    scores, effort = _self_scores(chosen, factors, problem)
     order = torch.argsort(scores, descending=True, stable=True)[:k]
     return SelfAttribution(
         scores=scores[order].numpy(),
         train=_train_facts(problem, order.numpy()),
-        diagnostics=diagnosis.finish(objective, chosen.spec, factors, residual, time.perf_counter() - started),
+        diagnostics=diagnosis.finish(objective, chosen.spec, factors, effort, time.perf_counter() - started),
     )
 
 
-def _self_scores(method: Method[Any], factors: Factors, problem: Problem) -> tuple[Tensor, float]:
+def _self_scores(method: Method[Any], factors: Factors, problem: Problem) -> tuple[Tensor, Effort]:
     scores = torch.empty(len(problem.train), dtype=torch.float64)
-    worst = 0.0
-    for block, residual in method.self_score(factors, problem):
+    total = Effort()
+    for block, effort in method.self_score(factors, problem):
         _check_finite(block)
         scores[block.index] = block.scores.to("cpu", torch.float64)
-        worst = max(worst, residual)
-    return scores, worst
+        total += effort
+    return scores, total
 
 
 def _test_rows(rows: Sequence[int] | None, length: int) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 
+from .curvature.trace import SEED, Estimate
 from .objective import Objective
 
 _SHARE_OF_MEAN_EIGENVALUE = 0.1
@@ -18,6 +19,19 @@ class Damping:
 
     value: float
     source: Literal["given", "convex", "mean_eigenvalue", "unused"]
+    standard_error: float = 0.0
+    """Of λ, where the mean eigenvalue was estimated."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader should know of it."""
+        if not self.standard_error:
+            return ()
+        text = (
+            f"damping {self.value:.4g} is 0.1 × an estimate of the Hessian's mean eigenvalue from random probes "
+            f"(seed {SEED}), with a standard error of {self.standard_error:.1g}; pass damping= to fix it"
+        )
+        return (text,)
 
 
 UNUSED = Damping(0.0, "unused")
@@ -31,7 +45,7 @@ def check_damping(given: float | None) -> None:
         )
 
 
-def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: Callable[[], float]) -> Damping:
+def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: Callable[[], Estimate]) -> Damping:
     """Return λ as given, or the default.
 
     The default is 0 where R is convex in θ with L2 on every selected parameter, else 0.1 × the mean eigenvalue of H.
@@ -51,10 +65,11 @@ def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: 
     if objective.convex and bool((objective.l2 > 0).all()):
         return Damping(0.0, "convex")
     mean = mean_eigenvalue()
-    if not mean > 0:
+    if not mean.value > 0:
         text = (
-            f"the mean eigenvalue of the Hessian is {mean:.4g}, so no damping can be derived from it: pass damping=, "
-            "or train the model further"
+            f"the mean eigenvalue of the Hessian is {mean.value:.4g}, so no damping can be derived from it: pass "
+            "damping=, or train the model further"
         )
         raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text)
-    return Damping(_SHARE_OF_MEAN_EIGENVALUE * mean, "mean_eigenvalue")
+    share = _SHARE_OF_MEAN_EIGENVALUE
+    return Damping(share * mean.value, "mean_eigenvalue", share * mean.standard_error)

@@ -8,6 +8,7 @@ from undue_service.domain.specs import Diagnostics, Stationarity
 
 from .methods import Factors, Problem
 from .objective import Objective
+from .solvers import Effort
 from .stationarity import measure_fit
 
 
@@ -24,6 +25,7 @@ class EngineDiagnostics:
     solver: str
     solver_status: str
     residual: float
+    matvecs: int
     stationarity: Stationarity
     dtype: str
     device: str
@@ -44,7 +46,7 @@ class Diagnosis:
     warnings: tuple[str, ...]
 
     def finish(
-        self, objective: Objective, spec: MethodSpec, factors: Factors, residual: float, seconds: float
+        self, objective: Objective, spec: MethodSpec, factors: Factors, effort: Effort, seconds: float
     ) -> EngineDiagnostics:
         """Return it with what was found out since."""
         return EngineDiagnostics(
@@ -56,12 +58,13 @@ class Diagnosis:
             leverage_correction=factors.leverage_correction,
             solver=factors.solver,
             solver_status=factors.solver_status,
-            residual=residual,
+            residual=effort.residual,
+            matvecs=effort.matvecs,
             stationarity=self.stationarity,
             dtype=str(objective.program.dtype).removeprefix("torch."),
             device=str(objective.program.device),
             seconds=seconds,
-            warnings=self.warnings,
+            warnings=(*self.warnings, *factors.damping.warnings),
         )
 
 

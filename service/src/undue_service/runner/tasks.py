@@ -25,6 +25,7 @@ from undue_service.domain.specs import (
 )
 from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
 from undue_service.engine.attribution import influence, self_influence
+from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.engine.stationarity import measure_fit
@@ -40,8 +41,6 @@ PARITY_ROWS = 256
 """Rows of the sample on which onnxruntime and torch are compared."""
 
 RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
-SEED = 0
-"""Neither method of this version draws a random number."""
 
 
 def libraries() -> dict[str, str]:
@@ -141,6 +140,8 @@ class Workshop:
             damping=spec.damping,
             top_k=spec.top_k,
             leverage_correction=spec.leverage_correction,
+            tolerance=spec.tolerance,
+            max_iterations=spec.max_iterations,
             progress=place.report,
         )
         files = write_influence(place.scratch, found, train, test)
@@ -159,6 +160,8 @@ class Workshop:
             damping=spec.damping,
             top_k=spec.top_k,
             leverage_correction=spec.leverage_correction,
+            tolerance=spec.tolerance,
+            max_iterations=spec.max_iterations,
             progress=place.report,
         )
         files: tuple[Produced, ...] = (write_self_influence(place.scratch, found, train),)

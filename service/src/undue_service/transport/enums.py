@@ -47,7 +47,13 @@ LOSSES: Words[str] = Words(
         models_pb2.Objective.LOSS_SQUARED_ERROR: "squared_error",
     }
 )
-MEASUREMENTS: Words[str] = Words({jobs_pb2.MEASUREMENT_LOSS: "loss"})
+MEASUREMENTS: Words[str] = Words(
+    {
+        jobs_pb2.MEASUREMENT_LOSS: "loss",
+        jobs_pb2.MEASUREMENT_LOGIT: "logit",
+        jobs_pb2.MEASUREMENT_MARGIN: "margin",
+    }
+)
 SCALES: Words[str] = Words({jobs_pb2.SCALE_REMOVAL: "removal", jobs_pb2.SCALE_RELATIVE: "relative"})
 DAMPING_SOURCES: Words[str] = Words(
     {

@@ -185,6 +185,8 @@ def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:
         damping=_damping("job.influence", spec),
         top_k=_top_k("job.influence", spec, MAX_TOP_K),
         leverage_correction=spec.leverage_correction if spec.HasField("leverage_correction") else None,
+        tolerance=_tolerance("job.influence", spec),
+        max_iterations=_max_iterations("job.influence", spec),
     )
 
 
@@ -197,6 +199,8 @@ def _self_influence(spec: jobs_pb2.SelfInfluenceSpec) -> SelfInfluence:
         damping=_damping("job.self_influence", spec),
         top_k=_top_k("job.self_influence", spec, 2**31 - 1),
         leverage_correction=spec.leverage_correction if spec.HasField("leverage_correction") else None,
+        tolerance=_tolerance("job.self_influence", spec),
+        max_iterations=_max_iterations("job.self_influence", spec),
     )
 
 
@@ -215,6 +219,22 @@ def _top_k(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec
         text = f"{spec.top_k} must be from 1 to {most:,}; leave it unset to keep every score"
         raise InvalidArgument.at(f"{field}.top_k", text)
     return spec.top_k
+
+
+def _tolerance(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> float | None:
+    if not spec.HasField("tolerance"):
+        return None
+    if not 0 < spec.tolerance < 1:
+        raise InvalidArgument.at(f"{field}.tolerance", f"{spec.tolerance} must lie between 0 and 1")
+    return spec.tolerance
+
+
+def _max_iterations(field: str, spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> int | None:
+    if not spec.HasField("max_iterations"):
+        return None
+    if spec.max_iterations < 1:
+        raise InvalidArgument.at(f"{field}.max_iterations", f"{spec.max_iterations} must be at least 1")
+    return spec.max_iterations
 
 
 def _require_names(field: str, message: Message, names: tuple[str, ...]) -> None:

@@ -202,6 +202,7 @@ def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:
         digests=value.digests,
         seconds=value.seconds,
         warnings=value.warnings,
+        matvecs=value.matvecs,
     )
 
 
@@ -266,7 +267,7 @@ def server_info(
 
 
 def _common(spec: Influence | SelfInfluence) -> dict[str, Any]:
-    names = ("model", "train", "method", "damping", "top_k", "leverage_correction")
+    names = ("model", "train", "method", "damping", "top_k", "leverage_correction", "tolerance", "max_iterations")
     return {name: getattr(spec, name) for name in names}
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .trace import Estimate
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -25,6 +27,6 @@ class Dense:
         """See Curvature."""
         return self.matrix
 
-    def mean_eigenvalue(self) -> float:
+    def mean_eigenvalue(self) -> Estimate:
         """Return trace / P."""
-        return float(self.matrix.diagonal().mean())
+        return Estimate(float(self.matrix.diagonal().mean()))

@@ -10,6 +10,8 @@ from undue_service.engine.gradients import block_rows, training_batches
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
+from .trace import Estimate, mean_eigenvalue
+
 PARAMETER_LIMIT = 12_000
 """P above which no dense matrix is made: at 12,000 it takes 1.2 GB, its factor and inverse as much each."""
 
@@ -17,8 +19,8 @@ PARAMETER_LIMIT = 12_000
 class Hessian:
     """H = (1/n) Σ_i w_i ∇²ℓ_i(θ̂) + l2 · diag(mask), streamed over the data.
 
-    Products are forward over reverse (Pearlmutter 1994), all columns at once, for any program. The dense form of a
-    linear head is closed: the block of outputs c, c' is (1/n) Σ_i w_i Σ_i[c, c'] x̃_i x̃_iᵀ.
+    Products are forward over reverse (Pearlmutter 1994), all columns at once, for any program. A linear head's are
+    closed: the block of outputs c, c' is (1/n) Σ_i w_i Σ_i[c, c'] x̃_i x̃_iᵀ.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Hessian:
 
     def matmat(self, V: Tensor) -> Tensor:
         """Return H V, (P, K), reading the data once for as many columns as fit into memory."""
+        if self._objective.head is not None:
+            return self._head_product(V)
         columns = V.shape[1]
         rows, chunk = self._chunks(columns)
         parts = []
@@ -77,7 +81,7 @@ class Hessian:
             text = (
                 f"a dense Hessian over {self.dim:,} parameters would take {self.dim**2 * 8 / 2**30:,.1f} GiB; the "
                 f"limit is {self._limit:,} parameters: select fewer with parameters=, such as the last layer's, or use "
-                'method="grad_dot"'
+                'method="cg"'
             )
             metadata = {"parameters": str(self.dim), "limit": str(self._limit)}
             raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
@@ -86,6 +90,19 @@ class Hessian:
         theta = self._objective.theta
         dense = self.matmat(torch.eye(self.dim, dtype=theta.dtype, device=theta.device))
         return (dense + dense.T) / 2
+
+    def mean_eigenvalue(self) -> Estimate:
+        """Return trace(H)/P: exactly for a linear head, else as `trace.mean_eigenvalue` does."""
+        if self._objective.head is None:
+            return mean_eigenvalue(self, self._objective.theta)
+        total = 0.0
+        done = 0
+        for batch in training_batches(self._objective, self._train, block_rows(self._objective, self._memory)):
+            x, S = self._head_factors(batch)
+            total += float((S.diagonal(dim1=1, dim2=2).sum(dim=1) * x.square().sum(dim=1)).sum())
+            done += len(batch.index)
+            self._progress("curvature", done, len(self._train))
+        return Estimate((total + float(self._objective.l2.sum())) / self.dim)
 
     def _block_product(self, batch: Batch, V: Tensor) -> Tensor:
         def total(theta: Tensor) -> Tensor:
@@ -103,16 +120,35 @@ class Hessian:
         numel = 8 * rows * self._objective.program.graph.row_numel() + 4 * self.dim
         return rows, max(1, min(columns, self._memory // (8 * numel)))
 
+    def _head_factors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return x̃ (B, d) and (w_i/n) Σ_i (B, C, C)."""
+        x, f = self._objective.head.evaluate(batch.inputs)
+        S = self._objective.loss.curvature(f) / len(self._train)
+        return x, S if batch.weights is None else S * batch.weights[:, None, None]
+
+    def _head_product(self, V: Tensor) -> Tensor:
+        """Return Σ_i (w_i/n) (Σ_i ⊗ x̃_i x̃_iᵀ) V + l2 V: two matrix products a block."""
+        head, n, K = self._objective.head, len(self._train), V.shape[1]
+        C, d = head.outputs, head.features
+        flat = head.from_theta(V).transpose(0, 1).reshape(d, C * K)
+        product = torch.zeros_like(flat)
+        done = 0
+        rows = block_rows(self._objective, self._memory // 2, 2 * C * K + 3 * C * C)
+        for batch in training_batches(self._objective, self._train, rows):
+            x, S = self._head_factors(batch)
+            product += x.T @ torch.bmm(S, (x @ flat).view(len(x), C, K)).view(len(x), C * K)
+            done += len(batch.index)
+            self._progress("curvature", done, n)
+        return head.to_theta(product.view(d, C, K).transpose(0, 1)) + self._objective.l2[:, None] * V
+
     def _head_dense(self) -> Tensor:
-        head, loss, n = self._objective.head, self._objective.loss, len(self._train)
+        head, n = self._objective.head, len(self._train)
         C, d = head.outputs, head.features
         H = torch.zeros(C, d, C, d, dtype=self._objective.theta.dtype, device=self._objective.theta.device)
         done = 0
         rows = block_rows(self._objective, self._memory // 2, 2 * C * d + 3 * C * C)
         for batch in training_batches(self._objective, self._train, rows):
-            x, f = head.evaluate(batch.inputs)
-            S = loss.curvature(f) / n
-            S = S if batch.weights is None else S * batch.weights[:, None, None]
+            x, S = self._head_factors(batch)
             for c in range(C):
                 right = (S[:, c, c:, None] * x[:, None, :]).reshape(len(x), -1)
                 H[c, :, c:] += (x.T @ right).view(d, C - c, d)

@@ -6,8 +6,9 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import MethodSpec
-from undue_service.engine.damping import Damping
+from undue_service.engine.damping import Damping, check_damping
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import (
     FactoredGradients,
@@ -18,7 +19,7 @@ from undue_service.engine.gradients import (
 )
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
-from undue_service.engine.solvers import Solution
+from undue_service.engine.solvers import Effort, Solution
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Problem:
     memory_bytes: int = 2**30
     """Budget of the intermediate values of one block."""
     progress: Progress = silent
+    tolerance: float | None = None
+    """Relative residual at which an iterative solver stops; None is the solver's own."""
+    max_iterations: int | None = None
+    """Iterations of one solve at most; None is the solver's own limit."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class ScoreBlock:
     """(m, B) for m test rows; (B,) of each row for itself."""
 
 
+SelfScores = Iterator[tuple[ScoreBlock, Effort]]
+
+
 class Method(Protocol[F]):
     """A method: score(i, t) = g̃_i · s_t, positive where removing row i raises the cost of test row t."""
 
@@ -74,8 +82,30 @@ class Method(Protocol[F]):
     def score(self, factors: F, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:
         """Yield the scores of all training rows for the columns s_t (P, m)."""
 
-    def self_score(self, factors: F, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:
-        """Yield the scores of all training rows for their own loss, and the residual of what was solved for them."""
+    def self_score(self, factors: F, problem: Problem) -> SelfScores:
+        """Yield the scores of all training rows for their own loss, and what solving for them took."""
+
+
+def check_settings(problem: Problem, spec: MethodSpec) -> None:
+    """Check what is asked of a method.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD for a damping, tolerance or number of iterations that cannot be, or the last two
+            where nothing iterates; LEVERAGE_UNAVAILABLE where the correction is asked of a method that has none.
+    """
+    check_damping(problem.damping)
+    for name in ("tolerance", "max_iterations"):
+        if getattr(problem, name) is not None and not spec.is_iterative:
+            raise InvalidArgument.at(name, f"{spec.name} does not iterate: leave {name} out")
+    if problem.tolerance is not None and not 0 < problem.tolerance < 1:
+        raise InvalidArgument.at(
+            "tolerance", f"the relative residual to stop at lies between 0 and 1, not {problem.tolerance}"
+        )
+    if problem.max_iterations is not None and problem.max_iterations < 1:
+        raise InvalidArgument.at("max_iterations", f"is at least 1, not {problem.max_iterations}")
+    if problem.leverage_correction and not spec.has_leverage_correction:
+        text = f'{spec.name} has no leverage correction; use method="exact", or leave leverage_correction out'
+        raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
 
 
 def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = None) -> Iterator[ScoreBlock]:
@@ -93,6 +123,27 @@ def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = N
         gradients = train_gradients(objective, batch, residuals)
         scores = gradients.dot(queries) * row_weights(batch, n)
         yield ScoreBlock(batch.index, scores.T)
+        done += len(batch.index)
+        problem.progress("scores", done, n)
+
+
+def solved_for_each_row(method: Method[F], factors: F, problem: Problem, row_numel: int = 0) -> SelfScores:
+    """Yield (w_i/n) ∇ℓ_iᵀ s_i with s_i solved for ∇ℓ_i.
+
+    Args:
+        method: solves in `precondition`.
+        factors: its own.
+        problem: what is trained on.
+        row_numel: numbers that solving for one row takes.
+    """
+    objective, n = problem.objective, len(problem.train)
+    done = 0
+    size = block_rows(objective, problem.memory_bytes // 4, row_numel)
+    for batch in training_batches(objective, problem.train, size):
+        gradients = loss_gradients(objective, batch).dense()
+        solution = method.precondition(factors, gradients.T)
+        scores = (gradients * solution.value.T).sum(dim=1, keepdim=True) * row_weights(batch, n)
+        yield ScoreBlock(batch.index, scores[:, 0]), solution.effort
         done += len(batch.index)
         problem.progress("scores", done, n)
 

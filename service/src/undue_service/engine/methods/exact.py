@@ -9,14 +9,13 @@ from torch import Tensor
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
 from undue_service.engine.curvature import Damped, Dense, Hessian
-from undue_service.engine.damping import check_damping, resolve_damping
-from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.damping import resolve_damping
 from undue_service.engine.leverage import Leverage, leverage
-from undue_service.engine.solvers import Cholesky, Solution
-from undue_service.engine.solvers.base import relative_residual
+from undue_service.engine.solvers import Cholesky, Effort, Solution
+from undue_service.engine.solvers.base import relative_residuals
 from undue_service.engine.solvers.cholesky import CholeskyState
 
-from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks, train_gradients
+from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings, score_blocks, solved_for_each_row
 
 _CHECKED_COLUMNS = 256  # of H⁻¹, where all P would cost as much as the inverse itself
 
@@ -42,7 +41,7 @@ class Exact:
             InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for and the model is not a linear head.
             FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_NOT_POSITIVE_DEFINITE, HESSIAN_SINGULAR, NON_FINITE_RESULT.
         """
-        check_damping(problem.damping)
+        check_settings(problem, self.spec)
         objective = problem.objective
         corrects = (
             problem.leverage_correction if problem.leverage_correction is not None else objective.head is not None
@@ -68,10 +67,10 @@ class Exact:
         """See Method."""
         return score_blocks(problem, queries, factors.leverage.residuals if factors.leverage is not None else None)
 
-    def self_score(self, factors: ExactFactors, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:
+    def self_score(self, factors: ExactFactors, problem: Problem) -> SelfScores:
         """See Method. On a linear head the scores fall out of the pass that corrects the residuals."""
         if problem.objective.head is None:
-            yield from self._solved_for_each_row(factors, problem)
+            yield from solved_for_each_row(self, factors, problem)
             return
         inverse = torch.cholesky_inverse(factors.state.factor)
         found = factors.leverage or _leverage(problem, inverse, correct=False)
@@ -82,19 +81,9 @@ class Exact:
         )
         identity = torch.zeros(len(inverse), len(columns), dtype=inverse.dtype, device=inverse.device)
         identity[columns, torch.arange(len(columns), device=inverse.device)] = 1
-        residual = relative_residual(factors.state.curvature, inverse[:, columns], identity)
-        yield ScoreBlock(torch.arange(len(problem.train)), found.self_influence), residual
-
-    def _solved_for_each_row(self, factors: ExactFactors, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:
-        objective, n = problem.objective, len(problem.train)
-        done = 0
-        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes // 4)):
-            gradients = train_gradients(objective, batch, None).dense()
-            solution = self.precondition(factors, gradients.T)
-            scores = (gradients * solution.value.T).sum(dim=1, keepdim=True) * row_weights(batch, n)
-            yield ScoreBlock(batch.index, scores[:, 0]), solution.residual
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+        residuals = relative_residuals(factors.state.curvature, inverse[:, columns], identity)
+        effort = Effort(float(residuals.max()), len(columns))
+        yield ScoreBlock(torch.arange(len(problem.train)), found.self_influence), effort
 
 
 def _leverage(problem: Problem, inverse: Tensor, *, correct: bool) -> Leverage:

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
-from undue_service.engine.damping import UNUSED, check_damping
+from undue_service.engine.damping import UNUSED
 from undue_service.engine.gradients import block_rows, loss_gradients, training_batches
-from undue_service.engine.solvers import Solution
+from undue_service.engine.solvers import Effort, Solution
 
-from .base import Factors, Problem, ScoreBlock, row_weights, score_blocks
+from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings, row_weights, score_blocks
 
 
 class GradDot:
@@ -23,28 +22,25 @@ class GradDot:
         """Check the settings; there is nothing to prepare.
 
         Raises:
-            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for.
+            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for, INVALID_FIELD.
         """
-        check_damping(problem.damping)
-        if problem.leverage_correction:
-            text = 'grad_dot has no leverage correction; use method="exact", or leave leverage_correction out'
-            raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+        check_settings(problem, self.spec)
         return Factors(UNUSED, leverage_correction=False, solver="", solver_status="")
 
     def precondition(self, factors: Factors, gradients: Tensor) -> Solution:  # noqa: ARG002 - the seam's signature
         """Return the gradients themselves."""
-        return Solution(gradients, "", residual=0.0, matvecs=0)
+        return Solution(gradients, "", residuals=gradients.new_zeros(gradients.shape[1]), matvecs=0)
 
     def score(self, factors: Factors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
         return score_blocks(problem, queries)
 
-    def self_score(self, factors: Factors, problem: Problem) -> Iterator[tuple[ScoreBlock, float]]:  # noqa: ARG002
+    def self_score(self, factors: Factors, problem: Problem) -> SelfScores:  # noqa: ARG002
         """Yield (w_i/n) ‖∇ℓ_i‖²."""
         objective, n = problem.objective, len(problem.train)
         done = 0
         for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
             squares = torch.square(loss_gradients(objective, batch).norms())[:, None]
-            yield ScoreBlock(batch.index, (squares * row_weights(batch, n))[:, 0]), 0.0
+            yield ScoreBlock(batch.index, (squares * row_weights(batch, n))[:, 0]), Effort()
             done += len(batch.index)
             problem.progress("scores", done, n)

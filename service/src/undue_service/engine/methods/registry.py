@@ -7,10 +7,14 @@ from typing import Any
 from undue_service.domain.methods import method_spec
 
 from .base import Method
+from .cg import CG
 from .exact import Exact
+from .grad_cos import GradCos
 from .grad_dot import GradDot
 
-REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in (Exact(), GradDot())})
+_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos())
+
+REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 
 
 def find(name: str) -> Method[Any]:

@@ -11,6 +11,19 @@ State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """What solving took, and how far it got."""
+
+    residual: float = 0.0
+    """Largest relative residual."""
+    matvecs: int = 0
+    """Products of the curvature with one vector."""
+
+    def __add__(self, other: "Effort") -> "Effort":
+        return Effort(max(self.residual, other.residual), self.matvecs + other.matvecs)
+
+
+@dataclass(frozen=True, slots=True)
 class Solution:
     """What a solver found."""
 
@@ -18,10 +31,20 @@ class Solution:
     """s, (P, K)."""
     status: str
     """"converged", or in words why not."""
-    residual: float
-    """Largest ‖A s − v‖ / ‖v‖ over the columns, by a product of its own; 0 for a column v = 0."""
+    residuals: Tensor
+    """‖A s − v‖ / ‖v‖ of each column, (K,), by a product of its own; 0 for a column v = 0."""
     matvecs: int
     """Products with the curvature, the one for the residual included."""
+
+    @property
+    def residual(self) -> float:
+        """Return the largest residual."""
+        return float(self.residuals.max()) if len(self.residuals) else 0.0
+
+    @property
+    def effort(self) -> Effort:
+        """Return what it took."""
+        return Effort(self.residual, self.matvecs)
 
 
 class Solver(Protocol[State]):
@@ -36,8 +59,7 @@ class Solver(Protocol[State]):
         """Solve for the columns of `rhs`, (P, K)."""
 
 
-def relative_residual(curvature: Curvature, value: Tensor, rhs: Tensor) -> float:
-    """Return the largest ‖A s − v‖ / ‖v‖ over the columns; 0 for a column v = 0."""
+def relative_residuals(curvature: Curvature, value: Tensor, rhs: Tensor) -> Tensor:
+    """Return ‖A s − v‖ / ‖v‖ of each column, (K,); 0 for a column v = 0."""
     norms = rhs.norm(dim=0)
-    residuals = (curvature.matmat(value) - rhs).norm(dim=0)
-    return float((residuals / norms.where(norms > 0, 1)).max()) if rhs.shape[1] else 0.0
+    return (curvature.matmat(value) - rhs).norm(dim=0) / norms.where(norms > 0, 1)

@@ -1,15 +1,14 @@
 """Cholesky: the dense, exact solver of a positive definite curvature."""
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.engine.curvature import Curvature, Damped
+from undue_service.engine.curvature import Curvature
 
-from .base import Solution, relative_residual
+from .base import Solution, relative_residuals
+from .refusals import damping_of, refuse_not_finite, refuse_spectrum
 
 _INVERSE_ITERATIONS = 4
 
@@ -38,12 +37,12 @@ class Cholesky:
         """
         A = curvature.to_dense()
         if not bool(torch.isfinite(A).all()):
-            text = "the Hessian holds NaN or infinite values; check the model's weights and the range of its inputs"
-            raise FailedPrecondition(Reason.NON_FINITE_RESULT, text)
+            refuse_not_finite("the Hessian")
         factor, info = torch.linalg.cholesky_ex(A)
         tolerance = _singular_below(A)
         if int(info) != 0 or _smallest_eigenvalue(factor) < tolerance:
-            _refuse(A, curvature.damping if isinstance(curvature, Damped) else 0.0, tolerance)
+            eigenvalues = torch.linalg.eigvalsh(A)
+            refuse_spectrum(float(eigenvalues[0]), float(eigenvalues[-1]), damping_of(curvature), tolerance)
         return CholeskyState(curvature, factor)
 
     def solve(self, state: CholeskyState, rhs: Tensor) -> Solution:
@@ -54,12 +53,8 @@ class Cholesky:
         """
         value = torch.cholesky_solve(rhs, state.factor)
         if not bool(torch.isfinite(value).all()):
-            text = (
-                "the solution of the Hessian system is not finite; check the model's weights and the range of its "
-                "inputs"
-            )
-            raise FailedPrecondition(Reason.NON_FINITE_RESULT, text)
-        return Solution(value, "converged", relative_residual(state.curvature, value, rhs), matvecs=rhs.shape[1])
+            refuse_not_finite("the solution of the Hessian system")
+        return Solution(value, "converged", relative_residuals(state.curvature, value, rhs), matvecs=rhs.shape[1])
 
 
 def _singular_below(A: Tensor) -> float:
@@ -77,24 +72,3 @@ def _smallest_eigenvalue(factor: Tensor) -> float:
         v = torch.cholesky_solve(v, factor)
         growth = v.norm()
     return float(1 / growth) if bool(torch.isfinite(growth)) else 0.0
-
-
-def _refuse(A: Tensor, damping: float, tolerance: float) -> NoReturn:
-    """Raise the error for a matrix that already holds this damping."""
-    eigenvalues = torch.linalg.eigvalsh(A)
-    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
-    scale = max(abs(smallest), abs(largest)) or 1.0
-    enough = f"{1.05 * (damping + 2 * max(-smallest, 0.0) + 1e-6 * scale):.1e}"  # 5 % outweighs what .1e rounds down
-    metadata = {"smallest_eigenvalue": f"{smallest:.6g}", "sufficient_damping": enough}
-    spectrum = f"smallest eigenvalue {smallest:.4g}, largest {largest:.4g}, damping {damping:.2g} included"
-    if smallest < -tolerance:
-        text = (
-            f"the Hessian is not positive definite ({spectrum}): the model is not at a minimum of its objective; "
-            f"pass damping={enough} or more, or train the model further"
-        )
-        raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text, metadata=metadata)
-    text = (
-        f"the Hessian is singular ({spectrum}): some change of the weights leaves the objective as it is; register the "
-        f"l2 that the model was trained with, or pass damping={enough} or more"
-    )
-    raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)

@@ -1,0 +1,70 @@
+"""`grad_cos`: the cosine of gradients (Hammoudeh & Lowd 2022 on why to divide the norms out)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from undue_service.domain.methods import METHODS
+from undue_service.engine.damping import UNUSED
+from undue_service.engine.data import Batch
+from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients, training_batches
+from undue_service.engine.solvers import Effort, Solution
+
+from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings
+
+
+class GradCos:
+    """score(i, t) = ∇m_t · ∇w_iℓ_i / (‖∇m_t‖ ‖∇w_iℓ_i‖), in [−1, 1]; 0 where either gradient is zero.
+
+    So a row's weight counts only for being zero, and large gradients, those of outliers, no longer win by their size.
+    """
+
+    spec = METHODS["grad_cos"]
+
+    def fit(self, problem: Problem) -> Factors:
+        """Check the settings; there is nothing to prepare.
+
+        Raises:
+            InvalidArgument: LEVERAGE_UNAVAILABLE where the correction is asked for, INVALID_FIELD.
+        """
+        check_settings(problem, self.spec)
+        return Factors(UNUSED, leverage_correction=False, solver="", solver_status="")
+
+    def precondition(self, factors: Factors, gradients: Tensor) -> Solution:  # noqa: ARG002 - the seam's signature
+        """Return ∇m_t / ‖∇m_t‖."""
+        return Solution(
+            _over(gradients, gradients.norm(dim=0)), "", residuals=gradients.new_zeros(gradients.shape[1]), matvecs=0
+        )
+
+    def score(self, factors: Factors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
+        """See Method."""
+        objective, n = problem.objective, len(problem.train)
+        size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * queries.shape[1])
+        done = 0
+        for batch in training_batches(objective, problem.train, size):
+            gradients = loss_gradients(objective, batch)
+            yield ScoreBlock(batch.index, _over(gradients.dot(queries).T, _norms(gradients, batch)).clamp(-1, 1))
+            done += len(batch.index)
+            problem.progress("scores", done, n)
+
+    def self_score(self, factors: Factors, problem: Problem) -> SelfScores:  # noqa: ARG002
+        """Yield 1, or 0 for a zero gradient: no ranking, which is why the specification has no self-influence."""
+        objective, n = problem.objective, len(problem.train)
+        done = 0
+        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+            norms = _norms(loss_gradients(objective, batch), batch)
+            yield ScoreBlock(batch.index, (norms > 0).to(norms.dtype)), Effort()
+            done += len(batch.index)
+            problem.progress("scores", done, n)
+
+
+def _norms(gradients: GradientBlock, batch: Batch) -> Tensor:
+    """Return ‖∇ℓ_i‖, (B,), and 0 for a row of weight zero."""
+    norms = gradients.norms()
+    return norms if batch.weights is None else norms.where(batch.weights > 0, 0)
+
+
+def _over(columns: Tensor, norms: Tensor) -> Tensor:
+    """Return columns divided by norms; zero where the norm is zero."""
+    return torch.where(norms > 0, columns / norms.where(norms > 0, 1), 0)

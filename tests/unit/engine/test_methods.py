@@ -1,0 +1,123 @@
+"""Every method of the registry: against its formula written out, and under what must not change a score."""
+
+import numpy as np
+import pytest
+import torch
+
+from undue_service.domain.errors import InvalidArgument
+from undue_service.domain.methods import METHODS
+from undue_service.engine.attribution import influence, self_influence
+from undue_service.engine.data import TensorRows
+from undue_service.engine.methods import REGISTRY, Problem
+from unit.engine.dense import gradients, hessian, lists_to_matrix
+
+KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
+DAMPING = 2.0
+SETTINGS: dict[str, dict[str, float]] = {"cg": {"tolerance": 1e-13}}
+
+
+def influences(g, w, H):
+    return (w[:, None] / len(g) * (g @ torch.linalg.solve(H, g.T))).T
+
+
+def cosines(g, w, H):
+    unit = g / g.norm(dim=1, keepdim=True)
+    return (unit * (w > 0)[:, None] @ unit.T).T
+
+
+FORMULAS = {
+    "exact": influences,
+    "cg": influences,
+    "grad_dot": lambda g, w, H: (w[:, None] / len(g) * (g @ g.T)).T,
+    "grad_cos": cosines,
+}
+"""(∇ℓ (n, P), weights (n,), damped Hessian) → scores (m, n), of the training rows as test rows."""
+
+
+def test_the_registry_and_the_domain_name_the_same_methods():
+    assert {name: method.spec for name, method in REGISTRY.items()} == dict(METHODS)
+    assert set(FORMULAS) == set(METHODS), "a method without a formula here is not tested"
+
+
+@pytest.mark.parametrize(("loss", "head"), KINDS)
+@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scores_are_the_formula(case, loss, head, method, weighted):
+    c = case(loss, head, weighted=weighted)
+    settings = {"method": method, "damping": DAMPING, "leverage_correction": False, **SETTINGS.get(method, {})}
+    found = influence(c.objective, c.rows, c.rows, top_k=None, **settings)
+    g = gradients(c)
+    w = torch.ones(len(g), dtype=torch.float64) if c.weights is None else c.weights
+    expected = FORMULAS[method](g, w, hessian(c, DAMPING)).numpy()
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-6 * abs(expected).max())
+    np.testing.assert_allclose(found.helpful_scores[:, 0], expected.max(axis=1).clip(0), rtol=1e-9)
+    np.testing.assert_allclose(found.harmful_scores[:, 0], expected.min(axis=1).clip(None, 0), rtol=1e-9)
+    if not REGISTRY[method].spec.has_self_influence:
+        return
+    own = self_influence(c.objective, c.rows, **settings)
+    order = np.argsort(-np.diag(expected), kind="stable")
+    np.testing.assert_allclose(own.scores, np.diag(expected)[order], rtol=1e-9)
+    assert own.train.rows.tolist() == order.tolist()
+
+
+@pytest.mark.parametrize(("loss", "head"), KINDS)
+@pytest.mark.parametrize("method", REGISTRY)
+def test_blocks_row_order_and_memory_change_no_score(case, loss, head, method):
+    c = case(loss, head, weighted=True)
+    n = len(c.x)
+    settings = {"method": method, "damping": DAMPING, "top_k": n, **SETTINGS.get(method, {})}
+    whole = lists_to_matrix(influence(c.objective, c.rows, c.rows, **settings), n)
+    small = influence(c.objective, c.rows, c.rows, **settings, memory_bytes=12_000)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
+    shuffled = TensorRows({"x": c.x[order]}, c.y[order], c.weights[order])
+    mixed = lists_to_matrix(influence(c.objective, shuffled, c.rows, **settings), n)
+    scale = abs(whole).max()
+    assert abs(lists_to_matrix(small, n) - whole).max() < 1e-10 * scale
+    assert abs(mixed - whole[:, order.numpy()]).max() < 1e-10 * scale
+    some = influence(c.objective, c.rows, c.rows, rows=[7, 2, 7], **settings)
+    assert abs(lists_to_matrix(some, n) - whole[[7, 2, 7]]).max() < 1e-10 * scale
+    assert some.test.rows.tolist() == [7, 2, 7]
+    if not REGISTRY[method].spec.has_self_influence:
+        return
+    selves = [self_influence(c.objective, c.rows, **settings, memory_bytes=m).scores for m in (12_000, 2**30)]
+    np.testing.assert_allclose(*selves, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_the_sign_is_that_of_removal(case, method):
+    """A row helps its own prediction, and its copy with another label harms it."""
+    c = case("cross_entropy")
+    x, y = torch.cat([c.x, c.x[:1]]), torch.cat([c.y, (c.y[:1] + 1) % 3])
+    train = TensorRows({"x": x}, y)
+    found = influence(c.objective, train, c.rows, rows=[0], method=method, leverage_correction=False, top_k=None)
+    assert found.scores[0, 0] > 0 > found.scores[0, -1]
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_a_zero_gradient_scores_zero(case, method):
+    """A regression row that is met exactly, a test row likewise, and a row of weight zero."""
+    c = case("squared_error", head=False)
+    y = c.y.clone()
+    y[3] = c.objective.outputs(c.objective.theta, {"x": c.x[3:4]} | {"input": c.x[3:4]})[0]
+    weights = torch.ones(len(y), dtype=torch.float64)
+    weights[5] = 0
+    rows = TensorRows({"x": c.x}, y, weights)
+    scores = influence(c.objective, rows, rows, method=method, damping=DAMPING, top_k=None).scores
+    assert (scores[3] == 0).all()
+    assert (scores[:, [3, 5]] == 0).all()
+    assert np.isfinite(scores).all()
+    assert (scores[0, [0, 1, 2]] != 0).all()
+
+
+def test_the_cosine_is_one_of_a_row_with_itself_and_ranks_nothing(case):
+    c = case("cross_entropy", weighted=True)
+    found = influence(c.objective, c.rows, c.rows, method="grad_cos", top_k=None)
+    np.testing.assert_allclose(np.diag(found.scores), 1, rtol=1e-6)
+    assert abs(found.scores).max() <= 1
+    method = REGISTRY["grad_cos"]
+    problem = Problem(c.objective, c.rows)
+    [(block, _)] = method.self_score(method.fit(problem), problem)
+    assert (block.scores == 1).all()
+    with pytest.raises(InvalidArgument, match="'exact'") as error:
+        self_influence(c.objective, c.rows, method="grad_cos")
+    assert error.value.violations[0].field == "method"
