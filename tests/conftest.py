@@ -1,13 +1,15 @@
 """Real data, a real trained model and a real embedded service, made once."""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+# A run in the background of a shell ignores Ctrl-C, and what it starts would inherit that; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # of the runners and other children
 
 L2 = 1e-2
 
