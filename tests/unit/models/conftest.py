@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from undue_service.domain.errors import Error
+from undue_service.domain.errors import Error, Reason
 from undue_service.models import OpenedModel, open_model
 
 DYNAMIC = {0: torch.export.Dim.DYNAMIC}
@@ -44,6 +44,19 @@ def outcome(open_bytes: Callable[[bytes, str], OpenedModel]) -> Callable[[bytes,
         except Error as refusal:
             return refusal.reason.value
         return "opened"
+
+    return attempt
+
+
+@pytest.fixture
+def refusal(open_bytes: Callable[[bytes, str], OpenedModel]) -> Callable[..., str]:
+    """Open an ONNX file that must be refused for one of the given reasons, and return the message."""
+
+    def attempt(content: bytes, *reasons: Reason) -> str:
+        with pytest.raises(Error) as caught:
+            open_bytes(content)
+        assert caught.value.reason in reasons
+        return caught.value.message
 
     return attempt
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
-aten = torch.ops.aten
+from .rewrites import REWRITTEN, aten
 
 _SHAPE_ARITHMETIC = frozenset(
     getattr(operator, name)
@@ -32,6 +32,7 @@ _IDENTITIES = frozenset(
     }
 )
 """Operators that hand on their input once nothing is written in place and nothing is trained."""
+_WRITTEN_HERE = frozenset(REWRITTEN.values())
 _ATTENTION = aten.scaled_dot_product_attention.default
 
 
@@ -172,10 +173,6 @@ class Graph:
         return graph, copies
 
 
-def _size(tensor: Tensor, dim: int) -> int:
-    return tensor.shape[dim]
-
-
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple):
         for item in value:
@@ -242,12 +239,12 @@ def _purify(graph: fx.Graph, node: fx.Node, outputs: list[fx.Node]) -> None:
             f"the program holds {op} in training mode, whose result depends on chance or on the other rows; call "
             "model.eval() before exporting"
         )
-    if op is aten.sym_size.int:
-        node.target = _size
-    elif op in _IDENTITIES or (op is aten.detach_.default and node.args[0].op == "placeholder"):
+    if op in _IDENTITIES or (op is aten.detach_.default and node.args[0].op == "placeholder"):
         _bypass(graph, node, outputs)
-    elif op._schema.is_mutable:
+        return
+    if op._schema.is_mutable:
         _functionalise(node, outputs)
+    node.target = REWRITTEN.get(node.target, node.target)
 
 
 def _bypass(graph: fx.Graph, node: fx.Node, outputs: list[fx.Node]) -> None:
@@ -306,7 +303,7 @@ def _check(node: fx.Node) -> None:
     if node.op == "placeholder":
         return
     op = node.target
-    if op is _size or op in _SHAPE_ARITHMETIC:
+    if op in _WRITTEN_HERE or op in _SHAPE_ARITHMETIC:
         return
     if not _is_operator(node) or op.namespace != "aten":
         raise unsupported(f"the program calls {op}; only ATen operators and shape arithmetic are differentiated here")

@@ -12,6 +12,7 @@ from undue_service.domain.specs import ObjectiveSpec, ParameterInfo
 
 from .data import Batch
 from .head import LinearHead, find_head
+from .lookups import find_lookups
 from .losses import LOSSES
 from .measurements import measure
 from .parameters import ParameterSpace, matching
@@ -58,6 +59,7 @@ class Objective:
                 self.l2_mask[self.space.slice(name)] = 0
         self.l2 = spec.l2 * self.l2_mask
         self.head: LinearHead | None = find_head(self.program, self.space)
+        self._lookups = find_lookups(self.program)
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.
@@ -71,6 +73,8 @@ class Objective:
             spec.name: _input(spec, batch, len(self.program.inputs)).to(device, spec.dtype)
             for spec in self.program.inputs
         }
+        if self._lookups is not None:
+            self._lookups.check(inputs, batch.index)
         targets = None
         if batch.targets is not None:
             if len(batch.targets) != len(batch.index):

@@ -28,7 +28,10 @@ def predict(opened: OpenedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, 
     """
     tensors = [torch.from_numpy(array) for array in conform(opened.inputs, inputs).values()]
     with torch.no_grad():
-        outputs = opened.exported.graph_module(*_arguments(opened.exported, tensors))
+        try:
+            outputs = opened.exported.graph_module(*_arguments(opened.exported, tensors))
+        except IndexError as error:
+            raise _mismatch("an id in the inputs lies beyond the table that it looks up") from error
     return {name: value.numpy() for name, value in zip(opened.outputs, outputs, strict=True)}
 
 

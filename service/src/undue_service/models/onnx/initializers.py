@@ -1,6 +1,6 @@
 """The tensors that an ONNX graph carries: which are parameters, which are constants, which are shapes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from undue_service.models.refusals import malformed, quoted, unsafe, unsupported
 
 FLOATS: Mapping[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
-_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+INTEGERS: Mapping[int, str] = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.INT32: "int32"}
 
 
 @dataclass(frozen=True)
@@ -18,20 +18,24 @@ class Initializers:
     """Every tensor of a graph that some node reads, by name."""
 
     parameters: Mapping[str, torch.Tensor]
-    """Floating-point, trained: initialisers, and Constant nodes that are not scalars."""
+    """Floating-point, trained: see `provenance`."""
     constants: Mapping[str, torch.Tensor]
-    """Floating-point scalars from Constant nodes."""
+    """Floating-point, not trained; and integers of rank 2 and more, such as position ids."""
     integers: Mapping[str, np.ndarray]
-    """Shapes and axes; int64."""
+    """Shapes, axes and flags, of rank 0 or 1; int64."""
 
 
-def read_initializers(graph: onnx.GraphProto) -> Initializers:
+def read_initializers(graph: onnx.GraphProto, untrained: Collection[str] = ()) -> Initializers:
     """Return what the nodes of a graph read.
 
+    Args:
+        graph: where they are.
+        untrained: names of floating-point tensors that no training changes.
+
     Raises:
-        InvalidArgument: MODEL_UNSUPPORTED for element types other than float32, float64, int32, int64; MODEL_UNSAFE
-            for a name that could become code; MODEL_MALFORMED for a tensor that does not hold what it declares, or
-            that holds NaN or infinity.
+        InvalidArgument: MODEL_UNSUPPORTED for element types other than float32, float64, int32, int64 and bool;
+            MODEL_UNSAFE for a name that could become code; MODEL_MALFORMED for a tensor that does not hold what it
+            declares, that holds NaN, or, where it is trained, infinity.
     """
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     if graph.sparse_initializer:
@@ -41,12 +45,16 @@ def read_initializers(graph: onnx.GraphProto) -> Initializers:
     integers: dict[str, np.ndarray] = {}
     for name, value, trained in _stored(graph, read):
         _check_name(name)
-        if value.dtype.kind == "i":
-            integers[name] = value.astype(np.int64)
+        if value.dtype.kind in "ib":
+            if value.ndim > 1:
+                constants[name] = torch.from_numpy(value.astype(np.int64))
+            else:
+                integers[name] = value.astype(np.int64)
             continue
-        if not np.isfinite(value).all():
+        is_trained = trained and name not in untrained
+        if np.isnan(value).any() or (is_trained and not np.isfinite(value).all()):
             raise malformed(f"the weight {quoted(name)} holds NaN or infinity; the training that made it diverged")
-        (parameters if trained else constants)[name] = torch.from_numpy(value.copy())
+        (parameters if is_trained else constants)[name] = torch.from_numpy(value.copy())
     return Initializers(parameters, constants, integers)
 
 
@@ -83,7 +91,7 @@ def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.n
 
 
 def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
-    if tensor.data_type not in (*FLOATS, *_INTEGERS):
+    if tensor.data_type not in (*FLOATS, *INTEGERS, onnx.TensorProto.BOOL):
         kind = element_type(tensor.data_type)
         raise unsupported(
             f"the weight {quoted(name)} is {kind}; export the model in float32 or float64, before it is quantised"

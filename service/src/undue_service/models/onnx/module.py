@@ -5,13 +5,11 @@ from collections import Counter
 import onnx
 import torch
 
-from undue_service.models.refusals import malformed, quoted
+from undue_service.models.refusals import malformed, quoted, unsupported
 
 from .initializers import Initializers
-from .operators import OPERATORS, SHAPE_OPERATORS
+from .operators import OPERATORS
 from .values import Node, Shape, Value, Weight, dense
-
-_OPERATORS = {**OPERATORS, **SHAPE_OPERATORS}
 
 
 class OnnxModule(torch.nn.Module):
@@ -43,6 +41,7 @@ class OnnxModule(torch.nn.Module):
         self._outputs = outputs
         reads = Counter(name for node in graph.node for name in node.input)
         reads.update(outputs)
+        self._read = frozenset(reads)
         self._read_once = frozenset(name for name, times in reads.items() if times == 1) - set(outputs)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -63,8 +62,14 @@ class OnnxModule(torch.nn.Module):
         missing = [name for name in node.input if name and name not in values]
         if missing:
             raise malformed(f"{node.op_type} reads {quoted(missing[0])} before anything computes it")
+        further = [name for name in node.output[1:] if name in self._read]
+        if further:
+            text = (
+                f"{node.op_type} gives {quoted(further[0])} as its second output or later; only the first is supported"
+            )
+            raise unsupported(text)
         inputs = [values[name] if name else None for name in node.input]
-        return _OPERATORS[node.op_type](Node(node, self._opset, inputs, self._read_once.__contains__))
+        return OPERATORS[node.op_type](Node(node, self._opset, inputs, self._read_once.__contains__))
 
     def _output(self, name: str, values: dict[str, Value]) -> torch.Tensor:
         value = values.get(name)

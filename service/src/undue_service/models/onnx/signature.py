@@ -8,7 +8,7 @@ from undue_service.domain.specs import ColumnSchema
 from undue_service.models.limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch, unsupported
 
-from .initializers import FLOATS, element_type
+from .initializers import FLOATS, INTEGERS, element_type
 
 
 def graph_inputs(graph: onnx.GraphProto) -> tuple[ColumnSchema, ...]:
@@ -40,8 +40,10 @@ def graph_outputs(graph: onnx.GraphProto) -> tuple[str, ...]:
 def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
     name = quoted(value.name)
     tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or tensor.elem_type not in FLOATS:
-        raise unsupported(f"the input {name} is {element_type(tensor.elem_type)}; supported are float32 and float64")
+    dtypes = {**FLOATS, **INTEGERS}
+    if not value.type.HasField("tensor_type") or tensor.elem_type not in dtypes:
+        supported = ", ".join(dtypes.values())
+        raise unsupported(f"the input {name} is {element_type(tensor.elem_type)}; supported are {supported}")
     if not tensor.HasField("shape") or not tensor.shape.dim:
         raise unsupported(f"the input {name} has no declared shape, or no axis for the rows")
     batch, *rest = tensor.shape.dim
@@ -58,4 +60,4 @@ def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
         raise too_large(f"the rank of the input {name}", len(shape), MAX_RANK)
     if math.prod(shape) > MAX_ROW_ELEMENTS:
         raise too_large(f"the number of elements in a row of the input {name}", math.prod(shape), MAX_ROW_ELEMENTS)
-    return ColumnSchema(value.name, FLOATS[int(tensor.elem_type)], shape)
+    return ColumnSchema(value.name, dtypes[int(tensor.elem_type)], shape)

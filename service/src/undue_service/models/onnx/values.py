@@ -1,13 +1,13 @@
 """What flows along the edges of an ONNX graph while it is turned into torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 import torch
 from torch.nn import functional
 
-from undue_service.models.refusals import quoted, unsupported
+from undue_service.models.refusals import malformed, quoted, unsupported
 
 Integer = int | torch.SymInt
 
@@ -49,6 +49,11 @@ class Shape:
     values: tuple[Integer, ...]
     is_scalar: bool = False
 
+    @property
+    def number(self) -> Integer | None:
+        """The single number that a scalar, or a list of one, stands for."""
+        return self.values[0] if len(self.values) == 1 else None
+
 
 Value = torch.Tensor | Weight | Product | Shape
 
@@ -70,24 +75,50 @@ class Node:
                 return attribute.f if attribute.type == onnx.AttributeProto.FLOAT else attribute.i
         return default
 
+    def text(self, name: str, default: str) -> str:
+        """Return an attribute that is a string."""
+        return next((a.s.decode(errors="replace") for a in self.proto.attribute if a.name == name), default)
+
     def axes(self, name: str) -> tuple[int, ...] | None:
         """Return an attribute that is a list of integers, None where it is missing."""
         return next((tuple(a.ints) for a in self.proto.attribute if a.name == name), None)
+
+    def axes_since(self, opset: int, index: int, name: str = "axes") -> tuple[int, ...] | None:
+        """Return axes that are an attribute before an opset and an input from then on, None where they are missing."""
+        if self.opset < opset:
+            return self.axes(name)
+        return self.fixed(index) if self.value(index) is not None else None
 
     def value(self, index: int) -> Value | None:
         """Return one input, None where it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def tensor(self, index: int) -> torch.Tensor:
-        """Return one input as floating-point numbers.
+        """Return one input as a tensor; integers that are written into the graph become one.
 
         Raises:
-            InvalidArgument: MODEL_UNSUPPORTED, it is missing or holds integers.
+            InvalidArgument: MODEL_MALFORMED where it is missing, MODEL_UNSUPPORTED where the number of rows is in it.
         """
         value = self.value(index)
-        if value is None or isinstance(value, Shape):
-            raise unsupported(f"{self} computes with integers; only shapes may be integers")
+        if value is None:
+            raise malformed(f"{self} lacks its input {index}")
+        if isinstance(value, Shape):
+            if not all(isinstance(size, int) for size in value.values):
+                raise unsupported(f"{self} computes with the number of rows; a row must not depend on it")
+            number = torch.tensor(value.values, dtype=torch.int64)
+            return number.reshape(()) if value.is_scalar else number
         return dense(value)
+
+    def optional(self, index: int) -> torch.Tensor | None:
+        """Return one input as a tensor, None where it is omitted."""
+        return None if self.value(index) is None else self.tensor(index)
+
+    def operand(self, index: int) -> torch.Tensor | int:
+        """Return one input for arithmetic: as a plain number where the graph holds it as one integer."""
+        value = self.value(index)
+        if isinstance(value, Shape) and value.is_scalar and isinstance(value.number, int):
+            return value.number
+        return self.tensor(index)
 
     def integers(self, index: int) -> Shape:
         """Return one input as integers.
@@ -99,6 +130,36 @@ class Node:
         if not isinstance(value, Shape):
             raise unsupported(f"{self} takes a shape that depends on the data")
         return value
+
+    def fixed(self, index: int) -> tuple[int, ...]:
+        """Return one input as integers that do not depend on the number of rows.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED.
+        """
+        values = self.integers(index).values
+        if not all(isinstance(size, int) for size in values):
+            raise unsupported(f"{self} depends on the number of rows")
+        return tuple(int(size) for size in values)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """Return an axis counted from the front.
+
+        Raises:
+            InvalidArgument: MODEL_MALFORMED, there is no such axis.
+        """
+        if not -rank <= axis < rank:
+            raise malformed(f"{self} names axis {axis} of a value of rank {rank}")
+        return axis % rank
+
+    def keep_rows_apart(self, x: torch.Tensor, axes: Iterable[int], does: str) -> None:
+        """Refuse to work along an axis of `x` that holds the rows.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED.
+        """
+        if any(isinstance(x.shape[axis], torch.SymInt) for axis in axes):
+            raise unsupported(f"{self} {does}; a row's output must not depend on other rows")
 
     def __str__(self) -> str:
         return f"{self.proto.op_type} {quoted(self.proto.name or ', '.join(self.proto.output))}"

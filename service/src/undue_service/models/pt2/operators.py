@@ -30,10 +30,13 @@ SHAPES = """
 """
 CREATION = "zeros ones full zeros_like ones_like full_like empty_like arange scalar_tensor new_zeros new_ones new_full"
 NETWORKS = """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d alpha_dropout avg_pool1d avg_pool2d avg_pool3d
-    batch_norm conv1d conv2d conv3d dropout embedding feature_dropout glu group_norm instance_norm layer_norm
-    max_pool1d max_pool2d max_pool3d _native_batch_norm_legit_no_training native_layer_norm one_hot pixel_shuffle
-    rms_norm scaled_dot_product_attention upsample_bilinear2d upsample_nearest2d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alpha_dropout avg_pool1d avg_pool2d avg_pool3d
+    batch_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout embedding
+    feature_dropout glu group_norm instance_norm layer_norm max_pool1d max_pool2d max_pool3d
+    max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices _native_batch_norm_legit_no_training
+    native_group_norm native_layer_norm one_hot pixel_shuffle rms_norm scaled_dot_product_attention
+    upsample_bilinear2d upsample_nearest2d
 """
 CONVERSIONS = "to _to_copy type_as lift_fresh_copy lift_fresh _assert_tensor_metadata sym_size sym_numel _assert_scalar"
 _OF_SIZES = ("sym_size", "sym_numel")

@@ -4,32 +4,66 @@ from collections.abc import Mapping
 
 from undue_service.models.onnx.values import Operator
 
-from .activations import relu, sigmoid, softmax, tanh
-from .linear import add, gemm, matmul
-from .shapes import concat, flatten, gather, reshape, shape, squeeze, transpose, unsqueeze
-from .structural import constant, identity
+from . import activations, arithmetic, convolution, linear, movement, normalisation, pooling, reductions, shapes
+from .structural import cast, cast_like, constant, dropout, identity
 
 OPERATORS: Mapping[str, Operator] = {
-    "Add": add,
+    "Abs": arithmetic.absolute,
+    "Add": linear.add,
+    "AveragePool": pooling.average_pool,
+    "BatchNormalization": normalisation.batch_normalization,
+    "Cast": cast,
+    "CastLike": cast_like,
+    "Clip": arithmetic.clip,
+    "Concat": movement.concat,
     "Constant": constant,
-    "Flatten": flatten,
-    "Gemm": gemm,
+    "ConstantOfShape": shapes.constant_of_shape,
+    "Conv": convolution.conv,
+    "Div": arithmetic.divide,
+    "Dropout": dropout,
+    "Elu": activations.elu,
+    "Erf": arithmetic.error_function,
+    "Exp": arithmetic.exponential,
+    "Expand": shapes.expand,
+    "Flatten": shapes.flatten,
+    "Gather": movement.gather,
+    "Gelu": activations.gelu,
+    "Gemm": linear.gemm,
+    "GlobalAveragePool": pooling.global_average_pool,
+    "GlobalMaxPool": pooling.global_max_pool,
+    "HardSigmoid": activations.hard_sigmoid,
+    "HardSwish": activations.hard_swish,
     "Identity": identity,
-    "MatMul": matmul,
-    "Relu": relu,
-    "Reshape": reshape,
-    "Sigmoid": sigmoid,
-    "Softmax": softmax,
-    "Tanh": tanh,
+    "LayerNormalization": normalisation.layer_normalization,
+    "LeakyRelu": activations.leaky_relu,
+    "Log": arithmetic.logarithm,
+    "LogSoftmax": activations.log_softmax,
+    "MatMul": linear.matmul,
+    "Max": arithmetic.maximum,
+    "MaxPool": pooling.max_pool,
+    "Min": arithmetic.minimum,
+    "Mul": arithmetic.multiply,
+    "Neg": arithmetic.negative,
+    "PRelu": activations.parametric_relu,
+    "Pad": movement.pad,
+    "Pow": arithmetic.power,
+    "Reciprocal": arithmetic.reciprocal,
+    "ReduceMax": reductions.reduce_max,
+    "ReduceMean": reductions.reduce_mean,
+    "ReduceMin": reductions.reduce_min,
+    "ReduceSum": reductions.reduce_sum,
+    "Relu": activations.relu,
+    "Reshape": shapes.reshape,
+    "Shape": shapes.shape,
+    "Sigmoid": activations.sigmoid,
+    "Slice": movement.slice_,
+    "Softmax": activations.softmax,
+    "Softplus": activations.softplus,
+    "Sqrt": arithmetic.square_root,
+    "Squeeze": movement.squeeze,
+    "Sub": arithmetic.subtract,
+    "Tanh": activations.tanh,
+    "Transpose": movement.transpose,
+    "Unsqueeze": movement.unsqueeze,
 }
 """What a model may be made of."""
-
-SHAPE_OPERATORS: Mapping[str, Operator] = {
-    "Concat": concat,
-    "Gather": gather,
-    "Shape": shape,
-    "Squeeze": squeeze,
-    "Transpose": transpose,
-    "Unsqueeze": unsqueeze,
-}
-"""What exporters write around a Reshape, and the Transpose of a weight; not for data."""

@@ -1,11 +1,12 @@
-"""Elementwise activations, and Softmax."""
+"""Elementwise activations, Softmax and LogSoftmax."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch.nn import functional
 
 from undue_service.models.onnx.values import Node
-from undue_service.models.refusals import unsupported
 
 
 def relu(node: Node) -> torch.Tensor:
@@ -23,18 +24,59 @@ def sigmoid(node: Node) -> torch.Tensor:
     return torch.sigmoid(node.tensor(0))
 
 
+def leaky_relu(node: Node) -> torch.Tensor:
+    """Y = X where X ≥ 0, else α X."""
+    return functional.leaky_relu(node.tensor(0), float(node.attribute("alpha", 0.01)))
+
+
+def parametric_relu(node: Node) -> torch.Tensor:
+    """Y = X where X ≥ 0, else S X; the slope S is broadcast from the last axis on."""
+    x = node.tensor(0)
+    return torch.where(x >= 0, x, node.tensor(1) * x)
+
+
+def elu(node: Node) -> torch.Tensor:
+    """Y = X where X ≥ 0, else α (exp(X) − 1)."""
+    return functional.elu(node.tensor(0), float(node.attribute("alpha", 1.0)))
+
+
+def softplus(node: Node) -> torch.Tensor:
+    """Y = log(1 + exp(X))."""
+    return functional.softplus(node.tensor(0))
+
+
+def gelu(node: Node) -> torch.Tensor:
+    """Y = X Φ(X), Φ the normal distribution or its approximation by tanh (Hendrycks & Gimpel 2016)."""
+    return functional.gelu(node.tensor(0), approximate=node.text("approximate", "none"))
+
+
+def hard_sigmoid(node: Node) -> torch.Tensor:
+    """Y = min(max(α X + β, 0), 1)."""
+    alpha, beta = float(node.attribute("alpha", 0.2)), float(node.attribute("beta", 0.5))
+    return torch.clamp(alpha * node.tensor(0) + beta, 0.0, 1.0)
+
+
+def hard_swish(node: Node) -> torch.Tensor:
+    """Y = X · min(max(X/6 + 1/2, 0), 1)."""
+    return functional.hardswish(node.tensor(0))
+
+
 def softmax(node: Node) -> torch.Tensor:
     """Y = exp(X) / Σ exp(X): over one axis, and before opset 13 over all axes from `axis` on."""
+    return _normalised(node, torch.softmax)
+
+
+def log_softmax(node: Node) -> torch.Tensor:
+    """Y = X − log Σ exp(X), over the axes of Softmax."""
+    return _normalised(node, torch.log_softmax)
+
+
+def _normalised(node: Node, normalise: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
     x = node.tensor(0)
-    if node.opset >= 13:
-        axis = int(node.attribute("axis", -1))
-        if axis % x.dim() == 0:
-            raise unsupported(f"{node} normalises across the rows; a row's output must not depend on other rows")
-        return torch.softmax(x, axis)
-    axis = int(node.attribute("axis", 1)) % x.dim()
-    if axis == 0:
-        raise unsupported(f"{node} normalises across the rows; a row's output must not depend on other rows")
-    if axis == x.dim() - 1:
-        return torch.softmax(x, axis)
+    axis = node.axis(int(node.attribute("axis", -1 if node.opset >= 13 else 1)), x.dim())
+    axes = [axis] if node.opset >= 13 else range(axis, x.dim())
+    node.keep_rows_apart(x, axes, "normalises across the rows")
+    if len(axes) == 1:
+        return normalise(x, axis)
     inner = math.prod(int(size) for size in x.shape[axis:])
-    return torch.softmax(x.reshape(*x.shape[:axis], inner), -1).reshape(x.shape)
+    return normalise(x.reshape(*x.shape[:axis], inner), -1).reshape(x.shape)

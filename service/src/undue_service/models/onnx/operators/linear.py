@@ -1,9 +1,13 @@
 """Linear maps. Each becomes `torch.nn.functional.linear` of the stored parameter wherever one weight is constant."""
 
+import operator
+
 import torch
 from torch.nn import functional
 
-from undue_service.models.onnx.values import Node, Product, Weight, dense, linear_weight
+from undue_service.models.onnx.values import Node, Product, Shape, Value, Weight, dense, linear_weight
+
+from .arithmetic import combine
 
 
 def gemm(node: Node) -> torch.Tensor:
@@ -34,11 +38,14 @@ def matmul(node: Node) -> torch.Tensor | Product:
     return torch.matmul(a, node.tensor(1))
 
 
-def add(node: Node) -> torch.Tensor:
+def add(node: Node) -> Value:
     """Y = A + B with NumPy's broadcasting. MatMul + bias is one linear map."""
+    left, right = node.value(0), node.value(1)
+    if isinstance(left, Shape) and isinstance(right, Shape):
+        return combine(node, left, right, operator.add)
     for product, bias, name in (
-        (node.value(0), node.value(1), node.proto.input[0]),
-        (node.value(1), node.value(0), node.proto.input[1]),
+        (left, right, node.proto.input[0]),
+        (right, left, node.proto.input[1]),
     ):
         if isinstance(product, Product) and isinstance(bias, Weight) and node.is_read_once(name):
             vector = dense(bias)

@@ -1,10 +1,12 @@
-"""Reshaping, and the arithmetic on shapes that exporters write around it."""
+"""Reshaping, repeating, and the shapes that exporters compute around it."""
 
 from collections.abc import Sequence
 
+import numpy as np
+import onnx
 import torch
 
-from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight, dense
+from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
 from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
 
 
@@ -52,16 +54,6 @@ def _reshape_shape(node: Node, value: Shape, target: Sequence[Integer]) -> Shape
     return Shape(value.values, is_scalar=not target)
 
 
-def transpose(node: Node) -> Weight:
-    """Y = Xᵀ of a matrix of weights; the parameter stays as it is stored."""
-    value = node.value(0)
-    rank = dense(value).dim() if isinstance(value, Weight) else 0
-    if not isinstance(value, Weight) or rank != 2:
-        raise unsupported(f"{node} turns something other than a matrix of weights")
-    permutation = node.axes("perm") or (1, 0)
-    return Weight(value.stored, not value.transposed) if permutation == (1, 0) else value
-
-
 def shape(node: Node) -> Shape:
     """Y = the sizes of X from `start` to `end` (both since opset 15)."""
     value = node.value(0)
@@ -70,30 +62,30 @@ def shape(node: Node) -> Shape:
     return Shape(sizes[start:end])
 
 
-def gather(node: Node) -> Shape:
-    """Y = the sizes at the given places."""
-    sizes, places = node.integers(0).values, node.integers(1)
-    if any(not isinstance(place, int) or not -len(sizes) <= place < len(sizes) for place in places.values):
-        raise malformed(f"{node} reads beyond the end of a shape")
-    return Shape(tuple(sizes[place] for place in places.values), is_scalar=places.is_scalar)
-
-
-def concat(node: Node) -> Shape:
-    """Y = shapes joined to one."""
-    return Shape(tuple(size for index in range(len(node.inputs)) for size in node.integers(index).values))
-
-
-def squeeze(node: Node) -> Shape:
-    """Y = a list of one size as that size."""
-    value = node.integers(0)
-    if len(value.values) != 1:
-        raise malformed(f"{node} takes {len(value.values)} sizes for one")
-    return Shape(value.values, is_scalar=True)
-
-
-def unsqueeze(node: Node) -> Shape:
-    """Y = one size as a list of one."""
-    value = node.integers(0)
-    if not value.is_scalar:
+def expand(node: Node) -> Value:
+    """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
+    value, target = node.value(0), node.integers(1).values
+    if isinstance(value, Shape):
+        if len(value.values) == 1 and len(target) == 1 and isinstance(target[0], int):
+            return Shape(value.values * target[0])
+        if len(target) <= 1 and all(size == 1 or size == len(value.values) for size in target):
+            return Shape(value.values, is_scalar=value.is_scalar and not target)
         raise unsupported(f"{node} makes a matrix of a shape")
-    return Shape(value.values)
+    x = node.tensor(0)
+    rank = max(x.dim(), len(target))
+    own = [1] * (rank - x.dim()) + list(x.shape)
+    wanted = [1] * (rank - len(target)) + list(target)
+    sizes = [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
+    return x.expand(sizes)
+
+
+def constant_of_shape(node: Node) -> Value:
+    """Y = one number, 0 unless `value` says otherwise, in the given shape."""
+    sizes = node.integers(0).values
+    stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
+    number = np.zeros(1, np.float32) if stored is None else onnx.numpy_helper.to_array(stored)
+    if number.size != 1 or number.dtype not in (np.float32, np.float64, np.int64, np.int32):
+        raise unsupported(f"{node} fills with {number.dtype} of shape {number.shape}")
+    if number.dtype.kind == "i" and len(sizes) <= 1 and all(isinstance(size, int) for size in sizes):
+        return Shape((int(number.item()),) * (int(sizes[0]) if sizes else 1), is_scalar=not sizes)
+    return torch.full(list(sizes), number.item(), dtype=getattr(torch, number.dtype.name))

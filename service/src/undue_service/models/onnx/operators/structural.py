@@ -1,7 +1,10 @@
-"""Operators that compute nothing."""
+"""Operators that compute nothing, or only another type."""
 
-from undue_service.models.onnx.initializers import constant_value
-from undue_service.models.onnx.values import Node, Shape, Value
+import torch
+
+from undue_service.models.onnx.initializers import FLOATS, INTEGERS, constant_value, element_type
+from undue_service.models.onnx.values import Node, Shape, Value, Weight, dense
+from undue_service.models.refusals import malformed, unsupported
 
 
 def identity(node: Node) -> Value:
@@ -14,3 +17,37 @@ def constant(node: Node) -> Value:
     """Integers of rank 0 or 1. Floating-point constants were registered before the graph is run."""
     value = constant_value(node.proto.attribute, node.proto.output[0])
     return Shape(tuple(int(v) for v in value.reshape(-1)), is_scalar=value.ndim == 0)
+
+
+def dropout(node: Node) -> Value:
+    """Y = X: in inference nothing is dropped."""
+    mode = node.value(2)
+    if mode is not None and not (isinstance(mode, Shape) and mode.number == 0):
+        raise unsupported(f"{node} is in training mode; call model.eval() before the export")
+    return identity(node)
+
+
+def cast(node: Node) -> Value:
+    """Y = X as another type: float32, float64, int64 or int32. Integers round towards zero."""
+    code = int(node.attribute("to", 0))
+    wanted = {**FLOATS, **INTEGERS}
+    if code not in wanted:
+        raise unsupported(f"{node} converts to {element_type(code)}; supported are {', '.join(wanted.values())}")
+    return _converted(node, getattr(torch, wanted[code]))
+
+
+def cast_like(node: Node) -> Value:
+    """Y = X as the type of another value."""
+    like = node.value(1)
+    if like is None:
+        raise malformed(f"{node} lacks the value whose type it takes")
+    return _converted(node, torch.int64 if isinstance(like, Shape) else dense(like).dtype)
+
+
+def _converted(node: Node, dtype: torch.dtype) -> Value:
+    value = node.value(0)
+    if isinstance(value, Shape) and not dtype.is_floating_point:
+        return value
+    if isinstance(value, Weight) and value.stored.dtype == dtype:
+        return value
+    return node.tensor(0).to(dtype)
