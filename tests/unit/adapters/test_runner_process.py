@@ -87,6 +87,15 @@ def test_a_runner_that_dies_or_speaks_nonsense_is_lost(script, message, tmp_path
         behave(script, tmp_path)
 
 
+def test_a_runner_that_falls_silent_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("undue_service.adapters.pool.runner_process.SILENT_SECONDS", 3.0)
+    alive = "for _ in range(5):\n    time.sleep(1)\n    say(alive=f.Alive())\n"
+    assert behave(HELLO + alive + DONE + "channel.receive()", tmp_path)[0].report == REPORT
+    with pytest.raises(RunnerLostError, match="no sign of life for 3 s") as caught:
+        behave(HELLO + "os.kill(os.getpid(), 19)", tmp_path)
+    assert caught.value.reason == "silent"
+
+
 def test_what_a_runner_prints_is_a_log_line_and_no_frame(tmp_path, caplog):
     script = HELLO + "print('a' * 10_000, flush=True)\n" + DONE + "channel.receive()"
     assert behave(script, tmp_path)[0].report == REPORT

@@ -227,7 +227,7 @@ class PoolStatus:
 class RunnerLostError(Exception):
     """The runner died, hung up or spoke nonsense. The work can be given to another."""
 
-    def __init__(self, message: str, reason: Literal["died", "nonsense", "start"]) -> None:
+    def __init__(self, message: str, reason: Literal["died", "nonsense", "silent", "start"]) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -8,6 +8,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from undue_service.domain.errors import Error, FailedPrecondition, Internal, Rea
 from undue_service.domain.specs import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
-from undue_service.wire.framing import MAX_FRAME_BYTES, RunnerChannel
+from undue_service.wire.framing import ALIVE_SECONDS, MAX_FRAME_BYTES, RunnerChannel
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
     channel = RunnerChannel(socket.socket(fileno=int(sys.argv[1])))
     tasks: queue.Queue[frames.Task] = queue.Queue()
     threading.Thread(target=_read, args=(channel, tasks), daemon=True).start()
+    threading.Thread(target=_live, args=(channel,), daemon=True).start()
 
     from .tasks import Workshop, libraries  # after the thread: the service may go while torch is being imported
 
@@ -38,6 +40,12 @@ def _read(channel: RunnerChannel, tasks: "queue.Queue[frames.Task]") -> None:
             tasks.put(frame.task)
     finally:
         os._exit(0)  # the service is gone, and so is whoever waited for what runs now
+
+
+def _live(channel: RunnerChannel) -> None:
+    while True:
+        time.sleep(ALIVE_SECONDS)
+        channel.send(frames.FromRunner(alive=frames.Alive()))
 
 
 def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> frames.FromRunner:  # type: ignore[name-defined] # noqa: F821

@@ -10,6 +10,9 @@ from .frames_pb2 import FromRunner, ToRunner
 MAX_FRAME_BYTES = 4 << 20
 """A longer frame is nonsense: large results are files."""
 
+ALIVE_SECONDS = 3.0
+"""How often a runner says that it lives."""
+
 _LENGTH = struct.Struct(">I")
 
 

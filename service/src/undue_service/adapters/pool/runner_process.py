@@ -26,6 +26,9 @@ LAUNCHER = (sys.executable, "-P", "-m", "undue_service.runner.launcher")
 START_SECONDS = 120.0
 """How long a runner may take to import its libraries, on a cold disk."""
 
+SILENT_SECONDS = 60.0
+"""A runner that says nothing for this long hangs; it should say that it lives every few seconds."""
+
 MAX_OUTPUT_LINE = 4096
 
 
@@ -74,6 +77,8 @@ class RunnerProcess:
         try:
             async with asyncio.timeout(START_SECONDS):
                 frame = await self._receive()
+                while frame.WhichOneof("frame") == "alive":
+                    frame = await self._receive()
         except TimeoutError:
             raise RunnerLostError(f"the runner did not start within {START_SECONDS:g} s", "start") from None
         except RunnerLostError as lost:
@@ -105,6 +110,8 @@ class RunnerProcess:
             kind = frame.WhichOneof("frame")
             if kind in ("progress", "done", "failure") and getattr(frame, kind).id != work.id:
                 raise RunnerLostError("the runner answered for another task", "nonsense")
+            if kind == "alive":
+                continue
             if kind == "progress":
                 on_progress(Progress(frame.progress.stage[:200], frame.progress.done, frame.progress.total))
                 continue
@@ -130,9 +137,12 @@ class RunnerProcess:
     async def _receive(self) -> frames.FromRunner:
         assert self._reader is not None  # noqa: S101  started
         try:
-            frame = await read_from_runner(self._reader)
+            async with asyncio.timeout(SILENT_SECONDS):
+                frame = await read_from_runner(self._reader)
         except FrameError as error:
             raise RunnerLostError(f"the runner sent {error}", "nonsense") from error
+        except TimeoutError:
+            raise RunnerLostError(f"the runner gave no sign of life for {SILENT_SECONDS:g} s", "silent") from None
         if frame is None:
             raise RunnerLostError(await asyncio.to_thread(self._how_it_ended), "died")
         return frame
