@@ -38,6 +38,47 @@ class Doubled(nn.Module):
         return self.twice(hidden), hidden
 
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 4, 3, padding="same"), nn.BatchNorm2d(4)
+        self.left, self.right = nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False), nn.Conv2d(4, 4, 1, bias=False)
+        self.pool, self.fc = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.pool(nn.functional.hardswish(self.norm(self.stem(x))))
+        x = nn.functional.relu6(self.left(x) + self.right(x))
+        return torch.log_softmax(self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1)), 1)
+
+
+class Patches(nn.Module):
+    """A vision transformer without its attention: patches, a learned token before them, positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(2, 6, 2, stride=2), nn.LayerNorm(6)
+        self.token, self.positions = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 5, 6))
+        self.mixer, self.fc = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        return self.fc((x + self.mixer(self.norm(x)))[:, 0])
+
+
+class Elementwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift, self.scale, self.slope = (nn.Parameter(torch.rand(4) + 0.5) for _ in range(3))
+
+    def forward(self, x):
+        spread = (x - x.mean(1, keepdim=True)).pow(2).mean(1, keepdim=True)
+        x = (x - self.shift) * self.scale / torch.sqrt(spread + 1e-3)
+        x = nn.functional.pad(nn.functional.leaky_relu(x, 0.2).clamp(-1, 2), (1, 2), value=0.5)
+        x = torch.cat([x, nn.functional.hardtanh(x).neg().unsqueeze(2).squeeze(2)], 1)[:, 1::2]
+        return nn.functional.elu(x) + nn.functional.softplus(x) + nn.functional.hardsigmoid(x), torch.erf(x).exp()
+
+
 MODULES = {
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "mlp": (
@@ -52,11 +93,14 @@ MODULES = {
     "viewed": (Viewed, (3, 4)),
     "reshaped": (Reshaped, (3, 4)),
     "used_twice": (Doubled, (4,)),
+    "residual": (Residual, (2, 7, 7)),
+    "patches": (Patches, (2, 4, 4)),
+    "elementwise": (Elementwise, (4,)),
 }
 EXPORTERS = ("dynamo_optimized", "dynamo", "torchscript")
 QUICK = {
-    "dynamo_optimized": {"flatten_softmax", "used_twice"},
-    "dynamo": {"viewed"},
+    "dynamo_optimized": {"flatten_softmax", "used_twice", "elementwise"},
+    "dynamo": {"viewed", "residual", "patches"},
     "torchscript": set(MODULES),
 }
 """A dynamo export takes a second; the other pairs are in the slow suite."""

@@ -218,6 +218,39 @@ def test_arithmetic_on_shapes(check):
     check(nodes, x, x.reshape(4, 15, 2), weights)
 
 
+def test_a_matrix_of_shape_arithmetic(check):
+    """As torch.onnx.export(dynamo=False) writes the amounts of a Pad, which torch counts from the last axis."""
+    x = normal(0, 4, 3, 5)
+    nodes = [
+        make_node("ConstantOfShape", ["two"], ["zeros"], value=make_tensor("z", onnx.TensorProto.INT64, [1], [0])),
+        make_node("Concat", ["amounts", "zeros"], ["all"], axis=0),
+        make_node("Reshape", ["all", "pairs"], ["matrix"]),
+        make_node("Slice", ["matrix", "last", "first", "axis", "back"], ["reversed"]),
+        make_node("Transpose", ["reversed"], ["turned"], perm=[1, 0]),
+        make_node("Reshape", ["turned", "flat"], ["pads"]),
+        make_node("Cast", ["pads"], ["cast"], to=onnx.TensorProto.INT64),
+        make_node("Pad", ["x", "cast"], ["y"]),
+    ]
+    weights = {"two": [2], "amounts": [1, 2, 0, 3], "pairs": [-1, 2], "flat": [-1]}
+    weights |= {"last": [-1], "first": [-(2**63) + 1], "axis": [0], "back": [-1]}
+    check(nodes, x, np.pad(x, [(0, 0), (0, 3), (1, 2)]), {name: np.array(value) for name, value in weights.items()})
+
+
+def test_expand_to_a_shape_with_minus_one_as_the_older_exporter_writes_it(check):
+    x, w = normal(0, 4, 3), normal(1, 1, 3)
+    nodes = [
+        make_node("Shape", ["x"], ["s"]),
+        make_node("Gather", ["s", "zero"], ["n"], axis=0),
+        make_node("Concat", ["n", "minus"], ["target"], axis=0),
+        make_node("Equal", ["target", "minuses"], ["is_minus"]),
+        make_node("Where", ["is_minus", "ones", "target"], ["sizes"]),
+        make_node("Expand", ["w", "sizes"], ["wide"]),
+        make_node("Add", ["x", "wide"], ["y"]),
+    ]
+    weights = {"zero": [0], "minus": [-1], "minuses": [-1, -1], "ones": [1, 1]}
+    check(nodes, x, x + w, {name: np.array(value) for name, value in weights.items()} | {"w": w})
+
+
 def test_zeros_of_a_computed_shape(check):
     x = normal(0, 4, 3)
     nodes = [

@@ -58,6 +58,19 @@ def mlp():
     )
 
 
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.GroupNorm(2, 4),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(4, 2, 2),
+        nn.BatchNorm2d(2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
 MODULES = {
     "linear": (lambda: nn.Linear(4, 3), [(4,)], ("output",)),
     "mlp": (mlp, [(4,)], ("output",)),
@@ -69,6 +82,7 @@ MODULES = {
         [(1, 4, 4)],
         ("output",),
     ),
+    "cnn": (cnn, [(1, 6, 6)], ("output",)),
     "transformer": (
         lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.LayerNorm(4)),
         [(5, 4)],
@@ -125,12 +139,13 @@ def test_weights_that_are_views_of_one_storage(save_pt2, open_bytes):
     np.testing.assert_allclose(predict(opened, {"input": x.numpy()})["output"], module(x).detach(), atol=1e-6)
 
 
-def test_a_program_in_core_aten(open_bytes):
-    module = mlp().eval()
-    program = torch.export.export(module, (torch.randn(3, 4),), dynamic_shapes=(DYNAMIC,)).run_decompositions()
+@pytest.mark.parametrize(("build", "shape"), [(mlp, (4,)), (cnn, (1, 6, 6))])
+def test_a_program_in_core_aten(build, shape, open_bytes):
+    module = build().eval()
+    program = torch.export.export(module, (torch.randn(3, *shape),), dynamic_shapes=(DYNAMIC,)).run_decompositions()
     content = io.BytesIO()
     torch.export.save(program, content)
-    opened, x = open_bytes(content.getvalue(), "pt2"), torch.randn(5, 4)
+    opened, x = open_bytes(content.getvalue(), "pt2"), torch.randn(5, *shape)
     np.testing.assert_allclose(predict(opened, {"input": x.numpy()})["output"], module(x).detach(), atol=1e-6)
 
 

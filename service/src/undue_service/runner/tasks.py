@@ -112,6 +112,7 @@ class Workshop:
             fit = measure_fit(objective, SourceRows(source), progress=place.report)
             warnings += fit.warnings
         program = objective.program
+        warnings += _unreached(opened, program)
         dtypes = {str(one.dtype).removeprefix("torch.") for one in opened.exported.parameters()}
         return ModelReport(
             inputs=tuple(_column(opened, one.name) for one in program.inputs),
@@ -189,6 +190,16 @@ class Workshop:
 def _out_of_memory() -> ResourceExhausted:
     text = "the task needs more memory than its device has: ask for fewer rows at once, or select fewer parameters"
     return ResourceExhausted(Reason.OUT_OF_MEMORY, text)
+
+
+def _unreached(opened: OpenedModel, program: Program) -> list[str]:
+    """Name the parameters of the file that the prediction does not depend on, so that no score runs over them."""
+    known = {*program.parameters, *program.aliases}
+    rest = [name for name, _ in opened.exported.named_parameters() if name not in known]
+    if not rest:
+        return []
+    listed = ", ".join(repr(name) for name in rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else "")
+    return [f"the output {program.output!r} does not depend on the parameters {listed}; no score runs over them"]
 
 
 def _parity(

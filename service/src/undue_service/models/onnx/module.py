@@ -52,7 +52,7 @@ class OnnxModule(torch.nn.Module):
         for registered, name in self.buffer_names.items():
             values[name] = self.get_buffer(registered)
         for name, array in self._integers.items():
-            values[name] = Shape(tuple(int(v) for v in array.reshape(-1)), is_scalar=array.ndim == 0)
+            values[name] = Shape.of(array.reshape(-1).tolist(), array.shape)
         for node in self._graph.node:
             if node.output[0] not in values:
                 values[node.output[0]] = self._run(node, values)

@@ -6,7 +6,7 @@ came from, and the rewriting rules that made it. A file of another exporter says
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -59,42 +59,52 @@ def give_statistics_their_own(graph: onnx.GraphProto) -> None:
 def trace_provenance(graph: onnx.GraphProto) -> Provenance:
     """Return which tensors of a graph are not trained, and what a user should know of the others."""
     uses = _Uses(graph)
-    read = {name: list(uses.readers(name)) for name in (*uses.stored, *uses.constants)}
-    untrained = {name for name, users in read.items() if users and all(_is_fixed(*user) for user in users)}
-    warnings = [*_aliases(graph, uses), *_nameless(uses)]
+    fixed = {name for name in uses.tensors if uses.readers(name) and all(_is_fixed(*u) for u in uses.readers(name))}
+    folded = [name for name in uses.tensors if name not in fixed and _is_folded(uses.readers(name))]
     signature = _Signature.of(graph)
-    if not signature.parameters.keys() & read.keys():
-        return Provenance(frozenset(untrained), tuple(warnings))
-    held = {placeholder for name, placeholder in signature.parameters.items() if name in read}
-    missing = {placeholder: name for name, placeholder in signature.parameters.items() if placeholder not in held}
-    folded: dict[str, None] = {}
-    accounted: set[str] = set()
-    renamed: list[tuple[str, str]] = []
-    for name, users in read.items():
-        calls = [_metadata(node).get(_CALL) for node, _ in users]
+    told: list[str] = []
+    if signature.parameters.keys() & set(uses.tensors):
+        more, told = _by_signature(uses, signature, fixed, folded)
+        fixed |= more
+    folded = [name for name in folded if name not in fixed]
+    warnings = [_folded(f"folded BatchNorm into {_named(folded)}", "optimize=False")] if folded else []
+    return Provenance(frozenset(fixed), (*warnings, *told, *_aliases(graph, uses), *_nameless(uses)))
+
+
+def _by_signature(
+    uses: "_Uses", signature: "_Signature", fixed: Collection[str], folded: Collection[str]
+) -> tuple[set[str], list[str]]:
+    """Hold the tensors against the exported program's signature; return those not trained, and what to tell.
+
+    A tensor that the signature does not name is a constant that the exporter wrote, or was computed from a parameter
+    that the file no longer holds: then the call that reads it names that parameter's placeholder.
+    """
+    missing = {placeholder: name for name, placeholder in signature.parameters.items() if name not in uses.tensors}
+    more, renamed, accounted = set(), [], set()
+    for name in uses.tensors:
+        calls = [_metadata(node).get(_CALL) for node, _ in uses.readers(name)]
         lost = {missing[p] for call in calls if call for p in re.findall(r"%(\w+)", call) if p in missing}
-        if any("BatchNorm" in _metadata(node).get(_RULES, "") for node, _ in users):
-            folded[name] = None
+        if name in folded:
             accounted |= lost
-        if name in signature.parameters:
+        if name in signature.parameters or name in fixed:
             continue
         is_scalar = name in uses.stored and not uses.stored[name].dims
-        if name in signature.fixed or not (lost or (missing and not is_scalar and None in calls)):
-            untrained.add(name)
+        may_be_computed = missing and not is_scalar and None in calls
+        if name in signature.fixed or not (lost or may_be_computed):
+            more.add(name)
         elif name not in folded:
             accounted |= lost
-            renamed += [(one, name) for one in sorted(lost)]
-    folded = {name: None for name in folded if name not in untrained}
-    if folded:
-        warnings.append(_folded(f"folded BatchNorm into {_named(folded)}", "optimize=False"))
+            renamed += [f"{one} as {name}" for one in sorted(lost)]
+    told = []
     if renamed:
-        pairs = _named(f"{one} as {name}" for one, name in renamed)
-        warnings.append(f"the exporter holds {pairs}, transposed or otherwise computed; name them so in parameters")
+        told.append(
+            f"the exporter holds {_named(renamed)}, transposed or otherwise computed; name them so in parameters"
+        )
     rest = sorted(set(missing.values()) - accounted)
     if rest:
         text = "unused, or of the same values as another tensor and merged with it"
-        warnings.append(f"the file does not hold the parameters {_named(rest)} of the exported module: {text}")
-    return Provenance(frozenset(untrained), tuple(warnings))
+        told.append(f"the file does not hold the parameters {_named(rest)} of the exported module: {text}")
+    return more, told
 
 
 class _Uses:
@@ -102,7 +112,8 @@ class _Uses:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.constants = [n.output[0] for n in graph.node if n.op_type == "Constant" and n.output]
+        constants = (n.output[0] for n in graph.node if n.op_type == "Constant" and n.output)
+        self.tensors = tuple(dict.fromkeys((*self.stored, *constants)))
         self._aliased = {
             n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity" and n.input and n.output
         }
@@ -150,6 +161,10 @@ def _fixed_inputs(node: onnx.NodeProto) -> Iterator[int]:
 
 def _is_fixed(node: onnx.NodeProto, index: int) -> bool:
     return index in _fixed_inputs(node)
+
+
+def _is_folded(readers: Iterable[tuple[onnx.NodeProto, int]]) -> bool:
+    return any("BatchNorm" in _metadata(node).get(_RULES, "") for node, _ in readers)
 
 
 def _metadata(node: onnx.NodeProto) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import torch
 from torch.nn import functional
@@ -42,17 +43,30 @@ class Product:
         return functional.linear(self.input, linear_weight(self.weight), bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
-    """Integers: a shape, axes, or a single size. The batch size among them is a SymInt."""
+    """Integers that the graph computes with: shapes, axes, sizes, flags. The batch size among them is a SymInt."""
 
-    values: tuple[Integer, ...]
-    is_scalar: bool = False
+    array: np.ndarray
+    """Of Python objects, so that NumPy moves them without looking at them."""
+
+    @classmethod
+    def of(cls, values: Iterable[Integer], sizes: tuple[int, ...] | None = None) -> "Shape":
+        """Return integers in C order as an array of the given sizes, a list where there are none."""
+        listed = list(values)
+        array = np.empty(len(listed), dtype=object)
+        array[:] = listed
+        return cls(array if sizes is None else array.reshape(sizes))
+
+    @property
+    def values(self) -> tuple[Integer, ...]:
+        """The integers in C order."""
+        return tuple(self.array.reshape(-1))
 
     @property
     def number(self) -> Integer | None:
         """The single number that a scalar, or a list of one, stands for."""
-        return self.values[0] if len(self.values) == 1 else None
+        return self.values[0] if self.array.size == 1 else None
 
 
 Value = torch.Tensor | Weight | Product | Shape
@@ -105,8 +119,7 @@ class Node:
         if isinstance(value, Shape):
             if not all(isinstance(size, int) for size in value.values):
                 raise unsupported(f"{self} computes with the number of rows; a row must not depend on it")
-            number = torch.tensor(value.values, dtype=torch.int64)
-            return number.reshape(()) if value.is_scalar else number
+            return torch.tensor(value.values, dtype=torch.int64).reshape(value.array.shape)
         return dense(value)
 
     def optional(self, index: int) -> torch.Tensor | None:
@@ -116,7 +129,7 @@ class Node:
     def operand(self, index: int) -> torch.Tensor | int:
         """Return one input for arithmetic: as a plain number where the graph holds it as one integer."""
         value = self.value(index)
-        if isinstance(value, Shape) and value.is_scalar and isinstance(value.number, int):
+        if isinstance(value, Shape) and value.array.ndim == 0 and isinstance(value.number, int):
             return value.number
         return self.tensor(index)
 

@@ -4,30 +4,38 @@ import operator
 from collections.abc import Callable
 from functools import reduce
 
+import numpy as np
 import torch
 
-from undue_service.models.onnx.values import Integer, Node, Shape, Value
-from undue_service.models.refusals import malformed
+from undue_service.models.onnx.values import Integer, Node, Operator, Shape, Value
 
 
-def _binary(of_integers: Callable[[Integer, Integer], Integer], of_tensors: Callable[..., torch.Tensor]) -> Callable:
+def _binary(of_integers: Callable[[Integer, Integer], Integer], of_tensors: Callable[..., torch.Tensor]) -> Operator:
     def compute(node: Node) -> Value:
-        a, b = node.value(0), node.value(1)
-        if isinstance(a, Shape) and isinstance(b, Shape):
-            return combine(node, a, b, of_integers)
+        if are_shapes(node):
+            return combine(node, of_integers)
         return of_tensors(node.tensor(0), node.tensor(1))
 
     return compute
 
 
-def combine(node: Node, a: Shape, b: Shape, compute: Callable[[Integer, Integer], Integer]) -> Shape:
-    """Return shapes combined element by element; a single size goes with each element of the other."""
-    count = max(len(a.values), len(b.values))
-    if not all(len(one.values) in (1, count) for one in (a, b)):
-        raise malformed(f"{node} combines {len(a.values)} with {len(b.values)} sizes")
-    left, right = (one.values * (count if len(one.values) == 1 else 1) for one in (a, b))
-    values = tuple(compute(x, y) for x, y in zip(left, right, strict=True))
-    return Shape(values, is_scalar=a.is_scalar and b.is_scalar)
+def combine(node: Node, compute: Callable[..., Integer]) -> Shape:
+    """Return the inputs, all of them shapes, combined element by element with broadcasting."""
+    arrays = np.broadcast_arrays(*(node.integers(index).array for index in range(len(node.inputs))))
+    together = zip(*(array.reshape(-1) for array in arrays), strict=True)
+    return Shape.of([compute(*values) for values in together], arrays[0].shape)
+
+
+def are_shapes(node: Node) -> bool:
+    """Return whether a node computes with shapes alone."""
+    return all(isinstance(value, Shape) for value in node.inputs)
+
+
+def _whole_quotient(a: Integer, b: Integer) -> Integer:
+    """Round towards zero, as ONNX does; sizes are not negative."""
+    if isinstance(a, int) and isinstance(b, int) and (a < 0) != (b < 0):
+        return -(-a // b)
+    return a // b
 
 
 def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -35,17 +43,31 @@ def _quotient(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.div(a, b, rounding_mode="trunc") if whole else a / b
 
 
-def _unary(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
+def _unary(compute: Callable[[torch.Tensor], torch.Tensor]) -> Operator:
     return lambda node: compute(node.tensor(0))
 
 
-def _variadic(compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable:
+def _variadic(compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Operator:
     return lambda node: reduce(compute, (node.tensor(index) for index in range(len(node.inputs))))
+
+
+def _comparison(compute: Callable) -> Operator:
+    return _binary(lambda a, b: int(bool(compute(a, b))), compute)
+
+
+def where(node: Node) -> Value:
+    """Y = A where the condition holds, else B."""
+    if are_shapes(node):
+        return combine(node, lambda condition, a, b: a if condition else b)
+    return torch.where(node.tensor(0).to(torch.bool), node.tensor(1), node.tensor(2))
 
 
 subtract = _binary(operator.sub, torch.sub)
 multiply = _binary(operator.mul, torch.mul)
-divide = _binary(operator.floordiv, _quotient)
+divide = _binary(_whole_quotient, _quotient)
+equal = _comparison(operator.eq)
+greater, greater_or_equal = _comparison(operator.gt), _comparison(operator.ge)
+less, less_or_equal = _comparison(operator.lt), _comparison(operator.le)
 maximum, minimum = _variadic(torch.maximum), _variadic(torch.minimum)
 square_root, exponential, logarithm = _unary(torch.sqrt), _unary(torch.exp), _unary(torch.log)
 negative, absolute, reciprocal = _unary(torch.neg), _unary(torch.abs), _unary(torch.reciprocal)

@@ -5,9 +5,9 @@ import operator
 import torch
 from torch.nn import functional
 
-from undue_service.models.onnx.values import Node, Product, Shape, Value, Weight, dense, linear_weight
+from undue_service.models.onnx.values import Node, Product, Value, Weight, dense, linear_weight
 
-from .arithmetic import combine
+from .arithmetic import are_shapes, combine
 
 
 def gemm(node: Node) -> torch.Tensor:
@@ -41,8 +41,8 @@ def matmul(node: Node) -> torch.Tensor | Product:
 def add(node: Node) -> Value:
     """Y = A + B with NumPy's broadcasting. MatMul + bias is one linear map."""
     left, right = node.value(0), node.value(1)
-    if isinstance(left, Shape) and isinstance(right, Shape):
-        return combine(node, left, right, operator.add)
+    if are_shapes(node):
+        return combine(node, operator.add)
     for product, bias, name in (
         (left, right, node.proto.input[0]),
         (right, left, node.proto.input[1]),

@@ -1,5 +1,6 @@
 """Operators that move elements and compute nothing: each on data, and on shapes where exporters use it there."""
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -11,7 +12,7 @@ def transpose(node: Node) -> Value:
     """Y = X with its axes permuted, reversed where there is no `perm`. A matrix of weights stays as it is stored."""
     value = node.value(0)
     if isinstance(value, Shape):
-        return value
+        return Shape(value.array.transpose(node.axes("perm")))
     x = node.tensor(0)
     permutation = node.axes("perm") or tuple(reversed(range(x.dim())))
     if sorted(permutation) != list(range(x.dim())):
@@ -26,9 +27,7 @@ def squeeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        if value.number is None:
-            raise malformed(f"{node} takes {len(value.values)} sizes for one")
-        return Shape(value.values, is_scalar=True)
+        return Shape(np.squeeze(value.array, axes))
     x = node.tensor(0)
     if axes is None:
         axes = tuple(i for i, size in enumerate(x.shape) if isinstance(size, int) and size == 1)
@@ -44,9 +43,7 @@ def unsqueeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        if not value.is_scalar:
-            raise unsupported(f"{node} makes a matrix of a shape")
-        return Shape(value.values)
+        return Shape(np.expand_dims(value.array, axes or ()))
     x = node.tensor(0)
     for place in sorted(node.axis(axis, x.dim() + len(axes or ())) for axis in axes or ()):
         x = x.unsqueeze(place)
@@ -57,7 +54,8 @@ def concat(node: Node) -> Value:
     """Y = the inputs one after the other along an axis."""
     values = [node.value(index) for index in range(len(node.inputs))]
     if all(isinstance(value, Shape) for value in values):
-        return Shape(tuple(size for index in range(len(values)) for size in node.integers(index).values))
+        axis = int(node.attribute("axis", 0))
+        return Shape(np.concatenate([node.integers(index).array for index in range(len(values))], axis))
     tensors = [node.tensor(index) for index in range(len(values))]
     axis = node.axis(int(node.attribute("axis", 0)), tensors[0].dim())
     if any(tensor.dim() != tensors[0].dim() for tensor in tensors):
@@ -74,7 +72,9 @@ def gather(node: Node) -> Value:
     """
     value, places = node.value(0), node.value(1)
     if isinstance(value, Shape):
-        return _gather_sizes(node, value, node.integers(1))
+        chosen = node.fixed(1)
+        axis = int(node.attribute("axis", 0))
+        return Shape(np.take(value.array, np.reshape(chosen, node.integers(1).array.shape).astype(int), axis))
     x = node.tensor(0)
     axis = node.axis(int(node.attribute("axis", 0)), x.dim())
     node.keep_rows_apart(x, [axis], "picks single rows")
@@ -85,21 +85,15 @@ def gather(node: Node) -> Value:
     if isinstance(places, Shape):
         if any(not -size <= place < size for place in node.fixed(1)):
             raise malformed(f"{node} reads beyond the {size} slices of its axis {axis}")
-        if places.is_scalar:
+        if places.array.ndim == 0:
             return x.select(axis, node.fixed(1)[0])
-        return x.index_select(axis, indices % size)
+        if places.array.ndim == 1:
+            return x.index_select(axis, indices % size)
     if axis == 0:
         found = functional.embedding(indices, x if x.dim() == 2 else x.reshape(size, -1))
         return found.reshape(*indices.shape, *x.shape[1:])
     found = x.index_select(axis, indices.reshape(-1))
     return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-
-
-def _gather_sizes(node: Node, value: Shape, places: Shape) -> Shape:
-    sizes = value.values
-    if any(not isinstance(place, int) or not -len(sizes) <= place < len(sizes) for place in places.values):
-        raise malformed(f"{node} reads beyond the end of a shape")
-    return Shape(tuple(sizes[place] for place in places.values), is_scalar=places.is_scalar)
 
 
 def slice_(node: Node) -> Value:
@@ -112,9 +106,10 @@ def slice_(node: Node) -> Value:
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise malformed(f"{node} has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and the steps {steps}")
     if isinstance(value, Shape):
-        if len(starts) != 1:
-            raise malformed(f"{node} takes {len(starts)} slices of a shape")
-        return Shape(value.values[slice(starts[0], ends[0], steps[0])])
+        array = value.array
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            array = array[(slice(None),) * node.axis(axis, array.ndim) + (slice(start, end, step),)]
+        return Shape(array)
     x = node.tensor(0)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = node.axis(axis, x.dim())

@@ -1,5 +1,6 @@
 """Reshaping, repeating, and the shapes that exporters compute around it."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,8 @@ def reshape(node: Node) -> Value:
     target = node.integers(1)
     value = node.value(0)
     if isinstance(value, Shape):
-        return _reshape_shape(node, value, target.values)
+        sizes = [value.array.shape[axis] if size == 0 else size for axis, size in enumerate(node.fixed(1))]
+        return Shape(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
     if isinstance(x.shape[0] if x.dim() else None, torch.SymInt) and not _keeps_rows_open(sizes):
@@ -48,29 +50,19 @@ def _keeps_rows_open(sizes: Sequence[Integer]) -> bool:
     return bool(sizes) and (isinstance(sizes[0], torch.SymInt) or sizes[0] == -1)
 
 
-def _reshape_shape(node: Node, value: Shape, target: Sequence[Integer]) -> Shape:
-    if not (target in ((-1,), (len(value.values),)) or (not target and len(value.values) == 1)):
-        raise unsupported(f"{node} makes a matrix of a shape")
-    return Shape(value.values, is_scalar=not target)
-
-
 def shape(node: Node) -> Shape:
     """Y = the sizes of X from `start` to `end` (both since opset 15)."""
     value = node.value(0)
-    sizes = (len(value.values),) if isinstance(value, Shape) else tuple(node.tensor(0).shape)
+    sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
     start, end = int(node.attribute("start", 0)), int(node.attribute("end", len(sizes)))
-    return Shape(sizes[start:end])
+    return Shape.of(sizes[start:end])
 
 
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
     if isinstance(value, Shape):
-        if len(value.values) == 1 and len(target) == 1 and isinstance(target[0], int):
-            return Shape(value.values * target[0])
-        if len(target) <= 1 and all(size == 1 or size == len(value.values) for size in target):
-            return Shape(value.values, is_scalar=value.is_scalar and not target)
-        raise unsupported(f"{node} makes a matrix of a shape")
+        return Shape(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
@@ -86,6 +78,6 @@ def constant_of_shape(node: Node) -> Value:
     number = np.zeros(1, np.float32) if stored is None else onnx.numpy_helper.to_array(stored)
     if number.size != 1 or number.dtype not in (np.float32, np.float64, np.int64, np.int32):
         raise unsupported(f"{node} fills with {number.dtype} of shape {number.shape}")
-    if number.dtype.kind == "i" and len(sizes) <= 1 and all(isinstance(size, int) for size in sizes):
-        return Shape((int(number.item()),) * (int(sizes[0]) if sizes else 1), is_scalar=not sizes)
+    if number.dtype.kind == "i" and all(isinstance(size, int) for size in sizes):
+        return Shape.of([int(number.item())] * math.prod(sizes), sizes)
     return torch.full(list(sizes), number.item(), dtype=getattr(torch, number.dtype.name))

@@ -16,7 +16,7 @@ def identity(node: Node) -> Value:
 def constant(node: Node) -> Value:
     """Integers of rank 0 or 1. Floating-point constants were registered before the graph is run."""
     value = constant_value(node.proto.attribute, node.proto.output[0])
-    return Shape(tuple(int(v) for v in value.reshape(-1)), is_scalar=value.ndim == 0)
+    return Shape.of(value.reshape(-1).tolist(), value.shape)
 
 
 def dropout(node: Node) -> Value:
