@@ -99,6 +99,9 @@ def test_a_runner_that_falls_silent_is_lost(tmp_path, monkeypatch):
 def test_what_a_runner_prints_is_a_log_line_and_no_frame(tmp_path, caplog):
     script = HELLO + "print('a' * 10_000, flush=True)\n" + DONE + "channel.receive()"
     assert behave(script, tmp_path)[0].report == REPORT
+    printed = [record.text for record in caplog.records if record.getMessage() == "runner output"]
+    assert "".join(printed) == "a" * 10_000
+    assert max(map(len, printed)) <= 4096
 
 
 def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its_task(tmp_path):
