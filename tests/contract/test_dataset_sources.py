@@ -20,7 +20,15 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.source import Columns, DatasetSource
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ArraysSource, ColumnSchema, DataSource, FileSource, SchemaSpec, TensorRef
+from undue_service.domain.specs import (
+    ArraysSource,
+    ColumnSchema,
+    DataSource,
+    FileSource,
+    SchemaSpec,
+    TensorRef,
+    UploadedFile,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -109,7 +117,7 @@ def npz(save: Callable[..., None], convert: Callable[[Array], Array] = lambda va
         path = files.new()
         with path.open("wb") as file:
             save(file, **stored)
-        return FileSource("npz", files.keep(path), spec)
+        return FileSource("npz", (UploadedFile(path.name, files.keep(path)),), spec)
 
     return build
 
@@ -130,7 +138,7 @@ def parquet(row_group_size: int, fixed: bool, **options: Any) -> Any:
             stored["key"] = pa.array(table.ids, pa.string())
         path = files.new()
         pq.write_table(pa.table(stored), path, row_group_size=row_group_size, **options)
-        return FileSource("parquet", files.keep(path), spec)
+        return FileSource("parquet", (UploadedFile(path.name, files.keep(path)),), spec)
 
     return build
 
@@ -450,7 +458,7 @@ def test_missing_columns_are_named_with_those_that_exist(kind: str, tmp_path: Pa
     with pytest.raises(
         InvalidArgument, match=r"no column 'pixels', 'y'; it has 'key', 'label', 'weight', 'x\.column'"
     ) as error:
-        open_source(FileSource(source.format, source.digest, wrong), files.resolve)
+        open_source(FileSource(source.format, source.files, wrong), files.resolve)
     assert error.value.reason is Reason.COLUMN_NOT_FOUND
 
 
@@ -472,7 +480,7 @@ def test_stacked_columns_take_the_type_that_holds_them_all(
     source = SOURCES[kind](Table(columns), files)
     assert isinstance(source, FileSource)
     spec = SchemaSpec({"x": ("b.column", "a.column", "b.column")})
-    (block,) = open_source(FileSource(source.format, source.digest, spec), files.resolve).batches(None, 10)
+    (block,) = open_source(FileSource(source.format, source.files, spec), files.resolve).batches(None, 10)
     values = np.stack([columns["b"], columns["a"], columns["b"]], axis=1).astype(expected)
     np.testing.assert_array_equal(block.inputs["x"], values, strict=True)
 
@@ -483,7 +491,7 @@ def test_only_scalar_columns_are_stacked(kind: str, tmp_path: Path) -> None:
     source = SOURCES[kind](small(), files)
     assert isinstance(source, FileSource)
     with pytest.raises(InvalidArgument, match=r"'x\.column' has rows of shape \(3,\) and cannot be stacked"):
-        open_source(FileSource(source.format, source.digest, SchemaSpec({"x": ("label", "x.column")})), files.resolve)
+        open_source(FileSource(source.format, source.files, SchemaSpec({"x": ("label", "x.column")})), files.resolve)
 
 
 def test_blocks_do_not_share_writable_memory(case: tuple[Table, DatasetSource, str]) -> None:

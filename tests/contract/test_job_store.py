@@ -26,6 +26,7 @@ from undue_service.domain.specs import (
     ObjectiveSpec,
     SchemaSpec,
     TensorRef,
+    UploadedFile,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -185,7 +186,7 @@ def test_versions_count_up_and_the_newest_is_the_default(stores):
     "spec",
     [
         ARRAYS,
-        FileSource("npz", DIGEST, SchemaSpec({"": ("a", "b")}, target="y")),
+        FileSource("npz", (UploadedFile("x.npz", DIGEST),), SchemaSpec({"": ("a", "b")}, target="y")),
         ModelSpec(
             "onnx", DIGEST, ObjectiveSpec("cross_entropy", 1e-3, ("*bias*",)), ("fc*",), sample="datasets/d/versions/1"
         ),

@@ -145,9 +145,6 @@ def test_limits(bench):
     with pytest.raises(ResourceExhausted) as caught:
         bench.uploads.create("t", (1 << 30) + 1, DIGEST, None)
     assert caught.value.metadata == {"limit_bytes": str(1 << 30)}
-    for size, digest in ((-1, DIGEST), (1, "x"), (1, DIGEST.upper())):
-        with pytest.raises(InvalidArgument):
-            bench.uploads.create("t", size, digest, None)
 
 
 def test_bytes_inside_a_request_are_kept_and_leave_nothing(bench):

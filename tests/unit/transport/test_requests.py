@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
-from undue_service.domain.errors import InvalidArgument
+from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import Influence, Measurement, SelfInfluence
+from undue_service.domain.specs import Influence, Measurement, Retrain, SelfInfluence
 from undue_service.transport import requests, responses
+from undue_service.transport.validation import check
 
 NAMES = st.text(min_size=1, max_size=20)
 POSITIVE = st.floats(0, 1e300)
@@ -31,9 +32,26 @@ INFLUENCE = st.builds(
     test=NAMES,
     measurement=st.sampled_from(get_args(Measurement)),
     rows=st.lists(st.integers(0, 2**62), max_size=5).map(tuple),
+    aggregate=st.none() | st.just("mean"),
     kind=st.just("influence"),
 )
 SELF_INFLUENCE = st.builds(SelfInfluence, **COMMON, kind=st.just("self_influence"))
+ROWS = st.lists(st.integers(0, 2**62), max_size=5).map(tuple)
+ROW_SETS = st.lists(st.integers(0, 2**62), min_size=1, max_size=4, unique=True).map(tuple)
+RETRAIN = st.builds(
+    Retrain,
+    model=NAMES,
+    train=NAMES,
+    test=NAMES,
+    without=st.lists(
+        st.lists(st.integers(0, 2**62), min_size=1, max_size=4, unique=True).map(tuple), min_size=1, max_size=3
+    ).map(tuple),
+    rows=ROWS,
+    measurement=st.sampled_from(get_args(Measurement)),
+    tolerance=COMMON["tolerance"],
+    max_iterations=COMMON["max_iterations"],
+    kind=st.just("retrain"),
+)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -41,10 +59,17 @@ def digest(field, content):
     return f"digest of {content!r}"
 
 
-@given(INFLUENCE | SELF_INFLUENCE, st.floats(0, 1e8))
+def read(convert, request, *more):
+    """Do what the service does with a request."""
+    check(request)
+    return convert(request, *more)
+
+
+@given(INFLUENCE | SELF_INFLUENCE | RETRAIN, st.floats(0, 1e8))
 def test_a_job_spec_round_trips(spec, timeout):
     message = responses.job(Job("t", "j", spec, NOW, timeout))
-    assert requests.job_spec(jobs_pb2.CreateJobRequest(job=message)) == (spec, timeout)
+    request = jobs_pb2.CreateJobRequest(job=message)
+    assert read(requests.job_spec, request) == (spec, timeout)
 
 
 INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
@@ -57,7 +82,7 @@ INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
         ({"train": ""}, "job.influence.train"),
         ({"test": ""}, "job.influence.test"),
         ({"method": ""}, "job.influence.method"),
-        ({"rows": [1, -1]}, "job.influence.rows"),
+        ({"rows": [1, -1]}, "job.influence.rows[1]"),
         ({"damping": -1.0}, "job.influence.damping"),
         ({"damping": float("nan")}, "job.influence.damping"),
         ({"damping": float("inf")}, "job.influence.damping"),
@@ -74,7 +99,7 @@ INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
 def test_a_wrong_field_is_named(change, field):
     spec = jobs_pb2.InfluenceSpec(**(INFLUENCE_OK | change))
     with pytest.raises(InvalidArgument) as caught:
-        requests.job_spec(jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(influence=spec)))
+        check(jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(influence=spec)))
     assert caught.value.violations[0].field == field
 
 
@@ -88,8 +113,9 @@ def test_a_wrong_field_is_named(change, field):
     ],
 )
 def test_a_job_that_nobody_may_ask_for_is_refused(job):
+    request = jobs_pb2.CreateJobRequest(job=job)
     with pytest.raises(InvalidArgument):
-        requests.job_spec(jobs_pb2.CreateJobRequest(job=job))
+        read(requests.job_spec, request)
 
 
 def a_tensor(**changes):
@@ -104,7 +130,7 @@ def a_tensor(**changes):
         (a_tensor(dtype=0), "dtype"),
         (a_tensor(dtype=99), "dtype"),
         (a_tensor(shape=[]), "shape"),
-        (a_tensor(shape=[-2, -3]), "shape"),
+        (a_tensor(shape=[-2, -3]), "shape[0]"),
         (a_tensor(shape=[2**40, 2**40]), "shape"),
         (a_tensor(data=bytes(23)), "data"),
         (a_tensor(data=None), "content"),
@@ -112,9 +138,9 @@ def a_tensor(**changes):
 )
 def test_a_tensor_that_lies_is_refused(tensor, field):
     arrays = datasets_pb2.ArraysSource(inputs={"x": tensor})
-    request = datasets_pb2.CreateDatasetRequest(dataset=datasets_pb2.Dataset(arrays=arrays))
+    request = datasets_pb2.CreateDatasetRequest(dataset_id="d", dataset=datasets_pb2.Dataset(arrays=arrays))
     with pytest.raises(InvalidArgument) as caught:
-        requests.data_source(request, digest)
+        read(requests.data_source, request, digest)
     assert caught.value.violations[0].field == f"dataset.arrays.inputs[x].{field}"
 
 
@@ -133,5 +159,49 @@ def test_a_model_that_lacks_something_is_refused(model, field):
     whole = {"upload": "uploads/x", "objective": models_pb2.Objective(loss=1), "format": models_pb2.Model.FORMAT_ONNX}
     request = models_pb2.CreateModelRequest(model_id="m", model=models_pb2.Model(**(whole | model)))
     with pytest.raises(InvalidArgument) as caught:
-        requests.model_spec(request, digest)
+        check(request)
     assert caught.value.violations[0].field == field
+
+
+def test_every_wrong_field_is_told_at_once():
+    spec = jobs_pb2.InfluenceSpec(model="m", test="b", damping=-1.0, top_k=0)
+    with pytest.raises(InvalidArgument) as caught:
+        check(jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(influence=spec), request_id="no uuid"))
+    assert [one.field for one in caught.value.violations] == [
+        "job.influence.train",
+        "job.influence.method",
+        "job.influence.damping",
+        "job.influence.top_k",
+        "request_id",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "a-", "a_b", "a" * 64, "a/b", "a\n", "ä"])
+def test_a_name_that_cannot_be_one_says_so(name):
+    arrays = datasets_pb2.ArraysSource(inputs={"x": a_tensor()})
+    request = datasets_pb2.CreateDatasetRequest(dataset_id=name, dataset=datasets_pb2.Dataset(arrays=arrays))
+    with pytest.raises(InvalidArgument) as caught:
+        check(request)
+    assert caught.value.reason is Reason.INVALID_NAME
+    assert caught.value.violations[0].field == "dataset_id"
+
+
+RULED = [
+    uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=-1, sha256="0" * 64)),
+    uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=1, sha256="x")),
+    uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=1, sha256="A" * 64)),
+    uploads_pb2.CreateUploadRequest(),
+    uploads_pb2.WriteUploadRequest(offset=-1, sha256=bytes(32)),
+    uploads_pb2.WriteUploadRequest(sha256=bytes(31)),
+    jobs_pb2.ListJobsRequest(page_size=-1),
+    jobs_pb2.GetJobRequest(),
+    datasets_pb2.ReadRowsRequest(name="datasets/x", rows=[]),
+    datasets_pb2.ReadRowsRequest(name="datasets/x", rows=range(1001)),
+    jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(retrain=jobs_pb2.RetrainSpec(model="m", train="a", test="b"))),
+]
+
+
+@pytest.mark.parametrize("request_", RULED, ids=lambda one: one.DESCRIPTOR.name)
+def test_other_rules(request_):
+    with pytest.raises(InvalidArgument):
+        check(request_)

@@ -196,7 +196,8 @@ class AsyncDatasets:
         for name, columns in schema.inputs.items():
             message.inputs[name].columns.extend(columns)
         upload = await send(self._connection, await in_thread(blob_of_file, path, "source"))
-        return datasets_pb2.FileSource(format=file_format, upload=upload, schema=message)
+        files = [datasets_pb2.UploadedFile(name=path.name, upload=upload)]
+        return datasets_pb2.FileSource(format=file_format, files=files, schema=message)
 
 
 def _validation(connection: AsyncConnection, job: str) -> AsyncValidationJob:

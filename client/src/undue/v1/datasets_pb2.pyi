@@ -63,19 +63,22 @@ class Dataset(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}/versions/{version}`."""
     state: Global___Dataset.State.ValueType
     """State."""
     validation_job: _builtins.str
     """The job that validates it."""
+    etag: _builtins.str
+    """Changes whenever the version does: send it back to act on what was seen only (AIP-154)."""
     @_builtins.property
     def arrays(self) -> Global___ArraysSource:
         """Arrays that were uploaded."""
 
     @_builtins.property
     def file(self) -> Global___FileSource:
-        """One file that was uploaded."""
+        """Files that were uploaded, or that the service reads where they lie."""
 
     @_builtins.property
     def report(self) -> Global___DatasetReport:
@@ -100,10 +103,11 @@ class Dataset(_message.Message):
         report: Global___DatasetReport | None = ...,
         error: _status_pb2.Status | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "create_time", b"create_time", "error", b"error", "file", b"file", "report", b"report", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "create_time", b"create_time", "error", b"error", "file", b"file", "name", b"name", "report", b"report", "source", b"source", "state", b"state", "validation_job", b"validation_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "create_time", b"create_time", "error", b"error", "etag", b"etag", "file", b"file", "name", b"name", "report", b"report", "source", b"source", "state", b"state", "validation_job", b"validation_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["arrays", "file"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -138,10 +142,32 @@ class ArraysSource(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class GroupsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _tensors_pb2.Tensor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _tensors_pb2.Tensor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INPUTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inputs(self) -> _containers.MessageMap[_builtins.str, _tensors_pb2.Tensor]:
         """Input name to array. A single input may have the empty name: it is bound to the model's only input."""
@@ -158,6 +184,10 @@ class ArraysSource(_message.Message):
     def weights(self) -> _tensors_pb2.Tensor:
         """Non-negative sample weights; without them every row weighs 1."""
 
+    @_builtins.property
+    def groups(self) -> _containers.MessageMap[_builtins.str, _tensors_pb2.Tensor]:
+        """Name to one value a row, UTF8 or integers: how rows are told apart into groups. No model sees them."""
+
     def __init__(
         self,
         *,
@@ -165,10 +195,11 @@ class ArraysSource(_message.Message):
         targets: _tensors_pb2.Tensor | None = ...,
         ids: _tensors_pb2.Tensor | None = ...,
         weights: _tensors_pb2.Tensor | None = ...,
+        groups: _abc.Mapping[_builtins.str, _tensors_pb2.Tensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "inputs", b"inputs", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "ids", b"ids", "inputs", b"inputs", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,7 +207,7 @@ Global___ArraysSource: _TypeAlias = ArraysSource  # noqa: Y015
 
 @_typing.final
 class FileSource(_message.Message):
-    """FileSource is a data set in one file."""
+    """FileSource is a data set in files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,7 +222,13 @@ class FileSource(_message.Message):
         FORMAT_NPZ: FileSource._Format.ValueType  # 1
         """NumPy archive, without pickled objects."""
         FORMAT_PARQUET: FileSource._Format.ValueType  # 2
-        """Apache Parquet."""
+        """Apache Parquet; the rows of several files follow each other."""
+        FORMAT_CSV: FileSource._Format.ValueType  # 3
+        """Comma-separated text with a header line, RFC 4180; the rows of several files follow each other."""
+        FORMAT_IDX: FileSource._Format.ValueType  # 4
+        """IDX, as MNIST comes in; each file is one column, called what the file is called."""
+        FORMAT_IMAGE_FOLDER: FileSource._Format.ValueType  # 5
+        """Folders of images, one folder a class: a ZIP archive of them, or a URI of the folder that holds them."""
 
     class Format(_Format, metaclass=_FormatEnumTypeWrapper):
         """Format is the file's format."""
@@ -201,15 +238,29 @@ class FileSource(_message.Message):
     FORMAT_NPZ: FileSource.Format.ValueType  # 1
     """NumPy archive, without pickled objects."""
     FORMAT_PARQUET: FileSource.Format.ValueType  # 2
-    """Apache Parquet."""
+    """Apache Parquet; the rows of several files follow each other."""
+    FORMAT_CSV: FileSource.Format.ValueType  # 3
+    """Comma-separated text with a header line, RFC 4180; the rows of several files follow each other."""
+    FORMAT_IDX: FileSource.Format.ValueType  # 4
+    """IDX, as MNIST comes in; each file is one column, called what the file is called."""
+    FORMAT_IMAGE_FOLDER: FileSource.Format.ValueType  # 5
+    """Folders of images, one folder a class: a ZIP archive of them, or a URI of the folder that holds them."""
 
     FORMAT_FIELD_NUMBER: _builtins.int
-    UPLOAD_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
     format: Global___FileSource.Format.ValueType
     """Format."""
-    upload: _builtins.str
-    """`uploads/{upload}`."""
+    uri: _builtins.str
+    """`file:///…` below one of the service's UNDUE_DATASET_ROOTS, with `*` and `?` in its last part where it means
+    several files, which are taken in the order of their names. What it means is settled now: a file that changes
+    later is a DATASET_CHANGED error, and one that is added is no part of this version.
+    """
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]:
+        """Files, in this order."""
+
     @_builtins.property
     def schema(self) -> Global___Schema:
         """Which columns play which part."""
@@ -218,16 +269,43 @@ class FileSource(_message.Message):
         self,
         *,
         format: Global___FileSource.Format.ValueType = ...,
-        upload: _builtins.str = ...,
+        files: _abc.Iterable[Global___UploadedFile] | None = ...,
         schema: Global___Schema | None = ...,
+        uri: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "schema", b"schema", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "format", b"format", "schema", b"schema", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileSource: _TypeAlias = FileSource  # noqa: Y015
+
+@_typing.final
+class UploadedFile(_message.Message):
+    """UploadedFile is one file of a data set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is called, for messages and for the columns of IDX."""
+    upload: _builtins.str
+    """`uploads/{upload}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        upload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadedFile: _TypeAlias = UploadedFile  # noqa: Y015
 
 @_typing.final
 class Schema(_message.Message):
@@ -243,12 +321,12 @@ class Schema(_message.Message):
         VALUE_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         @_builtins.property
-        def value(self) -> Global___ColumnList: ...
+        def value(self) -> Global___Columns: ...
         def __init__(
             self,
             *,
             key: _builtins.str = ...,
-            value: Global___ColumnList | None = ...,
+            value: Global___Columns | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -260,6 +338,7 @@ class Schema(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """Column of the targets."""
     id: _builtins.str
@@ -267,48 +346,101 @@ class Schema(_message.Message):
     weight: _builtins.str
     """Column of the sample weights."""
     @_builtins.property
-    def inputs(self) -> _containers.MessageMap[_builtins.str, Global___ColumnList]:
+    def inputs(self) -> _containers.MessageMap[_builtins.str, Global___Columns]:
         """Input name to columns. A single input may have the empty name."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns by whose values rows are told apart into groups, strings or integers. No model sees them."""
 
     def __init__(
         self,
         *,
-        inputs: _abc.Mapping[_builtins.str, Global___ColumnList] | None = ...,
+        inputs: _abc.Mapping[_builtins.str, Global___Columns] | None = ...,
         target: _builtins.str = ...,
         id: _builtins.str = ...,
         weight: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "inputs", b"inputs", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "id", b"id", "inputs", b"inputs", "target", b"target", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schema: _TypeAlias = Schema  # noqa: Y015
 
 @_typing.final
-class ColumnList(_message.Message):
-    """ColumnList is one column of any rank, or several scalar columns that are stacked in this order."""
+class Columns(_message.Message):
+    """Columns is one column of any rank, or several scalar columns that are stacked in this order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COLUMNS_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Column names."""
+
+    @_builtins.property
+    def transform(self) -> Global___Transform:
+        """What is done to the values before the model sees them; nothing where it is unset."""
 
     def __init__(
         self,
         *,
         columns: _abc.Iterable[_builtins.str] | None = ...,
+        transform: Global___Transform | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ColumnList: _TypeAlias = ColumnList  # noqa: Y015
+Global___Columns: _TypeAlias = Columns  # noqa: Y015
+
+@_typing.final
+class Transform(_message.Message):
+    """Transform makes float32 values (x · scale − mean) / std of what a file holds, in another shape of row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_SHAPE_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    scale: _builtins.float
+    """Factor; unset means 1."""
+    @_builtins.property
+    def row_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of one row afterwards; empty keeps the shape."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One number, or one for each entry of the row's first axis; empty means 0."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One number, or one for each entry of the row's first axis, positive; empty means 1."""
+
+    def __init__(
+        self,
+        *,
+        row_shape: _abc.Iterable[_builtins.int] | None = ...,
+        scale: _builtins.float | None = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "mean", b"mean", "row_shape", b"row_shape", "scale", b"scale", "std", b"std"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___Transform: _TypeAlias = Transform  # noqa: Y015
 
 @_typing.final
 class DatasetReport(_message.Message):
@@ -322,6 +454,9 @@ class DatasetReport(_message.Message):
     HAS_IDS_FIELD_NUMBER: _builtins.int
     HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Number of rows."""
     has_ids: _builtins.bool
@@ -338,6 +473,18 @@ class DatasetReport(_message.Message):
     def target(self) -> _tensors_pb2.TensorSpec:
         """Targets; unset where there are none."""
 
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
+        """Columns by whose values rows are told apart."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the labels 0, 1, … stand for, where the files say so: the folders of images."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The files that were read, in their order."""
+
     def __init__(
         self,
         *,
@@ -347,14 +494,43 @@ class DatasetReport(_message.Message):
         has_ids: _builtins.bool = ...,
         has_weights: _builtins.bool = ...,
         digest: _builtins.str = ...,
+        groups: _abc.Iterable[Global___Group] | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "has_ids", b"has_ids", "has_weights", b"has_weights", "inputs", b"inputs", "rows", b"rows", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "digest", b"digest", "files", b"files", "groups", b"groups", "has_ids", b"has_ids", "has_weights", b"has_weights", "inputs", b"inputs", "rows", b"rows", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetReport: _TypeAlias = DatasetReport  # noqa: Y015
+
+@_typing.final
+class Group(_message.Message):
+    """Group is a column by whose values rows are told apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    values: _builtins.int
+    """How many different values it has."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
 class CreateDatasetRequest(_message.Message):
@@ -467,3 +643,157 @@ class ListDatasetsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteDatasetRequest(_message.Message):
+    """DeleteDatasetRequest names what goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`datasets/{dataset}/versions/{version}` for one version, `datasets/{dataset}` for all of them."""
+    etag: _builtins.str
+    """The etag that was seen; another one is refused (ETAG_MISMATCH). Empty for whatever there is."""
+    force: _builtins.bool
+    """Delete it although others name it. Jobs that need it and have not ended are cancelled; what has ended stays."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDatasetRequest: _TypeAlias = DeleteDatasetRequest  # noqa: Y015
+
+@_typing.final
+class ReadRowsRequest(_message.Message):
+    """ReadRowsRequest names rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`datasets/{dataset}/versions/{version}`; without a version, the newest."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Row numbers, in any order."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRowsRequest: _TypeAlias = ReadRowsRequest  # noqa: Y015
+
+@_typing.final
+class RowBlock(_message.Message):
+    """RowBlock is the instances of some rows, as the model sees them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _tensors_pb2.Tensor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _tensors_pb2.Tensor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class GroupsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _tensors_pb2.Tensor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _tensors_pb2.Tensor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Row numbers."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.MessageMap[_builtins.str, _tensors_pb2.Tensor]:
+        """Input name to array, one entry a row."""
+
+    @_builtins.property
+    def targets(self) -> _tensors_pb2.Tensor:
+        """Targets; unset where there are none."""
+
+    @_builtins.property
+    def ids(self) -> _tensors_pb2.Tensor:
+        """Ids, UTF8."""
+
+    @_builtins.property
+    def weights(self) -> _tensors_pb2.Tensor:
+        """Sample weights; unset where there are none."""
+
+    @_builtins.property
+    def groups(self) -> _containers.MessageMap[_builtins.str, _tensors_pb2.Tensor]:
+        """Group name to values, UTF8."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        inputs: _abc.Mapping[_builtins.str, _tensors_pb2.Tensor] | None = ...,
+        targets: _tensors_pb2.Tensor | None = ...,
+        ids: _tensors_pb2.Tensor | None = ...,
+        weights: _tensors_pb2.Tensor | None = ...,
+        groups: _abc.Mapping[_builtins.str, _tensors_pb2.Tensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "ids", b"ids", "inputs", b"inputs", "rows", b"rows", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowBlock: _TypeAlias = RowBlock  # noqa: Y015

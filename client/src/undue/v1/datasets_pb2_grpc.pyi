@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from undue.v1 import datasets_pb2 as _datasets_pb2
 import abc as _abc_1
@@ -39,6 +40,10 @@ class DatasetServiceStub:
     """GetDataset returns one version; `datasets/{dataset}` alone means the newest."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]
     """ListDatasets lists versions, newest first."""
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.DeleteDatasetRequest, _empty_pb2.Empty]
+    """DeleteDataset removes one version, or every version where the name has none, and the bytes that nothing else uses."""
+    ReadRows: _grpc.UnaryStreamMultiCallable[_datasets_pb2.ReadRowsRequest, _datasets_pb2.RowBlock]
+    """ReadRows sends the instances of some rows, in the order asked for."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -51,6 +56,10 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """GetDataset returns one version; `datasets/{dataset}` alone means the newest."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """ListDatasets lists versions, newest first."""
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.DeleteDatasetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """DeleteDataset removes one version, or every version where the name has none, and the bytes that nothing else uses."""
+    ReadRows: _aio.UnaryStreamMultiCallable[_datasets_pb2.ReadRowsRequest, _datasets_pb2.RowBlock]  # type: ignore[assignment]
+    """ReadRows sends the instances of some rows, in the order asked for."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """DatasetService registers data sets. A version never changes once it is registered."""
@@ -78,5 +87,21 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.ListDatasetsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetsResponse]]:
         """ListDatasets lists versions, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _datasets_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """DeleteDataset removes one version, or every version where the name has none, and the bytes that nothing else uses."""
+
+    @_abc_1.abstractmethod
+    def ReadRows(
+        self,
+        request: _datasets_pb2.ReadRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_datasets_pb2.RowBlock], _abc.AsyncIterator[_datasets_pb2.RowBlock]]:
+        """ReadRows sends the instances of some rows, in the order asked for."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

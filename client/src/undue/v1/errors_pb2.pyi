@@ -38,6 +38,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The named model or data set is not READY; wait for its validation, or read its error."""
     ERROR_REASON_METHOD_UNKNOWN: _ErrorReason.ValueType  # 7
     """No method of that name exists; GetServerInfo lists them."""
+    ERROR_REASON_RESOURCE_IN_USE: _ErrorReason.ValueType  # 8
+    """Others name the resource that is to be deleted; the message lists them. `force` deletes it all the same."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 9
+    """The resource has changed since its etag was read."""
+    ERROR_REASON_REQUEST_MALFORMED: _ErrorReason.ValueType  # 10
+    """The bytes of the request are not the message that the method takes."""
+    ERROR_REASON_RPC_UNKNOWN: _ErrorReason.ValueType  # 11
+    """The service has no such method: it is older or newer than the caller."""
     ERROR_REASON_UPLOAD_TOO_LARGE: _ErrorReason.ValueType  # 20
     """The declared or sent size is beyond the limit of an upload."""
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 21
@@ -76,6 +84,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Inputs, targets or weights hold NaN or infinity."""
     ERROR_REASON_DUPLICATE_ID: _ErrorReason.ValueType  # 65
     """Two rows have the same id."""
+    ERROR_REASON_URI_REFUSED: _ErrorReason.ValueType  # 66
+    """A URI lies outside of the folders that the operator named, or is of a kind that is not read."""
+    ERROR_REASON_URI_NOT_FOUND: _ErrorReason.ValueType  # 67
+    """A URI names no file."""
+    ERROR_REASON_DATASET_CHANGED: _ErrorReason.ValueType  # 68
+    """A file that the service reads where it lies has changed since it was registered: register it again."""
     ERROR_REASON_INPUT_MISMATCH: _ErrorReason.ValueType  # 80
     """The data set's inputs do not fit the model's."""
     ERROR_REASON_TARGET_MISMATCH: _ErrorReason.ValueType  # 81
@@ -98,6 +112,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The leverage correction was asked for where it is not defined."""
     ERROR_REASON_SOLVER_NOT_CONVERGED: _ErrorReason.ValueType  # 106
     """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
+    ERROR_REASON_RETRAIN_UNSUPPORTED: _ErrorReason.ValueType  # 107
+    """Retraining needs an objective that is convex in the selected parameters."""
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 120
     """The job was cancelled."""
     ERROR_REASON_JOB_DEADLINE: _ErrorReason.ValueType  # 121
@@ -148,6 +164,14 @@ ERROR_REASON_RESOURCE_NOT_READY: ErrorReason.ValueType  # 6
 """The named model or data set is not READY; wait for its validation, or read its error."""
 ERROR_REASON_METHOD_UNKNOWN: ErrorReason.ValueType  # 7
 """No method of that name exists; GetServerInfo lists them."""
+ERROR_REASON_RESOURCE_IN_USE: ErrorReason.ValueType  # 8
+"""Others name the resource that is to be deleted; the message lists them. `force` deletes it all the same."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 9
+"""The resource has changed since its etag was read."""
+ERROR_REASON_REQUEST_MALFORMED: ErrorReason.ValueType  # 10
+"""The bytes of the request are not the message that the method takes."""
+ERROR_REASON_RPC_UNKNOWN: ErrorReason.ValueType  # 11
+"""The service has no such method: it is older or newer than the caller."""
 ERROR_REASON_UPLOAD_TOO_LARGE: ErrorReason.ValueType  # 20
 """The declared or sent size is beyond the limit of an upload."""
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 21
@@ -186,6 +210,12 @@ ERROR_REASON_NON_FINITE_DATA: ErrorReason.ValueType  # 64
 """Inputs, targets or weights hold NaN or infinity."""
 ERROR_REASON_DUPLICATE_ID: ErrorReason.ValueType  # 65
 """Two rows have the same id."""
+ERROR_REASON_URI_REFUSED: ErrorReason.ValueType  # 66
+"""A URI lies outside of the folders that the operator named, or is of a kind that is not read."""
+ERROR_REASON_URI_NOT_FOUND: ErrorReason.ValueType  # 67
+"""A URI names no file."""
+ERROR_REASON_DATASET_CHANGED: ErrorReason.ValueType  # 68
+"""A file that the service reads where it lies has changed since it was registered: register it again."""
 ERROR_REASON_INPUT_MISMATCH: ErrorReason.ValueType  # 80
 """The data set's inputs do not fit the model's."""
 ERROR_REASON_TARGET_MISMATCH: ErrorReason.ValueType  # 81
@@ -208,6 +238,8 @@ ERROR_REASON_LEVERAGE_UNAVAILABLE: ErrorReason.ValueType  # 105
 """The leverage correction was asked for where it is not defined."""
 ERROR_REASON_SOLVER_NOT_CONVERGED: ErrorReason.ValueType  # 106
 """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
+ERROR_REASON_RETRAIN_UNSUPPORTED: ErrorReason.ValueType  # 107
+"""Retraining needs an objective that is convex in the selected parameters."""
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 120
 """The job was cancelled."""
 ERROR_REASON_JOB_DEADLINE: ErrorReason.ValueType  # 121

@@ -51,6 +51,26 @@ MEASUREMENT_MARGIN: Measurement.ValueType  # 3
 """−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
 
+class _Aggregate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGGREGATE_UNSPECIFIED: _Aggregate.ValueType  # 0
+    """Each row by itself."""
+    AGGREGATE_MEAN: _Aggregate.ValueType  # 1
+    """The mean of the rows' costs."""
+
+class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
+    """Aggregate is how the costs of several test rows become one."""
+
+AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
+"""Each row by itself."""
+AGGREGATE_MEAN: Aggregate.ValueType  # 1
+"""The mean of the rows' costs."""
+Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
+
 class _Scale:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -121,6 +141,7 @@ class Job(_message.Message):
     SELF_INFLUENCE_FIELD_NUMBER: _builtins.int
     MODEL_VALIDATION_FIELD_NUMBER: _builtins.int
     DATASET_VALIDATION_FIELD_NUMBER: _builtins.int
+    RETRAIN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
@@ -130,6 +151,8 @@ class Job(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     state: Global___Job.State.ValueType
@@ -138,6 +161,8 @@ class Job(_message.Message):
     """How often it was started: more than 1 where a runner was lost."""
     timeout_seconds: _builtins.float
     """How long it may run from its first start on, in seconds; 0 means without limit."""
+    etag: _builtins.str
+    """Changes whenever the job does: send it back to act on what was seen only (AIP-154)."""
     @_builtins.property
     def influence(self) -> Global___InfluenceSpec:
         """Score training rows for test rows."""
@@ -153,6 +178,10 @@ class Job(_message.Message):
     @_builtins.property
     def dataset_validation(self) -> Global___DatasetValidationSpec:
         """Read and check a data set; made by CreateDataset only."""
+
+    @_builtins.property
+    def retrain(self) -> Global___RetrainSpec:
+        """Measure what changes when training rows are removed."""
 
     @_builtins.property
     def progress(self) -> Global___Progress:
@@ -178,6 +207,10 @@ class Job(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def estimate(self) -> Global___Estimate:
+        """What the job would take; set in the answer to `validate_only`."""
+
     def __init__(
         self,
         *,
@@ -186,6 +219,7 @@ class Job(_message.Message):
         self_influence: Global___SelfInfluenceSpec | None = ...,
         model_validation: Global___ModelValidationSpec | None = ...,
         dataset_validation: Global___DatasetValidationSpec | None = ...,
+        retrain: Global___RetrainSpec | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: Global___Progress | None = ...,
         error: _status_pb2.Status | None = ...,
@@ -195,16 +229,48 @@ class Job(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         timeout_seconds: _builtins.float = ...,
+        etag: _builtins.str = ...,
+        estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "influence", b"influence", "model_validation", b"model_validation", "progress", b"progress", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "influence", b"influence", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "influence", b"influence", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "influence", b"influence", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Estimate(_message.Message):
+    """Estimate is what a job would take, from a cost model and the speed that was measured when its model was registered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows that are read, each once."""
+    peak_bytes: _builtins.int
+    """Memory of the runner at its peak."""
+    seconds: _builtins.float
+    """Time of computing, once a runner has started and opened the model."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        peak_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peak_bytes", b"peak_bytes", "rows", b"rows", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class InfluenceSpec(_message.Message):
@@ -223,6 +289,7 @@ class InfluenceSpec(_message.Message):
     LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest."""
     train: _builtins.str
@@ -243,6 +310,8 @@ class InfluenceSpec(_message.Message):
     """Relative residual ‖(H+λI)s − v‖ / ‖v‖ at which an iterative solver stops. Unset: 1e-8. Refused where none iterates."""
     max_iterations: _builtins.int
     """Iterations of one solve at most. Unset: 1000. Refused where none iterates."""
+    aggregate: Global___Aggregate.ValueType
+    """Explain the rows together instead of each by itself. Unset: each by itself."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of `test`; empty means all."""
@@ -261,11 +330,14 @@ class InfluenceSpec(_message.Message):
         leverage_correction: _builtins.bool | None = ...,
         tolerance: _builtins.float | None = ...,
         max_iterations: _builtins.int | None = ...,
+        aggregate: Global___Aggregate.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aggregate: _TypeAlias = _typing.Literal["aggregate"]  # noqa: Y015
+    _WhichOneofArgType__aggregate: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate"]  # noqa: Y015
     _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
     _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
     _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
@@ -276,6 +348,8 @@ class InfluenceSpec(_message.Message):
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aggregate) -> _WhichOneofReturnType__aggregate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
     @_typing.overload
@@ -357,6 +431,93 @@ class SelfInfluenceSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
 Global___SelfInfluenceSpec: _TypeAlias = SelfInfluenceSpec  # noqa: Y015
+
+@_typing.final
+class RetrainSpec(_message.Message):
+    """RetrainSpec asks what really changes when training rows are removed: the model is fitted again without them.
+    The removed rows' losses leave the objective and its 1/n stays, as the scores of influence suppose.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}/versions/{version}`; without a version, the newest. Its objective must be convex in what is selected."""
+    train: _builtins.str
+    """The data set that the model was trained on."""
+    test: _builtins.str
+    """The data set on which the change is measured."""
+    measurement: Global___Measurement.ValueType
+    """Which cost is measured."""
+    tolerance: _builtins.float
+    """‖∇R‖ at which a fit has converged. Unset: 1e-10."""
+    max_iterations: _builtins.int
+    """Newton iterations of one fit at most. Unset: 100."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows of `test`; empty means all."""
+
+    @_builtins.property
+    def without(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowSet]:
+        """One fit for each: the training rows that it goes without."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        train: _builtins.str = ...,
+        test: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        measurement: Global___Measurement.ValueType = ...,
+        without: _abc.Iterable[Global___RowSet] | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "tolerance", b"tolerance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "measurement", b"measurement", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "train", b"train", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+
+Global___RetrainSpec: _TypeAlias = RetrainSpec  # noqa: Y015
+
+@_typing.final
+class RowSet(_message.Message):
+    """RowSet is some rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Row numbers, each once."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowSet: _TypeAlias = RowSet  # noqa: Y015
 
 @_typing.final
 class ModelValidationSpec(_message.Message):
@@ -581,7 +742,7 @@ Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
-    """Explanation is why the model said what it said of one test row."""
+    """Explanation is why the model said what it said of one test row, or of several together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -592,8 +753,9 @@ class Explanation(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     HELPFUL_FIELD_NUMBER: _builtins.int
     HARMFUL_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     row: _builtins.int
-    """Row of the test set."""
+    """Row of the test set; of several, the first."""
     id: _builtins.str
     """Its id."""
     loss: _builtins.float
@@ -614,6 +776,12 @@ class Explanation(_message.Message):
     def harmful(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredExample]:
         """Training rows whose removal would lower the cost, most negative first."""
 
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The rows that are explained together, where the job aggregates; prediction and target are then unset, and the loss
+        is their mean.
+        """
+
     def __init__(
         self,
         *,
@@ -624,10 +792,11 @@ class Explanation(_message.Message):
         loss: _builtins.float = ...,
         helpful: _abc.Iterable[Global___ScoredExample] | None = ...,
         harmful: _abc.Iterable[Global___ScoredExample] | None = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prediction", b"prediction", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["harmful", b"harmful", "helpful", b"helpful", "id", b"id", "loss", b"loss", "prediction", b"prediction", "row", b"row", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["harmful", b"harmful", "helpful", b"helpful", "id", b"id", "loss", b"loss", "prediction", b"prediction", "row", b"row", "rows", b"rows", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,6 +849,48 @@ class ScoredExample(_message.Message):
 Global___ScoredExample: _TypeAlias = ScoredExample  # noqa: Y015
 
 @_typing.final
+class Counterfactual(_message.Message):
+    """Counterfactual is what was measured without some training rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    GRADIENT_NORM_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its position among the job's `without`."""
+    gradient_norm: _builtins.float
+    """‖∇R‖ of the fit's objective at its end."""
+    iterations: _builtins.int
+    """Newton iterations that it took."""
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The training rows that the fit went without."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Cost without them minus cost with them, for each test row of the job."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        without: _abc.Iterable[_builtins.int] | None = ...,
+        changes: _abc.Iterable[_builtins.float] | None = ...,
+        gradient_norm: _builtins.float = ...,
+        iterations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "gradient_norm", b"gradient_norm", "index", b"index", "iterations", b"iterations", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
+
+@_typing.final
 class ScoreBlock(_message.Message):
     """ScoreBlock is some rows of a score matrix."""
 
@@ -715,8 +926,11 @@ class CreateJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A UUID that makes a repeated request return the first one's job (AIP-155)."""
+    validate_only: _builtins.bool
+    """Check the request and say what the job would take, without queueing it (AIP-163)."""
     @_builtins.property
     def job(self) -> Global___Job:
         """What to do."""
@@ -726,10 +940,11 @@ class CreateJobRequest(_message.Message):
         *,
         job: Global___Job | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -992,3 +1207,169 @@ class ReadScoresRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadScoresRequest: _TypeAlias = ReadScoresRequest  # noqa: Y015
+
+@_typing.final
+class ReadExplanationsRequest(_message.Message):
+    """ReadExplanationsRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadExplanationsRequest: _TypeAlias = ReadExplanationsRequest  # noqa: Y015
+
+@_typing.final
+class ReadSelfInfluencesRequest(_message.Message):
+    """ReadSelfInfluencesRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadSelfInfluencesRequest: _TypeAlias = ReadSelfInfluencesRequest  # noqa: Y015
+
+@_typing.final
+class ReadCounterfactualsRequest(_message.Message):
+    """ReadCounterfactualsRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadCounterfactualsRequest: _TypeAlias = ReadCounterfactualsRequest  # noqa: Y015
+
+@_typing.final
+class ListCounterfactualsRequest(_message.Message):
+    """ListCounterfactualsRequest asks for a page of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`jobs/{job}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50; 1000 at most."""
+    page_token: _builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCounterfactualsRequest: _TypeAlias = ListCounterfactualsRequest  # noqa: Y015
+
+@_typing.final
+class ListCounterfactualsResponse(_message.Message):
+    """ListCounterfactualsResponse is a page of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counterfactual]:
+        """Counterfactuals, in the order of the job's `without`."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The test rows that `changes` are about, in their order; on the first page only."""
+
+    @_builtins.property
+    def costs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their costs before anything was removed; on the first page only."""
+
+    def __init__(
+        self,
+        *,
+        counterfactuals: _abc.Iterable[Global___Counterfactual] | None = ...,
+        next_page_token: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        costs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["costs", b"costs", "counterfactuals", b"counterfactuals", "next_page_token", b"next_page_token", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCounterfactualsResponse: _TypeAlias = ListCounterfactualsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteJobRequest(_message.Message):
+    """DeleteJobRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    etag: _builtins.str
+    """The etag that was seen; another one is refused (ETAG_MISMATCH). Empty for whatever there is."""
+    force: _builtins.bool
+    """Cancel and delete a job that has not ended."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteJobRequest: _TypeAlias = DeleteJobRequest  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from undue.v1 import jobs_pb2 as undue_dot_v1_dot_jobs__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -60,6 +61,11 @@ class JobServiceStub:
                 request_serializer=undue_dot_v1_dot_jobs__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=undue_dot_v1_dot_jobs__pb2.Job.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/undue.v1.JobService/DeleteJob',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.ListExplanations = channel.unary_unary(
                 '/undue.v1.JobService/ListExplanations',
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ListExplanationsRequest.SerializeToString,
@@ -69,6 +75,26 @@ class JobServiceStub:
                 '/undue.v1.JobService/ListSelfInfluences',
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesRequest.SerializeToString,
                 response_deserializer=undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesResponse.FromString,
+                _registered_method=True)
+        self.ListCounterfactuals = channel.unary_unary(
+                '/undue.v1.JobService/ListCounterfactuals',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ListCounterfactualsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.ListCounterfactualsResponse.FromString,
+                _registered_method=True)
+        self.ReadExplanations = channel.unary_stream(
+                '/undue.v1.JobService/ReadExplanations',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadExplanationsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.Explanation.FromString,
+                _registered_method=True)
+        self.ReadSelfInfluences = channel.unary_stream(
+                '/undue.v1.JobService/ReadSelfInfluences',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadSelfInfluencesRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.ScoredExample.FromString,
+                _registered_method=True)
+        self.ReadCounterfactuals = channel.unary_stream(
+                '/undue.v1.JobService/ReadCounterfactuals',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.Counterfactual.FromString,
                 _registered_method=True)
         self.ReadScores = channel.unary_stream(
                 '/undue.v1.JobService/ReadScores',
@@ -82,7 +108,7 @@ class JobServiceServicer:
     """
 
     def CreateJob(self, request, context):
-        """CreateJob queues a job.
+        """CreateJob queues a job, or only checks it and says what it would take (`validate_only`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +142,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteJob(self, request, context):
+        """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListExplanations(self, request, context):
         """ListExplanations pages through the result of an influence job, in the order of its rows.
         """
@@ -125,6 +158,34 @@ class JobServiceServicer:
 
     def ListSelfInfluences(self, request, context):
         """ListSelfInfluences pages through the result of a self-influence job, most self-influential first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCounterfactuals(self, request, context):
+        """ListCounterfactuals pages through the result of a retrain job, in the order of its `without`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadExplanations(self, request, context):
+        """ReadExplanations sends the result of an influence job, in the order of its rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadSelfInfluences(self, request, context):
+        """ReadSelfInfluences sends the result of a self-influence job, most self-influential first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadCounterfactuals(self, request, context):
+        """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +226,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=undue_dot_v1_dot_jobs__pb2.WatchJobRequest.FromString,
                     response_serializer=undue_dot_v1_dot_jobs__pb2.Job.SerializeToString,
             ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.DeleteJobRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
             'ListExplanations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListExplanations,
                     request_deserializer=undue_dot_v1_dot_jobs__pb2.ListExplanationsRequest.FromString,
@@ -174,6 +240,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListSelfInfluences,
                     request_deserializer=undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesRequest.FromString,
                     response_serializer=undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesResponse.SerializeToString,
+            ),
+            'ListCounterfactuals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCounterfactuals,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ListCounterfactualsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.ListCounterfactualsResponse.SerializeToString,
+            ),
+            'ReadExplanations': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadExplanations,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadExplanationsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.Explanation.SerializeToString,
+            ),
+            'ReadSelfInfluences': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSelfInfluences,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadSelfInfluencesRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.ScoredExample.SerializeToString,
+            ),
+            'ReadCounterfactuals': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadCounterfactuals,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.Counterfactual.SerializeToString,
             ),
             'ReadScores': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadScores,
@@ -328,6 +414,33 @@ class JobService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/undue.v1.JobService/DeleteJob',
+            undue_dot_v1_dot_jobs__pb2.DeleteJobRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListExplanations(request,
             target,
             options=(),
@@ -371,6 +484,114 @@ class JobService:
             '/undue.v1.JobService/ListSelfInfluences',
             undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesRequest.SerializeToString,
             undue_dot_v1_dot_jobs__pb2.ListSelfInfluencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCounterfactuals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/undue.v1.JobService/ListCounterfactuals',
+            undue_dot_v1_dot_jobs__pb2.ListCounterfactualsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.ListCounterfactualsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadExplanations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadExplanations',
+            undue_dot_v1_dot_jobs__pb2.ReadExplanationsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSelfInfluences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadSelfInfluences',
+            undue_dot_v1_dot_jobs__pb2.ReadSelfInfluencesRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.ScoredExample.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCounterfactuals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadCounterfactuals',
+            undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.Counterfactual.FromString,
             options,
             channel_credentials,
             insecure,

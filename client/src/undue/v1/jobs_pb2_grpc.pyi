@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from undue.v1 import jobs_pb2 as _jobs_pb2
 import abc as _abc_1
@@ -34,7 +35,7 @@ class JobServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobRequest, _jobs_pb2.Job]
-    """CreateJob queues a job."""
+    """CreateJob queues a job, or only checks it and says what it would take (`validate_only`)."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.Job]
     """GetJob returns a job as it stands."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
@@ -43,10 +44,20 @@ class JobServiceStub:
     """CancelJob stops a job; on a job that has ended it changes nothing."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]
     """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _empty_pb2.Empty]
+    """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first."""
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListExplanationsRequest, _jobs_pb2.ListExplanationsResponse]
     """ListExplanations pages through the result of an influence job, in the order of its rows."""
     ListSelfInfluences: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListSelfInfluencesRequest, _jobs_pb2.ListSelfInfluencesResponse]
     """ListSelfInfluences pages through the result of a self-influence job, most self-influential first."""
+    ListCounterfactuals: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListCounterfactualsRequest, _jobs_pb2.ListCounterfactualsResponse]
+    """ListCounterfactuals pages through the result of a retrain job, in the order of its `without`."""
+    ReadExplanations: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadExplanationsRequest, _jobs_pb2.Explanation]
+    """ReadExplanations sends the result of an influence job, in the order of its rows."""
+    ReadSelfInfluences: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadSelfInfluencesRequest, _jobs_pb2.ScoredExample]
+    """ReadSelfInfluences sends the result of a self-influence job, most self-influential first."""
+    ReadCounterfactuals: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadCounterfactualsRequest, _jobs_pb2.Counterfactual]
+    """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -56,7 +67,7 @@ class JobServiceAsyncStub(JobServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
-    """CreateJob queues a job."""
+    """CreateJob queues a job, or only checks it and says what it would take (`validate_only`)."""
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """GetJob returns a job as it stands."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -65,10 +76,20 @@ class JobServiceAsyncStub(JobServiceStub):
     """CancelJob stops a job; on a job that has ended it changes nothing."""
     WatchJob: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first."""
     ListExplanations: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListExplanationsRequest, _jobs_pb2.ListExplanationsResponse]  # type: ignore[assignment]
     """ListExplanations pages through the result of an influence job, in the order of its rows."""
     ListSelfInfluences: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListSelfInfluencesRequest, _jobs_pb2.ListSelfInfluencesResponse]  # type: ignore[assignment]
     """ListSelfInfluences pages through the result of a self-influence job, most self-influential first."""
+    ListCounterfactuals: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListCounterfactualsRequest, _jobs_pb2.ListCounterfactualsResponse]  # type: ignore[assignment]
+    """ListCounterfactuals pages through the result of a retrain job, in the order of its `without`."""
+    ReadExplanations: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadExplanationsRequest, _jobs_pb2.Explanation]  # type: ignore[assignment]
+    """ReadExplanations sends the result of an influence job, in the order of its rows."""
+    ReadSelfInfluences: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadSelfInfluencesRequest, _jobs_pb2.ScoredExample]  # type: ignore[assignment]
+    """ReadSelfInfluences sends the result of a self-influence job, most self-influential first."""
+    ReadCounterfactuals: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadCounterfactualsRequest, _jobs_pb2.Counterfactual]  # type: ignore[assignment]
+    """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -81,7 +102,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.Job, _abc.Awaitable[_jobs_pb2.Job]]:
-        """CreateJob queues a job."""
+        """CreateJob queues a job, or only checks it and says what it would take (`validate_only`)."""
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -116,6 +137,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
 
     @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _jobs_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first."""
+
+    @_abc_1.abstractmethod
     def ListExplanations(
         self,
         request: _jobs_pb2.ListExplanationsRequest,
@@ -130,6 +159,38 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListSelfInfluencesResponse, _abc.Awaitable[_jobs_pb2.ListSelfInfluencesResponse]]:
         """ListSelfInfluences pages through the result of a self-influence job, most self-influential first."""
+
+    @_abc_1.abstractmethod
+    def ListCounterfactuals(
+        self,
+        request: _jobs_pb2.ListCounterfactualsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListCounterfactualsResponse, _abc.Awaitable[_jobs_pb2.ListCounterfactualsResponse]]:
+        """ListCounterfactuals pages through the result of a retrain job, in the order of its `without`."""
+
+    @_abc_1.abstractmethod
+    def ReadExplanations(
+        self,
+        request: _jobs_pb2.ReadExplanationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Explanation], _abc.AsyncIterator[_jobs_pb2.Explanation]]:
+        """ReadExplanations sends the result of an influence job, in the order of its rows."""
+
+    @_abc_1.abstractmethod
+    def ReadSelfInfluences(
+        self,
+        request: _jobs_pb2.ReadSelfInfluencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.ScoredExample], _abc.AsyncIterator[_jobs_pb2.ScoredExample]]:
+        """ReadSelfInfluences sends the result of a self-influence job, most self-influential first."""
+
+    @_abc_1.abstractmethod
+    def ReadCounterfactuals(
+        self,
+        request: _jobs_pb2.ReadCounterfactualsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Counterfactual], _abc.AsyncIterator[_jobs_pb2.Counterfactual]]:
+        """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
 
     @_abc_1.abstractmethod
     def ReadScores(

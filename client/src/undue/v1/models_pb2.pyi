@@ -90,6 +90,7 @@ class Model(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{version}`."""
     format: Global___Model.Format.ValueType
@@ -104,6 +105,8 @@ class Model(_message.Message):
     """State."""
     validation_job: _builtins.str
     """The job that validates it."""
+    etag: _builtins.str
+    """Changes whenever the version does: send it back to act on what was seen only (AIP-154)."""
     @_builtins.property
     def objective(self) -> Global___Objective:
         """What the weights minimise."""
@@ -139,10 +142,11 @@ class Model(_message.Message):
         report: Global___ModelReport | None = ...,
         error: _status_pb2.Status | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "objective", b"objective", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "etag", b"etag", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,3 +480,33 @@ class ListModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteModelRequest(_message.Message):
+    """DeleteModelRequest names what goes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`models/{model}/versions/{version}` for one version, `models/{model}` for all of them."""
+    etag: _builtins.str
+    """The etag that was seen; another one is refused (ETAG_MISMATCH). Empty for whatever there is."""
+    force: _builtins.bool
+    """Delete it although others name it. Jobs that need it and have not ended are cancelled; what has ended stays."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteModelRequest: _TypeAlias = DeleteModelRequest  # noqa: Y015

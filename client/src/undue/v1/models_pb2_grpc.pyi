@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from undue.v1 import models_pb2 as _models_pb2
 import abc as _abc_1
@@ -39,6 +40,8 @@ class ModelServiceStub:
     """GetModel returns one version; `models/{model}` alone means the newest."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
     """ListModels lists versions, newest first."""
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _empty_pb2.Empty]
+    """DeleteModel removes one version, or every version where the name has none, and the bytes that nothing else uses."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -51,6 +54,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """GetModel returns one version; `models/{model}` alone means the newest."""
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists versions, newest first."""
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """DeleteModel removes one version, or every version where the name has none, and the bytes that nothing else uses."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService registers models. A version never changes once it is registered."""
@@ -78,5 +83,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]:
         """ListModels lists versions, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _models_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """DeleteModel removes one version, or every version where the name has none, and the bytes that nothing else uses."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,23 +25,27 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16undue/v1/tensors.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\"m\n\x06Tensor\x12\'\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.undue.v1.DataTypeB\x04\xe2\x41\x01\x02\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06upload\x18\x04 \x01(\tH\x00\x42\t\n\x07\x63ontent\"P\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x64type\x18\x02 \x01(\x0e\x32\x12.undue.v1.DataType\x12\x11\n\trow_shape\x18\x03 \x03(\x03\"[\n\x05Value\x12\x0f\n\x05label\x18\x01 \x01(\x03H\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\'\n\x07numbers\x18\x03 \x01(\x0b\x32\x14.undue.v1.NumberListH\x00\x42\x06\n\x04kind\"\x1c\n\nNumberList\x12\x0e\n\x06values\x18\x01 \x03(\x01*\xbc\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x06\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x07\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x08\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\t\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\n\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x0b\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x0c\x12\x12\n\x0e\x44\x41TA_TYPE_UTF8\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16undue/v1/tensors.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\"\xac\x01\n\x06Tensor\x12\x38\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.undue.v1.DataTypeB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x05\x64type\x12&\n\x05shape\x18\x02 \x03(\x03\x42\x10\xbaH\r\x92\x01\n\x08\x01\x10\x08\"\x04\"\x02(\x00R\x05shape\x12\x14\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00R\x04\x64\x61ta\x12\x18\n\x06upload\x18\x04 \x01(\tH\x00R\x06uploadB\x10\n\x07\x63ontent\x12\x05\xbaH\x02\x08\x01\"g\n\nTensorSpec\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x12.undue.v1.DataTypeR\x05\x64type\x12\x1b\n\trow_shape\x18\x03 \x03(\x03R\x08rowShape\"s\n\x05Value\x12\x16\n\x05label\x18\x01 \x01(\x03H\x00R\x05label\x12\x18\n\x06number\x18\x02 \x01(\x01H\x00R\x06number\x12\x30\n\x07numbers\x18\x03 \x01(\x0b\x32\x14.undue.v1.NumberListH\x00R\x07numbersB\x06\n\x04kind\"$\n\nNumberList\x12\x16\n\x06values\x18\x01 \x03(\x01R\x06values*\xbc\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x03\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x04\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x05\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x06\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x07\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x08\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\t\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\n\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x0b\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x0c\x12\x12\n\x0e\x44\x41TA_TYPE_UTF8\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'undue.v1.tensors_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TENSOR'].oneofs_by_name['content']._loaded_options = None
+  _globals['_TENSOR'].oneofs_by_name['content']._serialized_options = b'\272H\002\010\001'
   _globals['_TENSOR'].fields_by_name['dtype']._loaded_options = None
-  _globals['_TENSOR'].fields_by_name['dtype']._serialized_options = b'\342A\001\002'
-  _globals['_DATATYPE']._serialized_start=386
-  _globals['_DATATYPE']._serialized_end=702
-  _globals['_TENSOR']._serialized_start=69
-  _globals['_TENSOR']._serialized_end=178
-  _globals['_TENSORSPEC']._serialized_start=180
-  _globals['_TENSORSPEC']._serialized_end=260
-  _globals['_VALUE']._serialized_start=262
-  _globals['_VALUE']._serialized_end=353
-  _globals['_NUMBERLIST']._serialized_start=355
-  _globals['_NUMBERLIST']._serialized_end=383
+  _globals['_TENSOR'].fields_by_name['dtype']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_TENSOR'].fields_by_name['shape']._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['shape']._serialized_options = b'\272H\r\222\001\n\010\001\020\010\"\004\"\002(\000'
+  _globals['_DATATYPE']._serialized_start=505
+  _globals['_DATATYPE']._serialized_end=821
+  _globals['_TENSOR']._serialized_start=70
+  _globals['_TENSOR']._serialized_end=242
+  _globals['_TENSORSPEC']._serialized_start=244
+  _globals['_TENSORSPEC']._serialized_end=347
+  _globals['_VALUE']._serialized_start=349
+  _globals['_VALUE']._serialized_end=464
+  _globals['_NUMBERLIST']._serialized_start=466
+  _globals['_NUMBERLIST']._serialized_end=502
 # @@protoc_insertion_point(module_scope)

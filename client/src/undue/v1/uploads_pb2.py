@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16undue/v1/uploads.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x02\n\x06Upload\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x02\x12\x14\n\x06sha256\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x16.undue.v1.Upload.StateB\x04\xe2\x41\x01\x03\x12\x1c\n\x0ereceived_bytes\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02:#\xea\x41 \n\x0cundue/Upload\x12\x10uploads/{upload}\"W\n\x13\x43reateUploadRequest\x12&\n\x06upload\x18\x01 \x01(\x0b\x32\x10.undue.v1.UploadB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"P\n\x12WriteUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\"&\n\x10GetUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\xcc\x01\n\rUploadService\x12?\n\x0c\x43reateUpload\x12\x1d.undue.v1.CreateUploadRequest\x1a\x10.undue.v1.Upload\x12?\n\x0bWriteUpload\x12\x1c.undue.v1.WriteUploadRequest\x1a\x10.undue.v1.Upload(\x01\x12\x39\n\tGetUpload\x12\x1a.undue.v1.GetUploadRequest\x1a\x10.undue.v1.Uploadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16undue/v1/uploads.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\x06Upload\x12\x18\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03R\x04name\x12*\n\nsize_bytes\x18\x02 \x01(\x03\x42\x0b\xe2\x41\x01\x02\xbaH\x04\"\x02(\x00R\tsizeBytes\x12t\n\x06sha256\x18\x03 \x01(\tB\\\xe2\x41\x01\x02\xbaHU\xba\x01R\n\x06sha256\x12(must be 64 lower-case hexadecimal digits\x1a\x1ethis.matches(\'^[0-9a-f]{64}$\')R\x06sha256\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32\x16.undue.v1.Upload.StateB\x04\xe2\x41\x01\x03R\x05state\x12+\n\x0ereceived_bytes\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03R\rreceivedBytes\x12\x41\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_OPEN\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02:#\xea\x41 \n\x0cundue/Upload\x12\x10uploads/{upload}\"{\n\x13\x43reateUploadRequest\x12\x34\n\x06upload\x18\x01 \x01(\x0b\x32\x10.undue.v1.UploadB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x06upload\x12.\n\nrequest_id\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"~\n\x12WriteUploadRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x06offset\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\x12\x1f\n\x06sha256\x18\x04 \x01(\x0c\x42\x07\xbaH\x04z\x02h R\x06sha256\"2\n\x10GetUploadRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04name2\xcc\x01\n\rUploadService\x12?\n\x0c\x43reateUpload\x12\x1d.undue.v1.CreateUploadRequest\x1a\x10.undue.v1.Upload\x12?\n\x0bWriteUpload\x12\x1c.undue.v1.WriteUploadRequest\x1a\x10.undue.v1.Upload(\x01\x12\x39\n\tGetUpload\x12\x1a.undue.v1.GetUploadRequest\x1a\x10.undue.v1.Uploadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOAD'].fields_by_name['name']._loaded_options = None
   _globals['_UPLOAD'].fields_by_name['name']._serialized_options = b'\342A\001\003'
   _globals['_UPLOAD'].fields_by_name['size_bytes']._loaded_options = None
-  _globals['_UPLOAD'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOAD'].fields_by_name['size_bytes']._serialized_options = b'\342A\001\002\272H\004\"\002(\000'
   _globals['_UPLOAD'].fields_by_name['sha256']._loaded_options = None
-  _globals['_UPLOAD'].fields_by_name['sha256']._serialized_options = b'\342A\001\002'
+  _globals['_UPLOAD'].fields_by_name['sha256']._serialized_options = b'\342A\001\002\272HU\272\001R\n\006sha256\022(must be 64 lower-case hexadecimal digits\032\036this.matches(\'^[0-9a-f]{64}$\')'
   _globals['_UPLOAD'].fields_by_name['state']._loaded_options = None
   _globals['_UPLOAD'].fields_by_name['state']._serialized_options = b'\342A\001\003'
   _globals['_UPLOAD'].fields_by_name['received_bytes']._loaded_options = None
@@ -49,21 +49,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOAD']._loaded_options = None
   _globals['_UPLOAD']._serialized_options = b'\352A \n\014undue/Upload\022\020uploads/{upload}'
   _globals['_CREATEUPLOADREQUEST'].fields_by_name['upload']._loaded_options = None
-  _globals['_CREATEUPLOADREQUEST'].fields_by_name['upload']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEUPLOADREQUEST'].fields_by_name['upload']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_CREATEUPLOADREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEUPLOADREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEUPLOADREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\010r\003\260\001\001\330\001\001'
+  _globals['_WRITEUPLOADREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_WRITEUPLOADREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_WRITEUPLOADREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_WRITEUPLOADREQUEST'].fields_by_name['sha256']._serialized_options = b'\272H\004z\002h '
   _globals['_GETUPLOADREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETUPLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_GETUPLOADREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_UPLOAD']._serialized_start=130
-  _globals['_UPLOAD']._serialized_end=441
-  _globals['_UPLOAD_STATE']._serialized_start=338
-  _globals['_UPLOAD_STATE']._serialized_end=404
-  _globals['_CREATEUPLOADREQUEST']._serialized_start=443
-  _globals['_CREATEUPLOADREQUEST']._serialized_end=530
-  _globals['_WRITEUPLOADREQUEST']._serialized_start=532
-  _globals['_WRITEUPLOADREQUEST']._serialized_end=612
-  _globals['_GETUPLOADREQUEST']._serialized_start=614
-  _globals['_GETUPLOADREQUEST']._serialized_end=652
-  _globals['_UPLOADSERVICE']._serialized_start=655
-  _globals['_UPLOADSERVICE']._serialized_end=859
+  _globals['_UPLOAD']._serialized_end=595
+  _globals['_UPLOAD_STATE']._serialized_start=492
+  _globals['_UPLOAD_STATE']._serialized_end=558
+  _globals['_CREATEUPLOADREQUEST']._serialized_start=597
+  _globals['_CREATEUPLOADREQUEST']._serialized_end=720
+  _globals['_WRITEUPLOADREQUEST']._serialized_start=722
+  _globals['_WRITEUPLOADREQUEST']._serialized_end=848
+  _globals['_GETUPLOADREQUEST']._serialized_start=850
+  _globals['_GETUPLOADREQUEST']._serialized_end=900
+  _globals['_UPLOADSERVICE']._serialized_start=903
+  _globals['_UPLOADSERVICE']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)

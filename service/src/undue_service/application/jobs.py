@@ -8,7 +8,7 @@ from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Influence, SelfInfluence
+from undue_service.domain.specs import Influence, RequestedJob, SelfInfluence
 
 from .changes import Changes, wait
 from .ports import Clock, JobStore, Metrics, Page
@@ -27,9 +27,7 @@ class Jobs:
         self._metrics = metrics
         self._clock = clock
 
-    def create(
-        self, tenant: str, spec: Influence | SelfInfluence, timeout_seconds: float, request: RequestKey | None
-    ) -> Job:
+    def create(self, tenant: str, spec: RequestedJob, timeout_seconds: float, request: RequestKey | None) -> Job:
         """Queue a job over resources that are ready; their versions are settled now.
 
         Raises:
@@ -44,7 +42,7 @@ class Jobs:
             made.append(Job(tenant, new_token(), self._settled(tenant, spec), self._clock.now(), timeout_seconds))
             return made[0]
 
-        self_influence_spec(spec.method) if isinstance(spec, SelfInfluence) else method_spec(spec.method)
+        _check_method(spec)
         job = self._store.add(tenant, make, request)
         if made:
             self._metrics.job_submitted(spec.kind)
@@ -94,7 +92,7 @@ class Jobs:
                 seen = job
                 await wait(event)
 
-    def _settled(self, tenant: str, spec: Influence | SelfInfluence) -> Influence | SelfInfluence:
+    def _settled(self, tenant: str, spec: RequestedJob) -> RequestedJob:
         """Return the spec with the versions that it means today."""
         field = f"job.{spec.kind}"
         settled = replace(
@@ -102,9 +100,17 @@ class Jobs:
             model=self._registrations.get(tenant, "models", f"{field}.model", spec.model).ready().name,
             train=self._dataset(tenant, f"{field}.train", spec.train).name,
         )
-        if isinstance(settled, Influence):
-            return replace(settled, test=self._dataset(tenant, f"{field}.test", settled.test).name)
-        return settled
+        if isinstance(settled, SelfInfluence):
+            return settled
+        return replace(settled, test=self._dataset(tenant, f"{field}.test", settled.test).name)
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.get(tenant, "datasets", field, name).ready()
+
+
+def _check_method(spec: RequestedJob) -> None:
+    match spec:
+        case SelfInfluence(method=method):
+            self_influence_spec(method)
+        case Influence(method=method):
+            method_spec(method)

@@ -16,10 +16,20 @@ from undue_service.domain.specs import (
     ModelReport,
     ModelSpec,
     ModelValidation,
+    Retrain,
+    RowsReport,
     SelfInfluence,
     TaskResult,
 )
-from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
+from undue_service.domain.tasks import (
+    DatasetTask,
+    InfluenceTask,
+    ModelTask,
+    RetrainTask,
+    RowsTask,
+    SelfInfluenceTask,
+    Task,
+)
 
 from .ports import ArtifactStore, RunnerLostError, Staging, Work
 from .registration import Registrations
@@ -29,6 +39,8 @@ _EXPECTED: Mapping[type, tuple[type, frozenset[str], frozenset[str]]] = {
     ModelTask: (ModelReport, frozenset(), frozenset()),
     InfluenceTask: (InfluenceReport, frozenset({"explanations"}), frozenset({"scores"})),
     SelfInfluenceTask: (InfluenceReport, frozenset({"self_influences"}), frozenset()),
+    RetrainTask: (InfluenceReport, frozenset({"counterfactuals"}), frozenset()),
+    RowsTask: (RowsReport, frozenset({"rows"}), frozenset()),
 }
 """Task to the report that it ends with, the files that it must leave, and those that it may leave."""
 
@@ -93,6 +105,13 @@ class Planner:
                 found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
                 needed = (model.digest, *sources[0].digests(), *sources[1].digests())
                 return InfluenceTask(spec, model, *sources, found), needed
+            case Retrain() as spec:
+                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
+                train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
+                model, sources = _model(registered), (_source(train), _source(test))
+                found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
+                needed = (model.digest, *sources[0].digests(), *sources[1].digests())
+                return RetrainTask(spec, model, *sources, found), needed
             case SelfInfluence() as spec:
                 registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
                 train = self._dataset(job, spec.train)

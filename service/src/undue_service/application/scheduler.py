@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, ResourceExhausted, Unavailable
 from undue_service.domain.jobs import Job, Lease, Progress
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.specs import RowsReport, TaskResult
 
 from .changes import Changes
 from .planning import Planner
@@ -106,8 +106,9 @@ class Scheduler:
             result, kept = await self._supervised(lease, work)
         finally:
             await asyncio.to_thread(self._planner.discard, work)
-        now = self._clock.now()
-        await self._end(lease, lambda job: job.succeed(now, result.report, kept))
+        now, report = self._clock.now(), result.report
+        assert not isinstance(report, RowsReport)  # noqa: S101  the planner has compared it with the task
+        await self._end(lease, lambda job: job.succeed(now, report, kept))
         log.info("job succeeded", extra={"job": job.name})
 
     async def _supervised(self, lease: Lease, work: Work) -> tuple[TaskResult, dict[str, str]]:

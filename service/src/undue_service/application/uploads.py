@@ -30,13 +30,9 @@ class Uploads:
         """Declare a file; one whose bytes this tenant has already is finished at once.
 
         Raises:
-            InvalidArgument: the digest is not a sha256 or the size is negative.
+            InvalidArgument: the size is not that of the bytes that are here.
             ResourceExhausted: UPLOAD_TOO_LARGE.
         """
-        if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-            raise InvalidArgument.at("upload.sha256", "must be 64 lower-case hexadecimal digits")
-        if size < 0:
-            raise InvalidArgument.at("upload.size_bytes", "must not be negative")
         if size > self.max_bytes:
             text = (
                 f"{size:,} bytes are more than the {self.max_bytes:,} that this service takes (UNDUE_MAX_UPLOAD_BYTES)"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ArraysSource, DatasetReport, DataSource, FileSource
+from undue_service.domain.specs import ArraysSource, DatasetReport, DataSource, FileSource, UploadedFile
 
 from .arrays import open_arrays
 from .checks import FiniteCheck, UniqueIds, WeightCheck
@@ -30,10 +30,10 @@ def open_source(source: DataSource, resolve: Callable[[str], Path]) -> DatasetSo
     match source:
         case ArraysSource():
             return open_arrays(source, resolve)
-        case FileSource(format="npz"):
-            return open_npz(resolve(source.digest), source.schema)
-        case FileSource(format="parquet"):
-            return ParquetSource(resolve(source.digest), source.schema)
+        case FileSource(format="npz", files=(UploadedFile(digest=digest),)):
+            return open_npz(resolve(digest), source.schema)
+        case FileSource(format="parquet", files=(UploadedFile(digest=digest),)):
+            return ParquetSource(resolve(digest), source.schema)
     raise malformed(f"{source.format!r} is no format that is read: npz, parquet")
 
 

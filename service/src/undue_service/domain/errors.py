@@ -32,6 +32,10 @@ class Reason(StrEnum):
     RESOURCE_NOT_FOUND = "RESOURCE_NOT_FOUND"
     RESOURCE_NOT_READY = "RESOURCE_NOT_READY"
     METHOD_UNKNOWN = "METHOD_UNKNOWN"
+    RESOURCE_IN_USE = "RESOURCE_IN_USE"
+    ETAG_MISMATCH = "ETAG_MISMATCH"
+    REQUEST_MALFORMED = "REQUEST_MALFORMED"
+    RPC_UNKNOWN = "RPC_UNKNOWN"
     # uploads
     UPLOAD_TOO_LARGE = "UPLOAD_TOO_LARGE"
     UPLOAD_INCOMPLETE = "UPLOAD_INCOMPLETE"
@@ -54,6 +58,9 @@ class Reason(StrEnum):
     ROWS_MISMATCH = "ROWS_MISMATCH"
     NON_FINITE_DATA = "NON_FINITE_DATA"
     DUPLICATE_ID = "DUPLICATE_ID"
+    URI_REFUSED = "URI_REFUSED"
+    URI_NOT_FOUND = "URI_NOT_FOUND"
+    DATASET_CHANGED = "DATASET_CHANGED"
     # a model against its data
     INPUT_MISMATCH = "INPUT_MISMATCH"
     TARGET_MISMATCH = "TARGET_MISMATCH"
@@ -67,6 +74,7 @@ class Reason(StrEnum):
     TOO_MANY_PARAMETERS = "TOO_MANY_PARAMETERS"
     NON_FINITE_RESULT = "NON_FINITE_RESULT"
     LEVERAGE_UNAVAILABLE = "LEVERAGE_UNAVAILABLE"
+    RETRAIN_UNSUPPORTED = "RETRAIN_UNSUPPORTED"
     # jobs and runners
     JOB_CANCELLED = "JOB_CANCELLED"
     JOB_DEADLINE = "JOB_DEADLINE"
@@ -91,6 +99,7 @@ class FieldViolation:
 
     field: str
     description: str
+    reason: Reason = Reason.INVALID_FIELD
 
 
 class Error(Exception):
@@ -124,7 +133,7 @@ class InvalidArgument(Error):
     @classmethod
     def at(cls, field: str, description: str, reason: Reason = Reason.INVALID_FIELD) -> "InvalidArgument":
         """Return the error for one wrong field, by its path in the request."""
-        return cls(reason, f"{field}: {description}", violations=(FieldViolation(field, description),))
+        return cls(reason, f"{field}: {description}", violations=(FieldViolation(field, description, reason),))
 
 
 class NotFound(Error):

@@ -50,12 +50,27 @@ class ArraysSource:
     targets: TensorRef | None = None
     ids: TensorRef | None = None
     weights: TensorRef | None = None
+    groups: dict[str, TensorRef] = field(default_factory=dict)
+    """Name to strings or integers by which rows are told apart."""
     kind: Literal["arrays"] = "arrays"
 
     def digests(self) -> tuple[str, ...]:
         """Return the artifacts that this source is made of."""
         optional = (self.targets, self.ids, self.weights)
-        return tuple(ref.digest for ref in (*self.inputs.values(), *optional) if ref is not None)
+        return tuple(ref.digest for ref in (*self.inputs.values(), *self.groups.values(), *optional) if ref is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """(x · scale − mean) / std in float32, in another shape of row."""
+
+    row_shape: tuple[int, ...] = ()
+    """None keeps the shape."""
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    """One number, or one for each entry of the row's first axis; none means 0."""
+    std: tuple[float, ...] = ()
+    """As mean; none means 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +82,48 @@ class SchemaSpec:
     target: str | None = None
     id: str | None = None
     weight: str | None = None
+    groups: tuple[str, ...] = ()
+    """Columns of strings or integers by which rows are told apart."""
+    transforms: dict[str, TransformSpec] = field(default_factory=dict)
+    """Input name to what is done to its values."""
+
+
+FileFormat = Literal["npz", "parquet", "csv", "idx", "image_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """A file of a data set that is an artifact."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFile:
+    """A file of a data set that is read where it lies."""
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
+    """Size and time of the last change when it was registered: another one is another file."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A data set in one uploaded file."""
+    """A data set in files."""
 
-    format: Literal["npz", "parquet"]
-    digest: str
+    format: FileFormat
+    files: tuple[UploadedFile | LocatedFile, ...]
     schema: SchemaSpec
+    uri: str | None = None
+    """What was asked for, where the files are read where they lie."""
     kind: Literal["file"] = "file"
 
     def digests(self) -> tuple[str, ...]:
         """Return the artifacts that this source is made of."""
-        return (self.digest,)
+        return tuple(file.digest for file in self.files if isinstance(file, UploadedFile))
 
 
 DataSource = ArraysSource | FileSource
@@ -138,6 +181,8 @@ class Influence:
     """Relative residual at which an iterative solver stops; None is its own."""
     max_iterations: int | None = None
     """Of one solve; None is the solver's own limit."""
+    aggregate: Literal["mean"] | None = None
+    """None explains each row by itself; "mean" the mean of the rows' costs."""
     kind: Literal["influence"] = "influence"
 
 
@@ -157,7 +202,28 @@ class SelfInfluence:
     kind: Literal["self_influence"] = "self_influence"
 
 
-JobSpec = ModelValidation | DatasetValidation | Influence | SelfInfluence
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """Job: measure what changes when training rows are removed, by fitting the model again without them."""
+
+    model: str
+    train: str
+    test: str
+    without: tuple[tuple[int, ...], ...]
+    """One fit for each: the training rows that it goes without."""
+    rows: tuple[int, ...] = ()
+    """Test rows; none means all."""
+    measurement: Measurement = "loss"
+    tolerance: float | None = None
+    """‖∇R‖ at which a fit has converged; None is 1e-10."""
+    max_iterations: int | None = None
+    """Of one fit; None is 100."""
+    kind: Literal["retrain"] = "retrain"
+
+
+RequestedJob = Influence | SelfInfluence | Retrain
+"""What CreateJob queues; validations come with what they validate."""
+JobSpec = ModelValidation | DatasetValidation | RequestedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +237,15 @@ class ColumnSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSchema:
+    """A column by whose values rows are told apart."""
+
+    name: str
+    values: int
+    """How many different ones it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetReport:
     """What validation found in a data set."""
 
@@ -181,6 +256,11 @@ class DatasetReport:
     has_weights: bool
     digest: str
     """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+    groups: tuple[GroupSchema, ...] = ()
+    classes: tuple[str, ...] = ()
+    """What the labels 0, 1, … stand for, where the files say so."""
+    files: tuple[str, ...] = ()
+    """Names of the files that were read, in their order."""
     kind: Literal["dataset_report"] = "dataset_report"
 
 
@@ -224,6 +304,8 @@ class ModelReport:
     parity_rows: int
     stationarity: Stationarity | None
     warnings: tuple[str, ...]
+    row_seconds: float | None = None
+    """Time of one training row's loss and gradient, measured on the sample; None without one."""
     kind: Literal["model_report"] = "model_report"
 
 
@@ -256,12 +338,20 @@ class Diagnostics:
 
 @dataclass(frozen=True, slots=True)
 class InfluenceReport:
-    """What an influence or self-influence job leaves: diagnostics beside its result artifacts."""
+    """What a job that scores or measures leaves: diagnostics beside its result artifacts."""
 
     diagnostics: Diagnostics
     rows: int
     train_rows: int
     kind: Literal["influence_report"] = "influence_report"
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReport:
+    """What reading some rows leaves beside the file that holds them."""
+
+    rows: int
+    kind: Literal["rows_report"] = "rows_report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,5 +366,5 @@ class Produced:
 class TaskResult:
     """What a finished task hands back."""
 
-    report: ModelReport | DatasetReport | InfluenceReport
+    report: ModelReport | DatasetReport | InfluenceReport | RowsReport
     files: tuple[Produced, ...] = field(default=())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .specs import DataSource, Influence, ModelSpec, SelfInfluence
+from .specs import DataSource, Influence, ModelSpec, Retrain, SelfInfluence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,25 @@ class SelfInfluenceTask:
     kind: Literal["self_influence"] = "self_influence"
 
 
-Task = ModelTask | DatasetTask | InfluenceTask | SelfInfluenceTask
+@dataclass(frozen=True, slots=True)
+class RetrainTask:
+    """Measure what changes when training rows are removed."""
+
+    spec: Retrain
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["retrain"] = "retrain"
+
+
+@dataclass(frozen=True, slots=True)
+class RowsTask:
+    """Read some rows of a data set."""
+
+    source: DataSource
+    rows: tuple[int, ...]
+    kind: Literal["rows"] = "rows"
+
+
+Task = ModelTask | DatasetTask | InfluenceTask | SelfInfluenceTask | RetrainTask | RowsTask

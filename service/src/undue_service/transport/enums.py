@@ -38,7 +38,13 @@ class Words(Generic[D]):
 
 FORMATS: Words[str] = Words({models_pb2.Model.FORMAT_ONNX: "onnx", models_pb2.Model.FORMAT_PT2: "pt2"})
 FILE_FORMATS: Words[str] = Words(
-    {datasets_pb2.FileSource.FORMAT_NPZ: "npz", datasets_pb2.FileSource.FORMAT_PARQUET: "parquet"}
+    {
+        datasets_pb2.FileSource.FORMAT_NPZ: "npz",
+        datasets_pb2.FileSource.FORMAT_PARQUET: "parquet",
+        datasets_pb2.FileSource.FORMAT_CSV: "csv",
+        datasets_pb2.FileSource.FORMAT_IDX: "idx",
+        datasets_pb2.FileSource.FORMAT_IMAGE_FOLDER: "image_folder",
+    }
 )
 LOSSES: Words[str] = Words(
     {

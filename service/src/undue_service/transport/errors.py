@@ -25,9 +25,7 @@ def to_status(error: Error, request_id: str = "") -> status_pb2.Status:
     details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
     if error.violations:
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(
-                field=one.field, description=one.description, reason=error.reason
-            )
+            error_details_pb2.BadRequest.FieldViolation(field=one.field, description=one.description, reason=one.reason)
             for one in error.violations
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
@@ -51,7 +49,7 @@ def to_trailer(error: Error, request_id: str) -> tuple[str, bytes]:
         _cut(error.message, 1500),
         metadata={_cut(key, 60): _cut(value, 200) for key, value in list(error.metadata.items())[:8]},
         violations=tuple(
-            FieldViolation(_cut(one.field, 200), _cut(one.description, 300)) for one in error.violations[:4]
+            FieldViolation(_cut(one.field, 200), _cut(one.description, 300), one.reason) for one in error.violations[:4]
         ),
     )
     return short.message, to_status(short, request_id).SerializeToString()

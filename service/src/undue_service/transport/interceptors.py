@@ -1,4 +1,4 @@
-"""What happens around every call: a request id, a log line, and errors that become statuses."""
+"""What happens around every call: a request id, the rules of proto/, a log line, and errors that become statuses."""
 
 import asyncio
 import logging
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from undue_service.application.ports import Metrics
-from undue_service.domain.errors import Error, Internal, Reason
+from undue_service.domain.errors import Error, Internal, InvalidArgument, Reason
 
 from .errors import STATUS_CODES, STATUS_DETAILS, to_trailer
+from .validation import check
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +47,62 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         identity = (
             str(given) if 0 < len(str(given)) <= 64 and str(given).replace("-", "").isalnum() else secrets.token_hex(8)
         )
+        deserializer = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
             inner: Any = handler.unary_stream
 
             async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
                 async with _Call(method, "server_stream", identity, context, self._metrics):
+                    _check(request)
                     async for response in inner(request, context):
                         yield response
 
-            return grpc.unary_stream_rpc_method_handler(
-                stream, handler.request_deserializer, handler.response_serializer
-            )
-        kind = "client_stream" if handler.request_streaming else "unary"
-        inner_unary: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            return grpc.unary_stream_rpc_method_handler(stream, deserializer, handler.response_serializer)
+        if handler.request_streaming:
+            inner_stream: Any = handler.stream_unary
+
+            async def upload(requests: AsyncIterator[Any], context: "Context") -> Any:
+                async with _Call(method, "client_stream", identity, context, self._metrics):
+                    return await inner_stream(_checked(requests), context)
+
+            return grpc.stream_unary_rpc_method_handler(upload, deserializer, handler.response_serializer)
+        inner_unary: Any = handler.unary_unary
 
         async def unary(request: Any, context: "Context") -> Any:
-            async with _Call(method, kind, identity, context, self._metrics):
+            async with _Call(method, "unary", identity, context, self._metrics):
+                _check(request)
                 return await inner_unary(request, context)
 
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(unary, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(unary, deserializer, handler.response_serializer)
+
+
+class _Malformed:
+    """Stands for a request whose bytes do not parse, so that its error is one of ours."""
+
+
+def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    assert deserializer is not None  # noqa: S101  every method of ours takes a message
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            return _Malformed()
+
+    return deserialize
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        text = "the bytes of the request are not the message that the method takes: compare the versions of the stubs"
+        raise InvalidArgument(Reason.REQUEST_MALFORMED, text)
+    check(request)
+
+
+async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _check(request)
+        yield request
 
 
 class _Call:

@@ -13,7 +13,7 @@ from undue_service.application.ports import PoolStatus
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.resources import Registration, Upload
-from undue_service.domain.results import Explanation, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, ScoredExample, Value
 from undue_service.domain.specs import (
     ArraysSource,
     ColumnSchema,
@@ -27,6 +27,7 @@ from undue_service.domain.specs import (
     ModelSpec,
     ModelValidation,
     ObjectiveSpec,
+    Retrain,
     SelfInfluence,
     Stationarity,
     TensorRef,
@@ -104,8 +105,11 @@ def dataset(value: Registration) -> datasets_pb2.Dataset:
                 ref = getattr(arrays, part)
                 if ref is not None:
                     getattr(message.arrays, part).CopyFrom(_tensor(ref))
-        case FileSource(format=kind, schema=schema):
+        case FileSource(format=kind, files=files, schema=schema, uri=uri):
             message.file.format = FILE_FORMATS.to_proto(kind)
+            message.file.uri = uri or ""
+            for file in files:
+                message.file.files.add().name = file.name
             for name, columns in schema.inputs.items():
                 message.file.schema.inputs[name].columns.extend(columns)
             message.file.schema.target = schema.target or ""
@@ -150,6 +154,9 @@ def dataset_report(value: DatasetReport) -> datasets_pb2.DatasetReport:
         has_ids=value.has_ids,
         has_weights=value.has_weights,
         digest=value.digest,
+        groups=[datasets_pb2.Group(name=one.name, values=one.values) for one in value.groups],
+        classes=value.classes,
+        files=value.files,
     )
 
 
@@ -171,10 +178,25 @@ def job(value: Job) -> jobs_pb2.Job:
     match value.spec:
         case Influence() as spec:
             measurement = MEASUREMENTS.to_proto(spec.measurement)
-            influence = jobs_pb2.InfluenceSpec(rows=spec.rows, test=spec.test, measurement=measurement, **_common(spec))
+            aggregate = jobs_pb2.AGGREGATE_MEAN if spec.aggregate else None
+            influence = jobs_pb2.InfluenceSpec(
+                rows=spec.rows, test=spec.test, measurement=measurement, aggregate=aggregate, **_common(spec)
+            )
             message.influence.CopyFrom(influence)
         case SelfInfluence() as spec:
             message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(**_common(spec)))
+        case Retrain() as spec:
+            retrain = jobs_pb2.RetrainSpec(
+                model=spec.model,
+                train=spec.train,
+                test=spec.test,
+                rows=spec.rows,
+                measurement=MEASUREMENTS.to_proto(spec.measurement),
+                without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
+                tolerance=spec.tolerance,
+                max_iterations=spec.max_iterations,
+            )
+            message.retrain.CopyFrom(retrain)
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
@@ -211,11 +233,12 @@ def explanation(value: Explanation) -> jobs_pb2.Explanation:
     return jobs_pb2.Explanation(
         row=value.row,
         id=value.id,
-        prediction=_value(value.prediction),
-        target=_value(value.target),
+        prediction=None if value.prediction is None else _value(value.prediction),
+        target=None if value.target is None else _value(value.target),
         loss=value.loss,
         helpful=[scored_example(one) for one in value.helpful],
         harmful=[scored_example(one) for one in value.harmful],
+        rows=value.rows,
     )
 
 
@@ -228,6 +251,17 @@ def scored_example(value: ScoredExample) -> jobs_pb2.ScoredExample:
         target=_value(value.target),
         prediction=_value(value.prediction),
         loss=value.loss,
+    )
+
+
+def counterfactual(value: Counterfactual) -> jobs_pb2.Counterfactual:
+    """Return what was measured without some training rows."""
+    return jobs_pb2.Counterfactual(
+        index=value.index,
+        without=value.without,
+        changes=value.changes,
+        gradient_norm=value.gradient_norm,
+        iterations=value.iterations,
     )
 
 

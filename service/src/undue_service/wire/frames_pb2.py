@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cundue/runner/v1/frames.proto\x12\x0fundue.runner.v1\":\n\x08ToRunner\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x15.undue.runner.v1.TaskH\x00\x42\x07\n\x05\x66rame\"\xea\x01\n\nFromRunner\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.undue.runner.v1.HelloH\x00\x12-\n\x08progress\x18\x02 \x01(\x0b\x32\x19.undue.runner.v1.ProgressH\x00\x12%\n\x04\x64one\x18\x03 \x01(\x0b\x32\x15.undue.runner.v1.DoneH\x00\x12+\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x18.undue.runner.v1.FailureH\x00\x12\'\n\x05\x61live\x18\x05 \x01(\x0b\x32\x16.undue.runner.v1.AliveH\x00\x42\x07\n\x05\x66rame\"s\n\x05Hello\x12\x38\n\tlibraries\x18\x01 \x03(\x0b\x32%.undue.runner.v1.Hello.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x07\n\x05\x41live\"\x9c\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x37\n\tartifacts\x18\x03 \x03(\x0b\x32$.undue.runner.v1.Task.ArtifactsEntry\x12\x0f\n\x07scratch\x18\x04 \x01(\t\x1a\x30\n\x0e\x41rtifactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\"\"\n\x04\x44one\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\x0c\"\xaf\x01\n\x07\x46\x61ilure\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x38\n\x08metadata\x18\x05 \x03(\x0b\x32&.undue.runner.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cundue/runner/v1/frames.proto\x12\x0fundue.runner.v1\"@\n\x08ToRunner\x12+\n\x04task\x18\x01 \x01(\x0b\x32\x15.undue.runner.v1.TaskH\x00R\x04taskB\x07\n\x05\x66rame\"\x91\x02\n\nFromRunner\x12.\n\x05hello\x18\x01 \x01(\x0b\x32\x16.undue.runner.v1.HelloH\x00R\x05hello\x12\x37\n\x08progress\x18\x02 \x01(\x0b\x32\x19.undue.runner.v1.ProgressH\x00R\x08progress\x12+\n\x04\x64one\x18\x03 \x01(\x0b\x32\x15.undue.runner.v1.DoneH\x00R\x04\x64one\x12\x34\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x18.undue.runner.v1.FailureH\x00R\x07\x66\x61ilure\x12.\n\x05\x61live\x18\x05 \x01(\x0b\x32\x16.undue.runner.v1.AliveH\x00R\x05\x61liveB\x07\n\x05\x66rame\"\x8a\x01\n\x05Hello\x12\x43\n\tlibraries\x18\x01 \x03(\x0b\x32%.undue.runner.v1.Hello.LibrariesEntryR\tlibraries\x1a<\n\x0eLibrariesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x07\n\x05\x41live\"\xc6\x01\n\x04Task\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04\x62ody\x18\x02 \x01(\x0cR\x04\x62ody\x12\x42\n\tartifacts\x18\x03 \x03(\x0b\x32$.undue.runner.v1.Task.ArtifactsEntryR\tartifacts\x12\x18\n\x07scratch\x18\x04 \x01(\tR\x07scratch\x1a<\n\x0e\x41rtifactsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"Z\n\x08Progress\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05stage\x18\x02 \x01(\tR\x05stage\x12\x12\n\x04\x64one\x18\x03 \x01(\x03R\x04\x64one\x12\x14\n\x05total\x18\x04 \x01(\x03R\x05total\".\n\x04\x44one\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06result\x18\x02 \x01(\x0cR\x06result\"\xe0\x01\n\x07\x46\x61ilure\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x42\n\x08metadata\x18\x05 \x03(\x0b\x32&.undue.runner.v1.Failure.MetadataEntryR\x08metadata\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_METADATAENTRY']._loaded_options = None
   _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_TORUNNER']._serialized_start=49
-  _globals['_TORUNNER']._serialized_end=107
-  _globals['_FROMRUNNER']._serialized_start=110
-  _globals['_FROMRUNNER']._serialized_end=344
-  _globals['_HELLO']._serialized_start=346
-  _globals['_HELLO']._serialized_end=461
-  _globals['_HELLO_LIBRARIESENTRY']._serialized_start=413
-  _globals['_HELLO_LIBRARIESENTRY']._serialized_end=461
-  _globals['_ALIVE']._serialized_start=463
-  _globals['_ALIVE']._serialized_end=470
-  _globals['_TASK']._serialized_start=473
-  _globals['_TASK']._serialized_end=629
-  _globals['_TASK_ARTIFACTSENTRY']._serialized_start=581
-  _globals['_TASK_ARTIFACTSENTRY']._serialized_end=629
-  _globals['_PROGRESS']._serialized_start=631
-  _globals['_PROGRESS']._serialized_end=697
-  _globals['_DONE']._serialized_start=699
-  _globals['_DONE']._serialized_end=733
-  _globals['_FAILURE']._serialized_start=736
-  _globals['_FAILURE']._serialized_end=911
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=864
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=911
+  _globals['_TORUNNER']._serialized_end=113
+  _globals['_FROMRUNNER']._serialized_start=116
+  _globals['_FROMRUNNER']._serialized_end=389
+  _globals['_HELLO']._serialized_start=392
+  _globals['_HELLO']._serialized_end=530
+  _globals['_HELLO_LIBRARIESENTRY']._serialized_start=470
+  _globals['_HELLO_LIBRARIESENTRY']._serialized_end=530
+  _globals['_ALIVE']._serialized_start=532
+  _globals['_ALIVE']._serialized_end=539
+  _globals['_TASK']._serialized_start=542
+  _globals['_TASK']._serialized_end=740
+  _globals['_TASK_ARTIFACTSENTRY']._serialized_start=680
+  _globals['_TASK_ARTIFACTSENTRY']._serialized_end=740
+  _globals['_PROGRESS']._serialized_start=742
+  _globals['_PROGRESS']._serialized_end=832
+  _globals['_DONE']._serialized_start=834
+  _globals['_DONE']._serialized_end=880
+  _globals['_FAILURE']._serialized_start=883
+  _globals['_FAILURE']._serialized_end=1107
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1048
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1107
 # @@protoc_insertion_point(module_scope)
