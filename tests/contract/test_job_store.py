@@ -25,6 +25,7 @@ from undue_service.domain.specs import (
     ModelValidation,
     ObjectiveSpec,
     SchemaSpec,
+    SelfInfluence,
     TensorRef,
     UploadedFile,
 )
@@ -33,6 +34,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=15)
 DIGEST = "ab" * 32
 ARRAYS = ArraysSource({"x": TensorRef("float32", (4, 2), DIGEST)}, targets=TensorRef("int64", (4,), DIGEST))
+A, B = "datasets/a/versions/1", "datasets/b/versions/1"
 REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest=DIGEST)
 
 
@@ -240,6 +242,112 @@ def test_threads_never_get_the_same_version_or_the_same_lease(stores):
         thread.join()
     assert sorted(found) == list(range(1, 21))
     assert len(set(leased)) == 20
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_never_given_again(stores):
+    made = [a_registration(stores) for _ in range(3)]
+    gone = stores.registry.delete("default", "datasets", "d", 3, lambda *_: None, NOW)
+    assert gone.registrations == (made[2],)
+    assert gone.cancelled == ()
+    assert stores.registry.get("default", "datasets", "d", None) == made[1]
+    for look_up in (
+        lambda: stores.registry.get("default", "datasets", "d", 3),
+        lambda: stores.registry.delete("default", "datasets", "d", 3, lambda *_: None, NOW),
+        lambda: stores.registry.delete("other", "datasets", "d", 2, lambda *_: None, NOW),
+        lambda: stores.registry.delete("default", "models", "d", 2, lambda *_: None, NOW),
+        lambda: stores.jobs.get("default", made[2].validation.id),
+    ):
+        with pytest.raises(NotFound):
+            look_up()
+    assert a_registration(stores).version == 4
+    found = _all(lambda before: stores.registry.list("default", "datasets", None, 2, before))
+    assert [one.version for one in found] == [4, 2, 1]
+
+
+def test_without_a_version_all_go(stores):
+    made = tuple(a_registration(stores) for _ in range(2))
+    kept = a_registration(stores, "e")
+    assert stores.registry.delete("default", "datasets", "d", None, lambda *_: None, NOW).registrations == made
+    assert stores.registry.list("default", "datasets", None, 9, None).items == (kept,)
+    assert stores.jobs.lease(NOW, SOON).job == kept.validation.start(NOW)
+
+
+def test_a_refused_deletion_deletes_nothing(stores):
+    made = a_registration(stores)
+    job = stores.jobs.add("default", a_job, None)
+
+    def refuse(*_):
+        raise FailedPrecondition(Reason.RESOURCE_IN_USE, "no")
+
+    with pytest.raises(FailedPrecondition):
+        stores.registry.delete("default", "datasets", "d", 1, refuse, NOW)
+    with pytest.raises(FailedPrecondition):
+        stores.jobs.delete("default", job.id, refuse)
+    assert stores.registry.get("default", "datasets", "d", 1) == made
+    assert stores.jobs.get("default", job.id) == job
+
+
+def test_a_deletion_is_told_who_names_it_and_cancels_who_has_not_ended(stores):
+    for name in ("a", "b"):
+        a_registration(stores, name)
+    model = a_registration(stores, "m", spec=ModelSpec("onnx", DIGEST, ObjectiveSpec("cross_entropy"), sample=A))
+    spec = Influence("models/m/versions/1", A, B)
+    waiting, ended = (stores.jobs.add("default", lambda: a_job(spec=spec), None) for _ in range(2))
+    other = stores.jobs.add("default", lambda: a_job(spec=SelfInfluence("models/m/versions/1", B)), None)
+    ended = stores.jobs.update("default", ended.id, lambda job: job.cancel(NOW))
+    told = []
+    gone = stores.registry.delete("default", "datasets", "a", 1, lambda found, users: told.extend(users), SOON)
+    assert told == sorted([waiting.name, ended.name, model.name])
+    assert gone.cancelled == (waiting.cancel(SOON),)
+    assert stores.jobs.get("default", waiting.id) == waiting.cancel(SOON)
+    assert stores.jobs.get("default", ended.id) == ended
+    assert stores.jobs.get("default", other.id) == other
+
+
+def test_who_is_deleted_names_nothing_any_more(stores):
+    a_registration(stores, "a")
+    a_registration(stores, "m", spec=ModelSpec("onnx", DIGEST, ObjectiveSpec("cross_entropy"), sample=A))
+    job = stores.jobs.add("default", lambda: a_job(spec=SelfInfluence("models/m/versions/1", A)), None)
+    stores.jobs.delete("default", job.id, lambda _: None)
+    told = []
+    stores.registry.delete("default", "models", "m", None, lambda _, users: told.append(users), SOON)
+    stores.registry.delete("default", "datasets", "a", None, lambda _, users: told.append(users), SOON)
+    assert told == [(), ()]
+
+
+def test_a_deleted_job_is_gone_and_what_still_worked_on_it_is_told(stores):
+    first, second = (stores.jobs.add("default", a_job, None) for _ in range(2))
+    lease = stores.jobs.lease(NOW, SOON)
+    assert stores.jobs.delete("default", first.id, lambda _: None) == lease.job
+    with pytest.raises(NotFound):
+        stores.jobs.delete("default", first.id, lambda _: None)
+    with pytest.raises(NotFound):
+        stores.jobs.delete("other", second.id, lambda _: None)
+    with pytest.raises(StaleLeaseError):
+        stores.jobs.update("default", first.id, lambda job: job.succeed(NOW, REPORT, {}), token=lease.token)
+    assert stores.jobs.list("default", 9, None).items == (second,)
+
+
+def test_a_request_whose_resource_was_deleted_makes_no_other(stores):
+    key = RequestKey("6f0c8f1e-0000-4000-8000-000000000003", "a")
+    other = RequestKey("6f0c8f1e-0000-4000-8000-000000000004", "a")
+    a_registration(stores, request=key)
+    job = stores.jobs.add("default", a_job, other)
+    stores.registry.delete("default", "datasets", "d", None, lambda *_: None, NOW)
+    stores.jobs.delete("default", job.id, lambda _: None)
+    with pytest.raises(NotFound):
+        a_registration(stores, request=key)
+    with pytest.raises(NotFound):
+        stores.jobs.add("default", a_job, other)
+
+
+def test_pages_go_on_where_they_were_when_something_is_deleted(stores):
+    jobs = [stores.jobs.add("default", a_job, None) for _ in range(5)]
+    page = stores.jobs.list("default", 2, None)
+    stores.jobs.delete("default", jobs[4].id, lambda _: None)
+    stores.jobs.delete("default", jobs[2].id, lambda _: None)
+    rest = stores.jobs.list("default", 5, page.next_before)
+    assert rest.items == (jobs[1], jobs[0])
 
 
 def _all(fetch):

@@ -29,6 +29,8 @@ from .adapters.sql.jobs import SqlJobStore
 from .adapters.sql.registry import SqlRegistry
 from .adapters.sql.uploads import SqlUploadStore
 from .application.changes import Changes
+from .application.deletion import Deletions
+from .application.instances import InstanceReader
 from .application.jobs import Jobs
 from .application.planning import Planner
 from .application.registration import Registrations
@@ -70,16 +72,20 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(pool.close)
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
-        registrations = Registrations(SqlRegistry(engine), changes, metrics, clock)
+        registry = SqlRegistry(engine)
+        registrations = Registrations(registry, changes, metrics, clock)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock)
-        results = Results(job_cases, artifacts, SafetensorsResults())
-        scheduler = Scheduler(jobs, Planner(registrations, artifacts, staging), pool, changes, metrics, clock)
+        reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
+        results = Results(job_cases, artifacts, reader)
+        deletions = Deletions(registry, jobs, changes, metrics, clock)
+        instances = InstanceReader(registrations, planner, pool, reader)
+        scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock)
         if not settings.database_url:
             jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
             staging.sweep()
 
         server, address = await start_server(
-            UseCases(uploads, registrations, job_cases, results, pool),
+            UseCases(uploads, registrations, job_cases, results, deletions, instances, pool),
             metrics,
             settings.grpc_address,
             with_reflection=settings.reflection,

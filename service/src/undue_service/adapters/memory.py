@@ -4,19 +4,22 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import count
 from typing import TypeVar
 
-from undue_service.application.ports import Page, StaleLeaseError
+from undue_service.application.ports import Deleted, Page, StaleLeaseError
 from undue_service.domain.errors import AlreadyExists, NotFound, Reason
 from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
+from undue_service.domain.specs import named_resources
 
 T = TypeVar("T")
 
 
 @dataclass
 class _Row:
+    seq: int
     job: Job
     token: int = 0
     until: datetime | None = None
@@ -47,6 +50,7 @@ class MemoryJobStore:
         self.lock = threading.RLock()
         self.requests = _Requests()
         self._rows: dict[tuple[str, str], _Row] = {}
+        self._seq = count(1)
 
     def add(self, tenant: str, make: Callable[[], Job], request: RequestKey | None) -> Job:
         """See JobStore."""
@@ -55,7 +59,7 @@ class MemoryJobStore:
             if known is not None:
                 return self.get(tenant, str(known))
             job = make()
-            self._rows[tenant, job.id] = _Row(job)
+            self._rows[tenant, job.id] = _Row(next(self._seq), job)
             self.requests.remember(tenant, request, job.id)
             return job
 
@@ -66,7 +70,7 @@ class MemoryJobStore:
     def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
         """See JobStore."""
         with self.lock:
-            mine = [row.job for (owner, _), row in self._rows.items() if owner == tenant]
+            mine = [(row.seq, row.job) for (owner, _), row in self._rows.items() if owner == tenant]
         return _page(mine, limit, before)
 
     def lease(self, now: datetime, until: datetime) -> Lease | None:
@@ -90,12 +94,28 @@ class MemoryJobStore:
     ) -> Job:
         """See JobStore."""
         with self.lock:
+            if token is not None and (tenant, job_id) not in self._rows:
+                raise StaleLeaseError(f"jobs/{job_id}")
             row = self._row(tenant, job_id)
             if token is not None and (row.token != token or row.job.state.ended):
                 raise StaleLeaseError(row.job.name)
             row.job = change(row.job)
             row.until = until or row.until
             return row.job
+
+    def delete(self, tenant: str, job_id: str, check: Callable[[Job], None]) -> Job:
+        """See JobStore."""
+        with self.lock:
+            job = self.get(tenant, job_id)
+            check(job)
+            del self._rows[tenant, job_id]
+            return job
+
+    def users_of(self, tenant: str, targets: frozenset[str]) -> tuple[Job, ...]:
+        """Return the jobs that name any of the targets."""
+        with self.lock:
+            mine = [row.job for (owner, _), row in self._rows.items() if owner == tenant]
+            return tuple(job for job in mine if targets & set(named_resources(job.spec)))
 
     def _row(self, tenant: str, job_id: str) -> _Row:
         with self.lock:
@@ -111,7 +131,9 @@ class MemoryRegistry:
 
     def __init__(self, jobs: MemoryJobStore) -> None:
         self._jobs = jobs
-        self._versions: list[Registration] = []
+        self._versions: dict[int, Registration] = {}
+        self._seq = count(1)
+        self._newest: dict[tuple[str, Collection, str], int] = {}
 
     def add(
         self,
@@ -125,35 +147,67 @@ class MemoryRegistry:
         with self._jobs.lock:
             known = self._jobs.requests.remembered(tenant, request)
             if isinstance(known, Registration):
+                if known not in self._versions.values():
+                    text = "what this request registered has been deleted: make a new request_id to register it again"
+                    raise NotFound(Reason.RESOURCE_NOT_FOUND, text)
                 return self._current(known)
-            new = registration(
-                1 + max((found.version for found in self._of(tenant, collection, resource_id)), default=0)
-            )
+            new = registration(1 + self._newest.get((tenant, collection, resource_id), 0))
+            self._newest[tenant, collection, resource_id] = new.version
             self._jobs.add(tenant, lambda: new.validation, None)
-            self._versions.append(new)
+            self._versions[next(self._seq)] = new
             self._jobs.requests.remember(tenant, request, new)
             return new
 
     def get(self, tenant: str, collection: Collection, resource_id: str, version: int | None) -> Registration:
         """See Registry."""
         with self._jobs.lock:
-            found = [one for one in self._of(tenant, collection, resource_id) if version in (None, one.version)]
-            if not found:
-                name = f"{collection}/{resource_id}" + (f"/versions/{version}" if version is not None else "")
-                raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
-            return self._current(found[-1])
+            return self._current(self._found(tenant, collection, resource_id, version)[-1][1])
 
     def list(
         self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
     ) -> Page[Registration]:
         """See Registry."""
         with self._jobs.lock:
-            return _page([self._current(one) for one in self._of(tenant, collection, resource_id)], limit, before)
+            mine = self._of(tenant, collection, resource_id)
+            return _page([(seq, self._current(one)) for seq, one in mine], limit, before)
 
-    def _of(self, tenant: str, collection: Collection, resource_id: str | None) -> tuple[Registration, ...]:
+    def delete(
+        self,
+        tenant: str,
+        collection: Collection,
+        resource_id: str,
+        version: int | None,
+        check: Callable[[tuple[Registration, ...], tuple[str, ...]], None],
+        now: datetime,
+    ) -> Deleted:
+        """See Registry."""
+        with self._jobs.lock:
+            rows = self._found(tenant, collection, resource_id, version)
+            found = tuple(self._current(one) for _, one in rows)
+            targets = frozenset(one.name for one in found)
+            jobs = self._jobs.users_of(tenant, targets)
+            models = [one.name for one in self._versions.values() if targets & set(named_resources(one.spec))]
+            check(found, tuple(sorted([*(job.name for job in jobs), *models])))
+            needing = [job for job in jobs if not job.state.ended]
+            cancelled = tuple(self._jobs.update(tenant, job.id, lambda job: job.cancel(now)) for job in needing)
+            for seq, one in rows:
+                self._jobs.delete(tenant, one.validation.id, lambda _: None)
+                del self._versions[seq]
+            return Deleted(found, cancelled)
+
+    def _found(
+        self, tenant: str, collection: Collection, resource_id: str, version: int | None
+    ) -> tuple[tuple[int, Registration], ...]:
+        found = tuple(row for row in self._of(tenant, collection, resource_id) if version in (None, row[1].version))
+        if not found:
+            name = f"{collection}/{resource_id}" + (f"/versions/{version}" if version is not None else "")
+            raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
+        return found
+
+    def _of(self, tenant: str, collection: Collection, resource_id: str | None) -> tuple[tuple[int, Registration], ...]:
         return tuple(
-            one
-            for one in self._versions
+            (seq, one)
+            for seq, one in self._versions.items()
             if (one.tenant, one.collection) == (tenant, collection) and resource_id in (None, one.id)
         )
 
@@ -213,8 +267,8 @@ class NoMetrics:
         """See Metrics."""
 
 
-def _page(items: Sequence[T], limit: int, before: int | None) -> Page[T]:
-    """Page through a list that grows at its end, newest first; positions are 1-based."""
-    end = len(items) if before is None else before - 1
-    start = max(0, end - limit)
-    return Page(tuple(reversed(items[start:end])), start + 1 if start > 0 else None)
+def _page(items: Sequence[tuple[int, T]], limit: int, before: int | None) -> Page[T]:
+    """Page through numbered items in ascending order, newest first."""
+    left = [item for item in reversed(items) if before is None or item[0] < before]
+    shown = left[:limit]
+    return Page(tuple(item for _, item in shown), shown[-1][0] if len(left) > limit else None)

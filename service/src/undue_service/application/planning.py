@@ -1,7 +1,8 @@
 """Turn a job into a runner's task, and what the runner leaves into artifacts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from undue_service.domain.jobs import Job
 from undue_service.domain.resources import Registration
@@ -34,6 +35,8 @@ from undue_service.domain.tasks import (
 from .ports import ArtifactStore, RunnerLostError, Staging, Work
 from .registration import Registrations
 
+T = TypeVar("T")
+
 _EXPECTED: Mapping[type, tuple[type, frozenset[str], frozenset[str]]] = {
     DatasetTask: (DatasetReport, frozenset(), frozenset()),
     ModelTask: (ModelReport, frozenset(), frozenset()),
@@ -65,6 +68,32 @@ class Planner:
         # Each attempt has a folder of its own: an attempt that was overtaken must not clear its successor's away.
         return Work(job.tenant, job.id, task, paths, self._staging.scratch(f"{job.id}-{job.attempt}"))
 
+    def plan_rows(self, tenant: str, key: str, dataset: Registration, rows: tuple[int, ...]) -> Work:
+        """Return the work of reading some rows, with a fresh scratch folder.
+
+        Raises:
+            NotFound: an artifact is gone.
+        """
+        source = _source(dataset)
+        paths = {digest: self._artifacts.path(tenant, digest) for digest in source.digests()}
+        return Work(tenant, key, RowsTask(source, rows), paths, self._staging.scratch(f"rows-{key}"), lane="serve")
+
+    def read(self, work: Work, result: TaskResult, reader: Callable[[Path], T]) -> T:
+        """Return what `reader` finds in the one file that a runner left.
+
+        Raises:
+            RunnerLostError: the result is not one of this task, or its file cannot be read.
+            Internal: the runner named what is no plain file in its folder.
+        """
+        self._check(work, result)
+        taken = self._staging.take(work.scratch, result.files[0].path)
+        try:
+            return reader(taken)
+        except ValueError as error:
+            raise RunnerLostError("the runner left a file that does not parse", "nonsense") from error
+        finally:
+            taken.unlink(missing_ok=True)
+
     def collect(self, work: Work, result: TaskResult) -> dict[str, str]:
         """Keep what a runner produced and return the digest of each role.
 
@@ -72,10 +101,7 @@ class Planner:
             RunnerLostError: the result is not one of this task.
             Internal: the runner named what is no plain file in its folder.
         """
-        report, required, optional = _EXPECTED[type(work.task)]
-        roles = [file.role for file in result.files]
-        if not isinstance(result.report, report) or not required <= set(roles) <= required | optional:
-            raise RunnerLostError("the runner sent the result of another kind of task", "nonsense")
+        self._check(work, result)
         kept = {}
         for file in result.files:
             taken = self._staging.take(work.scratch, file.path)
@@ -84,6 +110,13 @@ class Planner:
             finally:
                 taken.unlink(missing_ok=True)
         return kept
+
+    @staticmethod
+    def _check(work: Work, result: TaskResult) -> None:
+        report, required, optional = _EXPECTED[type(work.task)]
+        roles = [file.role for file in result.files]
+        if not isinstance(result.report, report) or not required <= set(roles) <= required | optional:
+            raise RunnerLostError("the runner sent the result of another kind of task", "nonsense")
 
     def discard(self, work: Work) -> None:
         """Remove the scratch folder."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +64,28 @@ class JobStore(Protocol):
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.
-            StaleLeaseError: `token` is not the newest, or the job has ended meanwhile.
+            StaleLeaseError: `token` is not the newest, or the job has ended or was deleted meanwhile.
+        """
+
+    def delete(self, tenant: str, job_id: str, check: Callable[[Job], None]) -> Job:
+        """Forget a job, unless `check` raises, and return it as it was.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
         """
 
 
 class StaleLeaseError(Exception):
     """Somebody else has the job now, or it has ended: what this holder computed must not be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What is gone."""
+
+    registrations: tuple[Registration, ...]
+    cancelled: tuple[Job, ...]
+    """Jobs that needed it and had not ended, as cancelled now."""
 
 
 class Registry(Protocol):
@@ -100,6 +116,23 @@ class Registry(Protocol):
         self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
     ) -> Page[Registration]:
         """Return the newest versions, or those before a position that an earlier page gave."""
+
+    def delete(
+        self,
+        tenant: str,
+        collection: Collection,
+        resource_id: str,
+        version: int | None,
+        check: Callable[[tuple[Registration, ...], tuple[str, ...]], None],
+        now: datetime,
+    ) -> Deleted:
+        """Forget a version, or all, with their validation jobs; unless `check(versions, who names them)` raises.
+
+        Jobs that name one and have not ended are cancelled. A version's number is never given again.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
 
 
 class UploadStore(Protocol):
@@ -178,8 +211,42 @@ class Staging(Protocol):
         """Remove a job's folder."""
 
 
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Some rows of a data set, as a model sees them."""
+
+    rows: npt.NDArray[np.int64]
+    """(B,) row numbers."""
+    inputs: Mapping[str, npt.NDArray[Any]]
+    """(B, …) each."""
+    targets: npt.NDArray[Any] | None
+    weights: npt.NDArray[Any] | None
+    ids: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]]
+
+    def part(self, start: int, stop: int) -> "Instances":
+        """Return some of them, by their places."""
+        at = slice(start, stop)
+        return Instances(
+            rows=self.rows[at],
+            inputs={name: array[at] for name, array in self.inputs.items()},
+            targets=None if self.targets is None else self.targets[at],
+            weights=None if self.weights is None else self.weights[at],
+            ids=self.ids[at],
+            groups={name: values[at] for name, values in self.groups.items()},
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row's inputs."""
+        return sum(array[:1].nbytes for array in self.inputs.values())
+
+
 class ResultReader(Protocol):
-    """Result files of influence jobs."""
+    """Result files that runners leave."""
+
+    def rows(self, path: Path) -> Instances:
+        """Return the rows that a RowsTask read."""
 
     def explanations(self, path: Path, start: int, count: int) -> tuple[tuple[Explanation, ...], int | None]:
         """Return at most `count` explanations from position `start` on, and where the next ones start."""

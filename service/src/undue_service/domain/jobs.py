@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from .errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Reason
+from .etags import etag
 from .specs import DatasetReport, InfluenceReport, JobSpec, ModelReport
 
 Report = ModelReport | DatasetReport | InfluenceReport
@@ -93,6 +94,11 @@ class Job:
     def name(self) -> str:
         """`jobs/{id}`."""
         return f"jobs/{self.id}"
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever the job does."""
+        return etag(self.name, self.state.value, self.progress, self.attempt, self.lost_runners)
 
     def start(self, now: datetime) -> "Job":
         """Return the job as taken by a scheduler; a running job is started again when its lease ran out."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from .errors import FailedPrecondition, Reason
+from .etags import etag
 from .jobs import Failure, Job, JobState
 from .names import Collection
 from .specs import DatasetReport, DataSource, ModelReport, ModelSpec
@@ -34,6 +35,11 @@ class Registration:
     def name(self) -> str:
         """`models/{id}/versions/{n}` or `datasets/{id}/versions/{n}`."""
         return f"{self.collection}/{self.id}/versions/{self.version}"
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever the version does: when its validation ends."""
+        return etag(self.name, self.validation.id, self.state.value)
 
     @property
     def state(self) -> ResourceState:

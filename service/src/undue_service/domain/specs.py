@@ -226,6 +226,21 @@ RequestedJob = Influence | SelfInfluence | Retrain
 JobSpec = ModelValidation | DatasetValidation | RequestedJob
 
 
+def named_resources(spec: "JobSpec | ModelSpec | DataSource") -> tuple[str, ...]:
+    """Return the models and data sets that a job works on, or that a model was checked with, each once.
+
+    A validation is part of what it validates and names nothing.
+    """
+    match spec:
+        case Influence(model=model, train=train, test=test) | Retrain(model=model, train=train, test=test):
+            return tuple(dict.fromkeys((model, train, test)))
+        case SelfInfluence(model=model, train=train):
+            return (model, train)
+        case ModelSpec(sample=str(sample)):
+            return (sample,)
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnSchema:
     """One column of a data set as it was found."""

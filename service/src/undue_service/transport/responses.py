@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2, uploads_pb2
-from undue_service.application.ports import PoolStatus
+from undue_service.application.ports import Instances, PoolStatus
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.resources import Registration, Upload
@@ -20,6 +20,7 @@ from undue_service.domain.specs import (
     DatasetReport,
     DatasetValidation,
     Diagnostics,
+    DType,
     FileSource,
     Influence,
     InfluenceReport,
@@ -84,6 +85,7 @@ def model(value: Registration) -> models_pb2.Model:
         report=model_report(value.report) if isinstance(value.report, ModelReport) else None,
         error=failure_to_status(value.failure) if value.failure else None,
         create_time=timestamp(value.create_time),
+        etag=value.etag,
     )
 
 
@@ -96,6 +98,7 @@ def dataset(value: Registration) -> datasets_pb2.Dataset:
         report=dataset_report(value.report) if isinstance(value.report, DatasetReport) else None,
         error=failure_to_status(value.failure) if value.failure else None,
         create_time=timestamp(value.create_time),
+        etag=value.etag,
     )
     match value.spec:
         case ArraysSource() as arrays:
@@ -115,6 +118,19 @@ def dataset(value: Registration) -> datasets_pb2.Dataset:
             message.file.schema.target = schema.target or ""
             message.file.schema.id = schema.id or ""
             message.file.schema.weight = schema.weight or ""
+    return message
+
+
+def row_block(value: Instances) -> datasets_pb2.RowBlock:
+    """Return some instances."""
+    message = datasets_pb2.RowBlock(rows=value.rows.tolist(), ids=_texts(value.ids))
+    for name, array in value.inputs.items():
+        message.inputs[name].CopyFrom(_numbers(array))
+    for part, numbers in (("targets", value.targets), ("weights", value.weights)):
+        if numbers is not None:
+            getattr(message, part).CopyFrom(_numbers(numbers))
+    for name, texts in value.groups.items():
+        message.groups[name].CopyFrom(_texts(texts))
     return message
 
 
@@ -172,6 +188,7 @@ def job(value: Job) -> jobs_pb2.Job:
         start_time=timestamp(value.start_time),
         end_time=timestamp(value.end_time),
         timeout_seconds=value.timeout_seconds,
+        etag=value.etag,
     )
     if isinstance(value.report, InfluenceReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
@@ -311,6 +328,17 @@ def _column(value: ColumnSchema) -> tensors_pb2.TensorSpec:
 
 def _tensor(ref: TensorRef) -> tensors_pb2.Tensor:
     return tensors_pb2.Tensor(dtype=DTYPES.to_proto(ref.dtype), shape=ref.shape)
+
+
+def _numbers(array: npt.NDArray[Any]) -> tensors_pb2.Tensor:
+    dtype = DTYPES.to_proto(cast(DType, array.dtype.name))
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return tensors_pb2.Tensor(dtype=dtype, shape=array.shape, data=data)
+
+
+def _texts(texts: tuple[str, ...]) -> tensors_pb2.Tensor:
+    data = "".join(f"{text}\0" for text in texts).encode()
+    return tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_UTF8, shape=[len(texts)], data=data)
 
 
 def _stationarity(value: Stationarity) -> models_pb2.Stationarity:

@@ -4,11 +4,13 @@ Use cases do short, blocking work on files and the database, so they run in thre
 """
 
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import grpc.aio
+from google.protobuf import empty_pb2
 
 from undue.v1 import (
     datasets_pb2,
@@ -23,6 +25,8 @@ from undue.v1 import (
     uploads_pb2_grpc,
 )
 from undue_service import __version__
+from undue_service.application.deletion import Deletions
+from undue_service.application.instances import InstanceReader
 from undue_service.application.jobs import Jobs
 from undue_service.application.ports import WorkerPool
 from undue_service.application.registration import Registrations
@@ -36,6 +40,7 @@ from undue_service.domain.resources import Upload
 from . import requests, responses
 from .paging import MAX_PAGE_BYTES, MAX_PAGE_SIZE, PageRequest, page_size, read_token, request_key, write_token
 
+T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
@@ -47,6 +52,8 @@ class UseCases:
     registrations: Registrations
     jobs: Jobs
     results: Results
+    deletions: Deletions
+    instances: InstanceReader
     pool: WorkerPool
 
 
@@ -95,6 +102,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     """See models.proto."""
 
     def __init__(self, cases: UseCases) -> None:
+        self._deletions = cases.deletions
         self._registrations = cases.registrations
         self._uploads = cases.uploads
 
@@ -121,11 +129,19 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         models = [responses.model(one) for one in page.items]
         return models_pb2.ListModelsResponse(models=models, next_page_token=write_token(page.next_before, listing))
 
+    async def DeleteModel(self, request: models_pb2.DeleteModelRequest, context: Context) -> empty_pb2.Empty:
+        """See models.proto."""
+        delete = partial(self._deletions.registration, tenant(context), "models", force=request.force)
+        await to_thread(delete, request.name, request.etag)
+        return empty_pb2.Empty()
+
 
 class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
     """See datasets.proto."""
 
     def __init__(self, cases: UseCases) -> None:
+        self._deletions = cases.deletions
+        self._instances = cases.instances
         self._registrations = cases.registrations
         self._uploads = cases.uploads
 
@@ -154,11 +170,25 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
             datasets=datasets, next_page_token=write_token(page.next_before, listing)
         )
 
+    async def DeleteDataset(self, request: datasets_pb2.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:
+        """See datasets.proto."""
+        delete = partial(self._deletions.registration, tenant(context), "datasets", force=request.force)
+        await to_thread(delete, request.name, request.etag)
+        return empty_pb2.Empty()
+
+    async def ReadRows(
+        self, request: datasets_pb2.ReadRowsRequest, context: Context
+    ) -> AsyncIterator[datasets_pb2.RowBlock]:
+        """See datasets.proto."""
+        async for block in self._instances.read(tenant(context), request.name, tuple(request.rows)):
+            yield responses.row_block(block)
+
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     """See jobs.proto."""
 
     def __init__(self, cases: UseCases) -> None:
+        self._deletions = cases.deletions
         self._jobs = cases.jobs
         self._results = cases.results
 
@@ -194,6 +224,11 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         async for job in self._jobs.watch(tenant(context), request.name):
             yield responses.job(job)
 
+    async def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        """See jobs.proto."""
+        await to_thread(partial(self._deletions.job, tenant(context), request.name, request.etag, force=request.force))
+        return empty_pb2.Empty()
+
     async def ListExplanations(
         self, request: jobs_pb2.ListExplanationsRequest, context: Context
     ) -> jobs_pb2.ListExplanationsResponse:
@@ -220,6 +255,20 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
         return await to_thread(page)
 
+    async def ReadExplanations(
+        self, request: jobs_pb2.ReadExplanationsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.Explanation]:
+        """See jobs.proto."""
+        async for one in _all_pages(partial(self._results.explanations, tenant(context), request.name)):
+            yield responses.explanation(one)
+
+    async def ReadSelfInfluences(
+        self, request: jobs_pb2.ReadSelfInfluencesRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.ScoredExample]:
+        """See jobs.proto."""
+        async for one in _all_pages(partial(self._results.self_influences, tenant(context), request.name)):
+            yield responses.scored_example(one)
+
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.ScoreBlock]:
@@ -243,6 +292,15 @@ class ServerServicer(server_info_pb2_grpc.ServerServiceServicer):
             max_upload_bytes=self._cases.uploads.max_bytes, max_chunk_bytes=MAX_CHUNK_BYTES, max_page_size=MAX_PAGE_SIZE
         )
         return responses.server_info(__version__, METHODS.values(), limits, self._cases.pool.status())
+
+
+async def _all_pages(fetch: Callable[[int, int], tuple[tuple[T, ...], int | None]]) -> AsyncIterator[T]:
+    """Yield everything that fetch(start, count) pages through."""
+    start: int | None = 0
+    while start is not None:
+        found, start = await to_thread(fetch, start, MAX_PAGE_SIZE)
+        for one in found:
+            yield one
 
 
 def _digests(uploads: Uploads, owner: str) -> requests.Digest:

@@ -1,18 +1,20 @@
 """JobStore in SQL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, RowMapping, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, RowMapping, delete, func, insert, or_, select, update
 
 from undue_service.application.ports import Page, StaleLeaseError
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.resources import RequestKey
+from undue_service.domain.specs import named_resources
 from undue_service.wire.codec import JOB
 
 from .database import reading, remember, remembered, typed_errors, writing
 from .tables import jobs
+from .uses import forget_uses, remember_uses
 
 
 class SqlJobStore:
@@ -75,13 +77,27 @@ class SqlJobStore:
     ) -> Job:
         """See JobStore."""
         with writing(self._engine) as connection:
-            row = _row(connection, tenant, job_id, locked=True)
+            try:
+                row = _row(connection, tenant, job_id, locked=True)
+            except NotFound:
+                if token is None:
+                    raise
+                raise StaleLeaseError(f"jobs/{job_id}") from None
             job = _load(row)
             if token is not None and (row["fencing_token"] != token or job.state.ended):
                 raise StaleLeaseError(job.name)
             job = change(job)
             extended = {} if until is None else {"lease_until": until}
             _write(connection, row["seq"], job, **extended)
+        return job
+
+    @typed_errors
+    def delete(self, tenant: str, job_id: str, check: Callable[[Job], None]) -> Job:
+        """See JobStore."""
+        with writing(self._engine) as connection:
+            job = _load(_row(connection, tenant, job_id, locked=True))
+            check(job)
+            delete_job(connection, tenant, job_id)
         return job
 
     @typed_errors
@@ -104,6 +120,25 @@ def insert_job(connection: Connection, job: Job) -> None:
     """Write a new job inside a transaction."""
     row = {"tenant": job.tenant, "id": job.id, "state": job.state.value, "body": JOB.dump(job).decode()}
     connection.execute(insert(jobs).values(**row, fencing_token=0))
+    remember_uses(connection, job.tenant, job.name, named_resources(job.spec))
+
+
+def delete_job(connection: Connection, tenant: str, job_id: str) -> None:
+    """Remove a job inside a transaction."""
+    connection.execute(delete(jobs).where(jobs.c.tenant == tenant, jobs.c.id == job_id))
+    forget_uses(connection, tenant, f"jobs/{job_id}")
+
+
+def cancel_jobs(connection: Connection, tenant: str, job_ids: Iterable[str], now: datetime) -> tuple[Job, ...]:
+    """Cancel, inside a transaction, those of the jobs that have not ended, and return them."""
+    cancelled = []
+    for job_id in job_ids:
+        row = _row(connection, tenant, job_id, locked=True)
+        job = _load(row)
+        if not job.state.ended:
+            cancelled.append(job.cancel(now))
+            _write(connection, row["seq"], cancelled[-1])
+    return tuple(cancelled)
 
 
 def _row(connection: Connection, tenant: str, job_id: str, *, locked: bool = False) -> RowMapping:

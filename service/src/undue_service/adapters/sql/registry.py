@@ -1,19 +1,22 @@
 """Registry in SQL."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, Select, func, insert, select
+from sqlalchemy import Engine, RowMapping, Select, func, insert, select, update
 
-from undue_service.application.ports import Page
+from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
-from undue_service.domain.names import Collection
+from undue_service.domain.names import Collection, parse_token
 from undue_service.domain.resources import Registration, RequestKey
+from undue_service.domain.specs import named_resources
 from undue_service.wire.codec import JOB, RESOURCE_SPEC
 
 from .database import reading, remember, remembered, typed_errors, utc, writing
-from .jobs import insert_job
+from .jobs import cancel_jobs, delete_job, insert_job
 from .tables import jobs, versions
+from .uses import forget_uses, remember_uses, users_of
 
 
 class SqlRegistry:
@@ -35,11 +38,11 @@ class SqlRegistry:
         with writing(self._engine) as connection:
             known = remembered(connection, tenant, request)
             if known is not None:
-                row = (
-                    connection.execute(_versions(tenant, collection).where(versions.c.seq == int(known)))
-                    .mappings()
-                    .one()
-                )
+                query = _versions(tenant, collection).where(versions.c.seq == int(known))
+                row = connection.execute(query).mappings().first()
+                if row is None:
+                    text = "what this request registered has been deleted: make a new request_id to register it again"
+                    raise NotFound(Reason.RESOURCE_NOT_FOUND, text)
                 return _load(row)
             mine = (
                 (versions.c.tenant == tenant) & (versions.c.collection == collection) & (versions.c.id == resource_id)
@@ -53,6 +56,7 @@ class SqlRegistry:
                 insert(versions).values(**values, create_time=new.create_time)
             ).inserted_primary_key
             remember(connection, tenant, request, str(seq[0]) if seq else "")
+            remember_uses(connection, tenant, new.name, named_resources(new.spec))
         return new
 
     @typed_errors
@@ -69,8 +73,7 @@ class SqlRegistry:
         with reading(self._engine) as connection:
             row = connection.execute(query).mappings().first()
         if row is None:
-            name = f"{collection}/{resource_id}" + (f"/versions/{version}" if version is not None else "")
-            raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
+            raise _missing(collection, resource_id, version)
         return _load(row)
 
     @typed_errors
@@ -87,6 +90,40 @@ class SqlRegistry:
             rows = connection.execute(query).mappings().all()
         more = rows[limit - 1]["seq"] if len(rows) > limit else None
         return Page(tuple(_load(row) for row in rows[:limit]), more)
+
+    @typed_errors
+    def delete(
+        self,
+        tenant: str,
+        collection: Collection,
+        resource_id: str,
+        version: int | None,
+        check: Callable[[tuple[Registration, ...], tuple[str, ...]], None],
+        now: datetime,
+    ) -> Deleted:
+        """See Registry. A deleted version keeps its row, for its number, but neither its spec nor its validation."""
+        query = _versions(tenant, collection).where(versions.c.id == resource_id).order_by(versions.c.version)
+        if version is not None:
+            query = query.where(versions.c.version == version)
+        with writing(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+            if not rows:
+                raise _missing(collection, resource_id, version)
+            found = tuple(_load(row) for row in rows)
+            users = users_of(connection, tenant, (one.name for one in found))
+            check(found, users)
+            needing = (parse_token("user", user, "jobs") for user in users if user.startswith("jobs/"))
+            cancelled = cancel_jobs(connection, tenant, needing, now)
+            for row, one in zip(rows, found, strict=True):
+                delete_job(connection, tenant, one.validation.id)
+                forget_uses(connection, tenant, one.name)
+                connection.execute(update(versions).where(versions.c.seq == row["seq"]).values(spec=""))
+        return Deleted(found, cancelled)
+
+
+def _missing(collection: Collection, resource_id: str, version: int | None) -> NotFound:
+    name = f"{collection}/{resource_id}" + (f"/versions/{version}" if version is not None else "")
+    return NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
 
 
 def _versions(tenant: str, collection: Collection) -> Select[Any]:

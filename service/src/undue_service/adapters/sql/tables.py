@@ -67,3 +67,11 @@ requests = Table(
     Column("resource", String(160), nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
 )
+
+uses = Table(
+    "uses",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("target", String(160), primary_key=True),
+    Column("user", String(160), primary_key=True),
+)

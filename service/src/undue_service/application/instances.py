@@ -1,0 +1,76 @@
+"""Read the instances themselves: rows of a data set, as a model sees them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
+from undue_service.domain.names import new_token
+from undue_service.domain.resources import Registration
+from undue_service.domain.specs import DatasetReport
+
+from .planning import Planner
+from .ports import Instances, ResultReader, RunnerLostError, WorkerPool
+from .registration import Registrations
+
+BLOCK_BYTES = 1 << 20
+ATTEMPTS = 2
+"""A runner that was lost may have been lost to an earlier call."""
+
+
+class InstanceReader:
+    """Use case of ReadRows. A runner of the serve lane opens the data: this process never does."""
+
+    def __init__(self, registrations: Registrations, planner: Planner, pool: WorkerPool, reader: ResultReader) -> None:
+        self._registrations = registrations
+        self._planner = planner
+        self._pool = pool
+        self._reader = reader
+
+    async def read(self, tenant: str, name: str, rows: tuple[int, ...]) -> AsyncIterator[Instances]:
+        """Yield the rows in the order given, about a MiB at a time.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+            FailedPrecondition: RESOURCE_NOT_READY.
+            InvalidArgument: ROW_OUT_OF_RANGE.
+            ResourceExhausted: UPLOAD_TOO_LARGE where so many rows of that size cannot be read at once.
+            Unavailable: RUNNER_LOST.
+        """
+        found = await asyncio.to_thread(self._dataset, tenant, name, rows)
+        # A caller that goes away must not take the runner, which serves others, with it.
+        instances = await asyncio.shield(asyncio.ensure_future(self._run(tenant, found, rows)))
+        size = max(1, BLOCK_BYTES // max(1, instances.row_bytes))
+        for start in range(0, len(rows), size):
+            yield instances.part(start, start + size)
+
+    def _dataset(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
+        found = self._registrations.get(tenant, "datasets", "name", name).ready()
+        assert isinstance(found.report, DatasetReport)  # noqa: S101  it is ready
+        check_rows("rows", rows, found.report.rows)
+        return found
+
+    async def _run(self, tenant: str, found: Registration, rows: tuple[int, ...]) -> Instances:
+        for attempt in range(ATTEMPTS):
+            work = await asyncio.to_thread(self._planner.plan_rows, tenant, new_token(), found, rows)
+            try:
+                result = await self._pool.run(work, lambda _: None)
+                return await asyncio.to_thread(self._planner.read, work, result, self._reader.rows)
+            except RunnerLostError as lost:
+                if attempt + 1 == ATTEMPTS:
+                    text = f"the runner that read {found.name} was lost: {lost}; try again"
+                    raise Unavailable(Reason.RUNNER_LOST, text) from lost
+            finally:
+                await asyncio.to_thread(self._planner.discard, work)
+        raise AssertionError  # the loop returns or raises
+
+
+def check_rows(field: str, rows: tuple[int, ...], length: int) -> None:
+    """Hold row numbers against the length of their data set.
+
+    Raises:
+        InvalidArgument: ROW_OUT_OF_RANGE.
+    """
+    wrong = next((row for row in rows if not 0 <= row < length), None)
+    if wrong is not None:
+        text = f"row {wrong} does not exist; the data set has {length:,} rows, numbered from 0"
+        raise InvalidArgument.at(field, text, Reason.ROW_OUT_OF_RANGE)
