@@ -34,6 +34,8 @@ from ._inputs import Arrays, Objective, Schema
 from ._resources import (
     Dataset,
     DatasetReport,
+    Estimate,
+    Example,
     Failure,
     JobState,
     Limits,
@@ -74,6 +76,8 @@ __all__ = [
     "DeadlineExceeded",
     "Diagnostics",
     "Error",
+    "Estimate",
+    "Example",
     "Explanation",
     "FailedPrecondition",
     "Failure",

@@ -12,6 +12,8 @@ from ._inputs import Measurement, Objective, ObjectiveName
 from ._resources import (
     Dataset,
     DatasetReport,
+    Estimate,
+    Example,
     Failure,
     JobState,
     Limits,
@@ -29,7 +31,7 @@ from ._resources import (
 )
 from ._results import Diagnostics, Explanation, ScoredExample, Value
 from ._status import from_status
-from ._tensors import dtype_name
+from ._tensors import decode, decode_texts, dtype_name
 from .v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2
 
 _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
@@ -76,6 +78,7 @@ def model(message: models_pb2.Model) -> Model:
         failure=failure(message.error, message.name) if message.HasField("error") else None,
         validation_job=message.validation_job,
         create_time=moment(message.create_time),
+        etag=message.etag,
     )
 
 
@@ -106,6 +109,7 @@ def dataset(message: datasets_pb2.Dataset) -> Dataset:
         failure=failure(message.error, message.name) if message.HasField("error") else None,
         validation_job=message.validation_job,
         create_time=moment(message.create_time),
+        etag=message.etag,
     )
 
 
@@ -118,6 +122,30 @@ def _dataset_report(message: datasets_pb2.DatasetReport) -> DatasetReport:
         has_weights=message.has_weights,
         digest=message.digest,
     )
+
+
+def examples(block: datasets_pb2.RowBlock) -> list[Example]:
+    """Return the instances in a block of rows."""
+    inputs = {name: decode(tensor) for name, tensor in block.inputs.items()}
+    targets = decode(block.targets) if block.HasField("targets") else None
+    weights = decode(block.weights) if block.HasField("weights") else None
+    ids, groups = decode_texts(block.ids), {name: decode_texts(tensor) for name, tensor in block.groups.items()}
+    return [
+        Example(
+            row=row,
+            id=ids[place],
+            inputs={name: array[place] for name, array in inputs.items()},
+            target=None if targets is None else _scalar(targets[place]),
+            weight=None if weights is None else float(weights[place]),
+            groups={name: values[place] for name, values in groups.items()},
+        )
+        for place, row in enumerate(block.rows)
+    ]
+
+
+def estimate(message: jobs_pb2.Estimate) -> Estimate:
+    """Return what a job would take."""
+    return Estimate(message.rows, message.peak_bytes, message.seconds)
 
 
 def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
@@ -223,6 +251,10 @@ def failure(status: status_pb2.Status, name: str) -> Failure:
 def moment(timestamp: Timestamp) -> datetime:
     """Return a point in time, in UTC."""
     return timestamp.ToDatetime(tzinfo=UTC)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if value.ndim == 0 else value
 
 
 def _tensor_specs(messages: Iterable[tensors_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+import numpy.typing as npt
 
 from ._inputs import Objective
 
@@ -145,6 +148,8 @@ class Model:
     """Why validation failed."""
     validation_job: str
     create_time: datetime
+    etag: str = ""
+    """Changes whenever the version does; `delete` takes it, to delete only what was seen."""
 
     @property
     def version(self) -> int:
@@ -180,6 +185,8 @@ class Dataset:
     """Why validation failed."""
     validation_job: str
     create_time: datetime
+    etag: str = ""
+    """Changes whenever the version does; `delete` takes it, to delete only what was seen."""
 
     @property
     def version(self) -> int:
@@ -198,6 +205,43 @@ class Dataset:
 
     def __bool__(self) -> bool:
         return True  # not the length: a data set is no container, and an unread one has none
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job would take, from a cost model and the speed that was measured when its model was registered."""
+
+    rows: int
+    """Rows that are read, each once."""
+    peak_bytes: int
+    """Memory of the runner at its peak."""
+    seconds: float
+    """Time of computing, once a runner has started and opened the model. Good to a factor of about two."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One row of a data set: the instance itself, as the model sees it."""
+
+    row: int
+    id: str
+    inputs: Mapping[str, npt.NDArray[Any]]
+    """By name; a single input may have the empty name."""
+    target: int | float | npt.NDArray[Any] | None
+    """None where the data set has no targets."""
+    weight: float | None
+    groups: Mapping[str, str]
+
+    @property
+    def input(self) -> npt.NDArray[Any]:
+        """The only input.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.inputs) != 1:
+            raise ValueError(f"there are {len(self.inputs)} inputs: {', '.join(self.inputs)}")
+        return next(iter(self.inputs.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,18 @@ def decode(tensor: tensors_pb2.Tensor) -> npt.NDArray[Any]:
     return np.frombuffer(tensor.data, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
+def decode_texts(tensor: tensors_pb2.Tensor) -> list[str]:
+    """Return the strings of a tensor that carries its content.
+
+    Raises:
+        Internal: it holds another number of strings than it says, or no strings.
+    """
+    texts = tensor.data.decode().split("\0")
+    if tensor.dtype != tensors_pb2.DATA_TYPE_UTF8 or list(tensor.shape) != [len(texts) - 1] or texts[-1]:
+        raise Internal(f"the service sent {len(texts) - 1} strings where it declared an array of {list(tensor.shape)}")
+    return texts[:-1]
+
+
 def dtype_name(dtype: tensors_pb2.DataType.ValueType) -> str:
     """Return NumPy's name of an element type; "utf8" for strings, "" where none was given."""
     if dtype == tensors_pb2.DATA_TYPE_UNSPECIFIED or dtype not in tensors_pb2.DataType.values():

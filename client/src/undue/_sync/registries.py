@@ -14,14 +14,15 @@ from undue._blobs import blob_of_file
 from undue._errors import ModelWarning, invalid
 from undue._export import is_program, write_pt2
 from undue._grpc_blocking import in_thread
-from undue._inputs import Arrays, Objective, Schema, resource_name, strings
+from undue._inputs import Arrays, Objective, Schema, resource_name, row_numbers, strings
 from undue._onnx import whole_model
-from undue._resources import Dataset, Model
+from undue._resources import Dataset, Example, Model
 from undue._sources import dataset_file, model_file
 from undue._tensors import Encoded, encode, encode_ids
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages
+from .instances import read_rows
 from .jobs import ValidationJob
 from .uploads import send, send_tensor
 
@@ -112,6 +113,27 @@ class Models:
         for message in all_pages(self._connection, self._connection.models.ListModels, request, "models"):
             yield _convert.model(cast(models_pb2.Model, message))
 
+    def delete(self, name: Model | str, *, force: bool = False, etag: str | None = None) -> None:
+        """Delete a version of a model; a name without a version means all of them.
+
+        Bytes that nothing else uses go with it.
+
+        Args:
+            name: the model, or its name.
+            force: delete it although jobs name it. Jobs that need it and have not ended are cancelled;
+                what has ended keeps its result.
+            etag: delete only what was seen: the `.etag` it had then.
+
+        Raises:
+            NotFound: there is no such model.
+            FailedPrecondition: others name it (RESOURCE_IN_USE), or it has changed (ETAG_MISMATCH).
+            Unavailable: the service cannot be reached.
+        """
+        request = models_pb2.DeleteModelRequest(
+            name=resource_name("name", "models", name), etag=etag or "", force=force
+        )
+        self._connection.call(self._connection.models.DeleteModel, request)
+
 
 class Datasets:
     """The data sets of a service: `client.datasets`."""
@@ -172,6 +194,38 @@ class Datasets:
         request = datasets_pb2.ListDatasetsRequest(parent=resource_name("parent", "datasets", parent) if parent else "")
         for message in all_pages(self._connection, self._connection.datasets.ListDatasets, request, "datasets"):
             yield _convert.dataset(cast(datasets_pb2.Dataset, message))
+
+    def delete(self, name: Dataset | str, *, force: bool = False, etag: str | None = None) -> None:
+        """Delete a version of a data set; a name without a version means all of them.
+
+        Bytes that nothing else uses go with it.
+
+        Args:
+            name: the data set, or its name.
+            force: delete it although jobs or models name it. Jobs that need it and have not ended are cancelled;
+                what has ended keeps its result.
+            etag: delete only what was seen: the `.etag` it had then.
+
+        Raises:
+            NotFound: there is no such data set.
+            FailedPrecondition: others name it (RESOURCE_IN_USE), or it has changed (ETAG_MISMATCH).
+            Unavailable: the service cannot be reached.
+        """
+        request = datasets_pb2.DeleteDatasetRequest(
+            name=resource_name("name", "datasets", name), etag=etag or "", force=force
+        )
+        self._connection.call(self._connection.datasets.DeleteDataset, request)
+
+    def read(self, name: Dataset | str, rows: Iterable[int]) -> tuple[Example, ...]:
+        """Return the instances of some rows, as a model sees them, in the order given.
+
+        Raises:
+            InvalidArgument: a row is out of range.
+            NotFound: there is no such data set.
+            FailedPrecondition: it is not READY.
+            Unavailable: the service cannot be reached.
+        """
+        return read_rows(self._connection, resource_name("name", "datasets", name), row_numbers("rows", rows))
 
     def _send_arrays(self, source: Arrays) -> datasets_pb2.ArraysSource:
         inputs = {name: f"inputs[{name!r}]" if name else "inputs" for name in source.named_inputs()}

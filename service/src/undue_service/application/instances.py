@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
+from undue_service.domain.errors import Reason, Unavailable
 from undue_service.domain.names import new_token
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import DatasetReport
 
+from .admission import check_rows, dataset_report
 from .planning import Planner
 from .ports import Instances, ResultReader, RunnerLostError, WorkerPool
 from .registration import Registrations
@@ -45,8 +45,7 @@ class InstanceReader:
 
     def _dataset(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
         found = self._registrations.get(tenant, "datasets", "name", name).ready()
-        assert isinstance(found.report, DatasetReport)  # noqa: S101  it is ready
-        check_rows("rows", rows, found.report.rows)
+        check_rows("rows", rows, dataset_report(found).rows)
         return found
 
     async def _run(self, tenant: str, found: Registration, rows: tuple[int, ...]) -> Instances:
@@ -62,15 +61,3 @@ class InstanceReader:
             finally:
                 await asyncio.to_thread(self._planner.discard, work)
         raise AssertionError  # the loop returns or raises
-
-
-def check_rows(field: str, rows: tuple[int, ...], length: int) -> None:
-    """Hold row numbers against the length of their data set.
-
-    Raises:
-        InvalidArgument: ROW_OUT_OF_RANGE.
-    """
-    wrong = next((row for row in rows if not 0 <= row < length), None)
-    if wrong is not None:
-        text = f"row {wrong} does not exist; the data set has {length:,} rows, numbered from 0"
-        raise InvalidArgument.at(field, text, Reason.ROW_OUT_OF_RANGE)

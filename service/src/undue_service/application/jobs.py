@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from undue_service.domain.costs import Estimate, estimate
+from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
-from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Influence, RequestedJob, SelfInfluence
+from undue_service.domain.specs import RequestedJob, SelfInfluence
 
+from .admission import check_job, check_method, dataset_report, model_report
 from .changes import Changes, wait
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
@@ -31,23 +33,44 @@ class Jobs:
         """Queue a job over resources that are ready; their versions are settled now.
 
         Raises:
-            FailedPrecondition: RESOURCE_NOT_READY.
-            InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD for self-influence by a method that has none.
+            FailedPrecondition: RESOURCE_NOT_READY; whatever `admission` refuses.
+            InvalidArgument: whatever `admission` refuses.
             NotFound: RESOURCE_NOT_FOUND.
         """
         made: list[Job] = []
 
         def make() -> Job:
             # Only for a request that is new: a repeated one gets its job back whatever has been registered since.
-            made.append(Job(tenant, new_token(), self._settled(tenant, spec), self._clock.now(), timeout_seconds))
+            settled = self._settled(tenant, spec).spec
+            made.append(Job(tenant, new_token(), settled, self._clock.now(), timeout_seconds))
             return made[0]
 
-        _check_method(spec)
+        check_method(spec)
         job = self._store.add(tenant, make, request)
         if made:
             self._metrics.job_submitted(spec.kind)
             self._changes.queued()
         return job
+
+    def estimate(self, tenant: str, spec: RequestedJob) -> tuple[RequestedJob, Estimate]:
+        """Return the job as it would be queued, and what it would take.
+
+        Raises:
+            FailedPrecondition: as `create`; RESOURCE_NOT_READY for a model that was registered without a sample.
+            InvalidArgument: as `create`.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        check_method(spec)
+        settled = self._settled(tenant, spec)
+        model = model_report(settled.model)
+        if model.speed is None:
+            text = f"{settled.model.name} was registered without a sample, so its speed was not measured: pass sample="
+            raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
+        test_rows = 0
+        if settled.test is not None and not isinstance(spec, SelfInfluence):
+            test_rows = len(spec.rows) or dataset_report(settled.test).rows
+        train_rows = dataset_report(settled.train).rows
+        return settled.spec, estimate(settled.spec, model, model.speed, train_rows, test_rows)
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -92,25 +115,25 @@ class Jobs:
                 seen = job
                 await wait(event)
 
-    def _settled(self, tenant: str, spec: RequestedJob) -> RequestedJob:
-        """Return the spec with the versions that it means today."""
+    def _settled(self, tenant: str, spec: RequestedJob) -> "_Settled":
+        """Return the spec with the versions that it means today, and those, checked against each other."""
         field = f"job.{spec.kind}"
-        settled = replace(
-            spec,
-            model=self._registrations.get(tenant, "models", f"{field}.model", spec.model).ready().name,
-            train=self._dataset(tenant, f"{field}.train", spec.train).name,
-        )
-        if isinstance(settled, SelfInfluence):
-            return settled
-        return replace(settled, test=self._dataset(tenant, f"{field}.test", settled.test).name)
+        model = self._registrations.get(tenant, "models", f"{field}.model", spec.model).ready()
+        train = self._dataset(tenant, f"{field}.train", spec.train)
+        test = None if isinstance(spec, SelfInfluence) else self._dataset(tenant, f"{field}.test", spec.test)
+        check_job(spec, model, train, test)
+        settled: RequestedJob = replace(spec, model=model.name, train=train.name)
+        if test is not None and not isinstance(settled, SelfInfluence):
+            settled = replace(settled, test=test.name)
+        return _Settled(settled, model, train, test)
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.get(tenant, "datasets", field, name).ready()
 
 
-def _check_method(spec: RequestedJob) -> None:
-    match spec:
-        case SelfInfluence(method=method):
-            self_influence_spec(method)
-        case Influence(method=method):
-            method_spec(method)
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    spec: RequestedJob
+    model: Registration
+    train: Registration
+    test: Registration | None

@@ -10,7 +10,15 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from undue_service.domain.errors import DeadlineExceeded, Error, Internal, Reason, ResourceExhausted, Unavailable
+from undue_service.domain.errors import (
+    DeadlineExceeded,
+    Error,
+    Internal,
+    NotFound,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+)
 from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.specs import RowsReport, TaskResult
 
@@ -149,6 +157,8 @@ class Scheduler:
                     self._changes.changed(job.id)
                 elif (await asyncio.to_thread(self._jobs.get, job.tenant, job.id)).state.ended:
                     raise StaleLeaseError
+            except NotFound as error:  # it was deleted
+                raise StaleLeaseError from error
             except (Unavailable, ResourceExhausted) as error:
                 if now - renewed > LEASE:
                     raise StaleLeaseError from error  # by now another may have it

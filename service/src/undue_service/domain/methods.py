@@ -6,6 +6,9 @@ from typing import Literal
 
 from .errors import InvalidArgument, Reason
 
+DENSE_PARAMETER_LIMIT = 12_000
+"""P above which no dense matrix is made: at 12,000 it takes 1.2 GB, its factor and inverse as much each."""
+
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
@@ -21,6 +24,8 @@ class MethodSpec:
     """Whether it takes a tolerance and a number of iterations."""
     has_self_influence: bool = True
     """Whether score(i, i) tells rows apart."""
+    parameter_limit: int | None = None
+    """The largest P that it can work on; None for any."""
 
 
 METHODS: Mapping[str, MethodSpec] = {
@@ -33,6 +38,7 @@ METHODS: Mapping[str, MethodSpec] = {
             "to first order, by the dense damped Hessian",
             uses_damping=True,
             has_leverage_correction=True,
+            parameter_limit=DENSE_PARAMETER_LIMIT,
         ),
         MethodSpec(
             name="cg",

@@ -1,6 +1,7 @@
 """What is asked for: the settings of models, data sets and jobs, as plain values."""
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
@@ -303,6 +304,20 @@ class Stationarity:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """What was measured of a model's cost when it was registered, on the device that checked it."""
+
+    row_seconds: float
+    """Of one training row's loss and gradient."""
+    flops_per_second: float
+    """Of a float64 matrix product."""
+    base_bytes: int
+    """Memory of the runner with the model open."""
+    row_bytes: int
+    """Memory of one row in a block of rows."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """What validation found in a model."""
 
@@ -319,9 +334,16 @@ class ModelReport:
     parity_rows: int
     stationarity: Stationarity | None
     warnings: tuple[str, ...]
-    row_seconds: float | None = None
-    """Time of one training row's loss and gradient, measured on the sample; None without one."""
+    outputs_per_row: int = 1
+    """C: how many numbers a prediction is."""
+    speed: Speed | None = None
+    """None without a sample."""
     kind: Literal["model_report"] = "model_report"
+
+    @property
+    def dim(self) -> int:
+        """Return P, the number of selected parameters."""
+        return sum(prod(one.shape) for one in self.parameters if one.selected)
 
 
 @dataclass(frozen=True, slots=True)

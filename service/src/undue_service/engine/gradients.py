@@ -132,10 +132,14 @@ def training_batches(
 
 def block_rows(objective: Objective, memory_bytes: int, row_numel: int = 0) -> int:
     """Return how many rows fit into a byte budget, at least one and at most 4096."""
+    return max(1, min(_MAX_BLOCK, memory_bytes // row_bytes(objective, row_numel)))
+
+
+def row_bytes(objective: Objective, row_numel: int = 0) -> int:
+    """Return what the intermediate values of one row take, `row_numel` numbers of the caller's own included."""
     numel = 4 * objective.program.graph.row_numel() + row_numel
     numel += 4 * objective.head.features if objective.head is not None else 3 * objective.space.dim
-    item = torch.finfo(objective.program.dtype).bits // 8
-    return max(1, min(_MAX_BLOCK, memory_bytes // (item * numel)))
+    return int(torch.finfo(objective.program.dtype).bits // 8 * numel)
 
 
 def _vmapped(objective: Objective, batch: Batch, cost: Callable[[Tensor, Batch], Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ from undue_service.models.parity import parity
 
 from .results import write_influence, write_self_influence
 from .rows import SourceRows
+from .speed import measure_speed
 
 Report = Callable[[str, int, int], None]
 
@@ -102,14 +104,16 @@ class Workshop:
         objective = self._objective(task.model, opened)
         source = place.source(task.sample) if task.sample is not None else None
         agreement, rows = _parity(opened, objective, source, place.report) if source is not None else (None, 0)
-        fit = None
+        fit = speed = None
         warnings = list(opened.warnings)
         if source is None:
             warnings.append(
                 "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
             )
         elif source.schema.target is not None:
+            started = time.perf_counter()
             fit = measure_fit(objective, SourceRows(source), progress=place.report)
+            speed = measure_speed(objective, (time.perf_counter() - started) / len(source))
             warnings += fit.warnings
         program = objective.program
         warnings += _unreached(opened, program)
@@ -125,6 +129,8 @@ class Workshop:
             parity_rows=rows,
             stationarity=fit.stationarity if fit is not None else None,
             warnings=tuple(warnings),
+            outputs_per_row=objective.outputs_per_row,
+            speed=speed,
         )
 
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:

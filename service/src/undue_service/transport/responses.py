@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2, uploads_pb2
 from undue_service.application.ports import Instances, PoolStatus
+from undue_service.domain.costs import Estimate
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.resources import Registration, Upload
@@ -24,10 +25,12 @@ from undue_service.domain.specs import (
     FileSource,
     Influence,
     InfluenceReport,
+    JobSpec,
     ModelReport,
     ModelSpec,
     ModelValidation,
     ObjectiveSpec,
+    RequestedJob,
     Retrain,
     SelfInfluence,
     Stationarity,
@@ -192,17 +195,30 @@ def job(value: Job) -> jobs_pb2.Job:
     )
     if isinstance(value.report, InfluenceReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
-    match value.spec:
-        case Influence() as spec:
+    _put_spec(message, value.spec)
+    return message
+
+
+def estimated_job(spec: RequestedJob, timeout_seconds: float, value: Estimate) -> jobs_pb2.Job:
+    """Return a job that was not queued, with what it would take."""
+    estimate = jobs_pb2.Estimate(rows=value.rows, peak_bytes=value.peak_bytes, seconds=value.seconds)
+    message = jobs_pb2.Job(timeout_seconds=timeout_seconds, estimate=estimate)
+    _put_spec(message, spec)
+    return message
+
+
+def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
+    match spec:
+        case Influence():
             measurement = MEASUREMENTS.to_proto(spec.measurement)
             aggregate = jobs_pb2.AGGREGATE_MEAN if spec.aggregate else None
             influence = jobs_pb2.InfluenceSpec(
                 rows=spec.rows, test=spec.test, measurement=measurement, aggregate=aggregate, **_common(spec)
             )
             message.influence.CopyFrom(influence)
-        case SelfInfluence() as spec:
+        case SelfInfluence():
             message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(**_common(spec)))
-        case Retrain() as spec:
+        case Retrain():
             retrain = jobs_pb2.RetrainSpec(
                 model=spec.model,
                 train=spec.train,
@@ -218,7 +234,6 @@ def job(value: Job) -> jobs_pb2.Job:
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
             message.dataset_validation.dataset = name
-    return message
 
 
 def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:

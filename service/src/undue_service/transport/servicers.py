@@ -195,6 +195,9 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     async def CreateJob(self, request: jobs_pb2.CreateJobRequest, context: Context) -> jobs_pb2.Job:
         """See jobs.proto."""
         spec, timeout = requests.job_spec(request)
+        if request.validate_only:
+            settled, estimate = await to_thread(self._jobs.estimate, tenant(context), spec)
+            return responses.estimated_job(settled, timeout, estimate)
         key = request_key(request, request.request_id)
         return responses.job(await to_thread(self._jobs.create, tenant(context), spec, timeout, key))
 

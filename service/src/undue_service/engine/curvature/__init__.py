@@ -3,7 +3,7 @@
 from .base import Curvature
 from .damped import Damped
 from .dense import Dense
-from .hessian import PARAMETER_LIMIT, Hessian
+from .hessian import Hessian
 from .trace import Estimate, mean_eigenvalue
 
-__all__ = ["PARAMETER_LIMIT", "Curvature", "Damped", "Dense", "Estimate", "Hessian", "mean_eigenvalue"]
+__all__ = ["Curvature", "Damped", "Dense", "Estimate", "Hessian", "mean_eigenvalue"]

@@ -5,15 +5,13 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import block_rows, training_batches
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
 from .trace import Estimate, mean_eigenvalue
-
-PARAMETER_LIMIT = 12_000
-"""P above which no dense matrix is made: at 12,000 it takes 1.2 GB, its factor and inverse as much each."""
 
 
 class Hessian:
@@ -29,7 +27,7 @@ class Hessian:
         train: Rows,
         *,
         memory_bytes: int = 2**30,
-        parameter_limit: int = PARAMETER_LIMIT,
+        parameter_limit: int = DENSE_PARAMETER_LIMIT,
         progress: Progress = silent,
     ) -> None:
         """Bind an objective to its training data; nothing is computed yet.

@@ -1,0 +1,99 @@
+"""What is known to be wrong with a job before a runner sees it: from the registry of methods and the reports."""
+
+from collections.abc import Iterable
+
+from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.methods import MethodSpec, method_spec, self_influence_spec
+from undue_service.domain.resources import Registration
+from undue_service.domain.specs import DatasetReport, Influence, ModelReport, RequestedJob, Retrain, SelfInfluence
+
+
+def check_method(spec: RequestedJob) -> None:
+    """Hold a job against the registry of methods.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD for a setting that the method has not, or self-influence by one
+            that ranks no row; LEVERAGE_UNAVAILABLE.
+    """
+    match spec:
+        case Influence(method=name):
+            _check_settings(spec, method_spec(name))
+        case SelfInfluence(method=name):
+            _check_settings(spec, self_influence_spec(name))
+
+
+def check_job(spec: RequestedJob, model: Registration, train: Registration, test: Registration | None) -> None:
+    """Hold a job against what is known of its model and data.
+
+    Raises:
+        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; LEVERAGE_UNAVAILABLE.
+        FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED.
+    """
+    field = f"job.{spec.kind}"
+    rows = dataset_report(train)
+    if rows.target is None:
+        text = f"{train.name} has no targets, so no row of it has a loss: register it with targets"
+        raise InvalidArgument.at(f"{field}.train", text, Reason.TARGETS_MISSING)
+    if test is not None and not isinstance(spec, SelfInfluence):
+        check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
+    found = model_report(model)
+    match spec:
+        case Influence(method=name) | SelfInfluence(method=name):
+            _check_size(method_spec(name), found)
+            if spec.leverage_correction and not found.linear_head:
+                text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
+                raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+        case Retrain():
+            if not found.linear_head:
+                text = (
+                    f"{model.name} is not linear in every selected parameter, so its objective is not convex and has "
+                    "no one minimum to go to: register it with parameters= of its last layer"
+                )
+                raise FailedPrecondition(Reason.RETRAIN_UNSUPPORTED, text)
+            for place, without in enumerate(spec.without):
+                check_rows(f"{field}.without[{place}].rows", without, rows.rows)
+
+
+def check_rows(field: str, rows: Iterable[int], length: int) -> None:
+    """Hold row numbers against the length of their data set.
+
+    Raises:
+        InvalidArgument: ROW_OUT_OF_RANGE.
+    """
+    wrong = next((row for row in rows if not 0 <= row < length), None)
+    if wrong is not None:
+        text = f"row {wrong} does not exist; the data set has {length:,} rows, numbered from 0"
+        raise InvalidArgument.at(field, text, Reason.ROW_OUT_OF_RANGE)
+
+
+def dataset_report(registration: Registration) -> DatasetReport:
+    """Return what validation found in a data set that is READY."""
+    assert isinstance(registration.report, DatasetReport)  # noqa: S101  it is ready
+    return registration.report
+
+
+def model_report(registration: Registration) -> ModelReport:
+    """Return what validation found in a model that is READY."""
+    assert isinstance(registration.report, ModelReport)  # noqa: S101  it is ready
+    return registration.report
+
+
+def _check_settings(spec: Influence | SelfInfluence, method: MethodSpec) -> None:
+    field = f"job.{spec.kind}"
+    for name in ("tolerance", "max_iterations"):
+        if getattr(spec, name) is not None and not method.is_iterative:
+            raise InvalidArgument.at(f"{field}.{name}", f"{method.name} does not iterate: leave {name} out")
+    if spec.leverage_correction and not method.has_leverage_correction:
+        text = f'{method.name} has no leverage correction; use method="exact", or leave leverage_correction out'
+        raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+
+
+def _check_size(method: MethodSpec, model: ModelReport) -> None:
+    if method.parameter_limit is not None and model.dim > method.parameter_limit:
+        text = (
+            f"a dense Hessian over {model.dim:,} parameters would take {model.dim**2 * 8 / 2**30:,.1f} GiB; the limit "
+            f"of {method.name} is {method.parameter_limit:,} parameters: register the model with fewer in parameters=, "
+            'such as its last layer\'s, or use method="cg"'
+        )
+        metadata = {"parameters": str(model.dim), "limit": str(method.parameter_limit)}
+        raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)

@@ -1,0 +1,86 @@
+"""What a job would take: floating-point operations and bytes of each method, at the speed that was measured.
+
+P selected parameters, C outputs, n training rows, m test rows. A pass over the training rows costs n row gradients, as
+timed at registration. The constants in front were fitted once to jobs on digits and are good to a factor of about two
+(tests/e2e/test_estimates.py holds them to three).
+"""
+
+from dataclasses import dataclass
+
+from .methods import METHODS
+from .specs import Influence, ModelReport, RequestedJob, Retrain, SelfInfluence, Speed
+
+BLOCK_BYTES = 2**30
+"""The engine's budget for the intermediate values of a block of rows."""
+BLOCK_ROWS = 4096
+SOLVE_ITERATIONS = 100
+"""Of conjugate gradients; the true number is about √κ and not known before."""
+NEWTON_ITERATIONS = 3
+_FLOAT64 = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job would take."""
+
+    rows: int
+    """Rows that are read, each once."""
+    peak_bytes: int
+    """Memory of the runner at its peak."""
+    seconds: float
+    """Time of computing, once a runner has started and opened the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """passes over the training rows, operations beside them, and bytes that are held."""
+
+    passes: float
+    flops: float
+    held: float
+
+
+def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: int, test_rows: int) -> Estimate:
+    """Return what a job would take on `test_rows` explained or measured rows (none for self-influence)."""
+    n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
+    match spec:
+        case Influence(method=method):
+            work = _solving(spec, method, model, n, m) if METHODS[method].uses_damping else _Work(2, 0, 0)
+            flops = work.flops + 2 * n * model.dim * m
+            held = work.held + _FLOAT64 * 2 * model.dim * min(m, 1024) + (4 * n * m if spec.top_k is None else 0)
+            work = _Work(work.passes + 1, flops, held)
+        case SelfInfluence(method=method):
+            work = _solving(spec, method, model, n, n) if METHODS[method].uses_damping else _Work(2, 0, 0)
+        case Retrain(without=without):
+            work = _retraining(model, n, m, len(without))
+    seconds = work.passes * n * speed.row_seconds + test_rows * speed.row_seconds + work.flops / speed.flops_per_second
+    block = min(BLOCK_BYTES, min(n, BLOCK_ROWS) * speed.row_bytes)
+    return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
+
+
+def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n: int, columns: int) -> _Work:
+    """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
+    P, C = model.dim, model.outputs_per_row
+    if method == "exact":
+        dense = _FLOAT64 * P * P
+        if not model.linear_head:
+            return _Work(1 + 2 * P, P**3 + 4 * P * P * columns, 3 * dense)
+        corrects = spec.leverage_correction is not False
+        curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
+        return _Work(3 if corrects else 2, curvature * (2 if corrects else 1) + P**3 + 4 * P * P * columns, 4 * dense)
+    iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS)
+    together = min(columns, max(1, BLOCK_BYTES // (_FLOAT64 * 8 * P)))
+    held = _FLOAT64 * 8 * P * together
+    if model.linear_head:
+        rounds = -(-columns // together)
+        return _Work(1 + iterations * rounds, 4 * n * P * columns * iterations, held)
+    return _Work(1 + 2 * iterations * columns, 0, held)
+
+
+def _retraining(model: ModelReport, n: int, m: int, fits: int) -> _Work:
+    """Return what the fits take: some Newton iterations each, over features that are computed once."""
+    P, C = model.dim, model.outputs_per_row
+    curvature = n * P * P * (C + 1) / C
+    per_fit = NEWTON_ITERATIONS * 6 * n * P + 2 * m * P
+    held = 3 * _FLOAT64 * P * P + _FLOAT64 * n * (P / C + C) + _FLOAT64 * fits * m
+    return _Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
