@@ -8,45 +8,18 @@ import sys
 import threading
 import time
 
-import grpc
 import numpy as np
 import psutil
 import pytest
 import torch
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import undue
-from undue.v1 import jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, uploads_pb2, uploads_pb2_grpc
-
-SERVE = [sys.executable, "-m", "undue_service.main", "serve", "--address", "127.0.0.1:0"]
 
 
 @pytest.fixture
 def own_client(tmp_path):
     with undue.Client.local(tmp_path / "data") as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A service on a TCP port, as a platform would run it."""
-    read, write = os.pipe()
-    command = [*SERVE, "--data-dir", str(tmp_path_factory.mktemp("data")), "--ready-fd", str(write)]
-    environment = os.environ | {"UNDUE_METRICS_ADDRESS": ""}
-    process = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL, env=environment)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        yield json.loads(pipe.readline())["address"]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
-
-
-@pytest.fixture(scope="module")
-def channel(address):
-    with grpc.insecure_channel(address) as channel:
-        yield channel
 
 
 def register_slow(client, digits):
@@ -194,106 +167,3 @@ def test_check_says_what_it_found(tmp_path):
     found = json.loads(done.stdout)
     assert found["libraries"]["torch"].startswith("2.")
     assert found["devices"]
-
-
-def test_health_and_reflection(channel):
-    health = health_pb2_grpc.HealthStub(channel)
-    for service in ("", "undue.v1.JobService", "undue.v1.ModelService"):
-        assert (
-            health.Check(health_pb2.HealthCheckRequest(service=service)).status
-            == health_pb2.HealthCheckResponse.SERVING
-        )
-    services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
-    names = {f"undue.v1.{name}Service" for name in ("Upload", "Model", "Dataset", "Job", "Server")}
-    assert names <= services
-
-
-def details(error):
-    """Return (status, ErrorInfo, other details) of a failed call."""
-    [packed] = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
-    status = status_pb2.Status.FromString(packed)
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return status, info
-
-
-def test_every_error_is_a_rich_status(channel):
-    with pytest.raises(grpc.RpcError) as caught:
-        jobs_pb2_grpc.JobServiceStub(channel).GetJob(jobs_pb2.GetJobRequest(name="jobs/" + "0" * 32))
-    status, info = details(caught.value)
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert (info.reason, info.domain) == ("RESOURCE_NOT_FOUND", "undue")
-    assert status.message == caught.value.details()
-    assert status.details[1].Is(error_details_pb2.RequestInfo.DESCRIPTOR)
-
-
-@pytest.mark.parametrize(
-    ("service", "method", "request_message", "code", "reason"),
-    [
-        (jobs_pb2_grpc.JobServiceStub, "GetJob", jobs_pb2.GetJobRequest(name="x"), "INVALID_ARGUMENT", "INVALID_NAME"),
-        (jobs_pb2_grpc.JobServiceStub, "CreateJob", jobs_pb2.CreateJobRequest(), "INVALID_ARGUMENT", "INVALID_FIELD"),
-        (
-            jobs_pb2_grpc.JobServiceStub,
-            "ListJobs",
-            jobs_pb2.ListJobsRequest(page_token="x"),
-            "INVALID_ARGUMENT",
-            "INVALID_PAGE_TOKEN",
-        ),
-        (
-            models_pb2_grpc.ModelServiceStub,
-            "GetModel",
-            models_pb2.GetModelRequest(name="models/none"),
-            "NOT_FOUND",
-            "RESOURCE_NOT_FOUND",
-        ),
-        (
-            models_pb2_grpc.ModelServiceStub,
-            "CreateModel",
-            models_pb2.CreateModelRequest(),
-            "INVALID_ARGUMENT",
-            "INVALID_FIELD",
-        ),
-        (
-            uploads_pb2_grpc.UploadServiceStub,
-            "CreateUpload",
-            uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=5 << 30, sha256="0" * 64)),
-            "RESOURCE_EXHAUSTED",
-            "UPLOAD_TOO_LARGE",
-        ),
-        (
-            uploads_pb2_grpc.UploadServiceStub,
-            "CreateUpload",
-            uploads_pb2.CreateUploadRequest(request_id="x"),
-            "INVALID_ARGUMENT",
-            "INVALID_FIELD",
-        ),
-    ],
-)
-def test_bad_requests(channel, service, method, request_message, code, reason):
-    with pytest.raises(grpc.RpcError) as caught:
-        getattr(service(channel), method)(request_message)
-    _, info = details(caught.value)
-    assert (caught.value.code().name, info.reason) == (code, reason)
-
-
-def test_streams_fail_with_rich_errors_too(channel):
-    jobs = jobs_pb2_grpc.JobServiceStub(channel)
-    with pytest.raises(grpc.RpcError) as caught:
-        list(jobs.WatchJob(jobs_pb2.WatchJobRequest(name="jobs/" + "0" * 32)))
-    assert details(caught.value)[1].reason == "RESOURCE_NOT_FOUND"
-    uploads = uploads_pb2_grpc.UploadServiceStub(channel)
-    made = uploads.CreateUpload(
-        uploads_pb2.CreateUploadRequest(upload=uploads_pb2.Upload(size_bytes=3, sha256="0" * 64))
-    )
-    chunk = uploads_pb2.WriteUploadRequest(name=made.name, data=b"abc", sha256=bytes(32))
-    with pytest.raises(grpc.RpcError) as caught:
-        uploads.WriteUpload(iter([chunk]))
-    assert details(caught.value)[1].reason == "DIGEST_MISMATCH"
-    assert uploads.GetUpload(uploads_pb2.GetUploadRequest(name=made.name)).received_bytes == 0
-
-
-def test_a_chosen_request_id_comes_back(channel):
-    jobs = jobs_pb2_grpc.JobServiceStub(channel)
-    with pytest.raises(grpc.RpcError) as caught:
-        jobs.GetJob(jobs_pb2.GetJobRequest(name="x"), metadata=(("x-request-id", "my-call-7"),))
-    assert ("x-request-id", "my-call-7") in [(key, value) for key, value in caught.value.initial_metadata()]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from undue_service.application.ports import Metrics
-from undue_service.domain.errors import Error, Internal, InvalidArgument, Reason
+from undue_service.domain.errors import Error, Internal, InvalidArgument, Reason, Unimplemented
 
 from .errors import STATUS_CODES, STATUS_DETAILS, to_trailer
 from .validation import check
@@ -40,8 +40,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Return the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith("/undue."):
+        if not method.startswith("/undue."):
             return handler
+        if handler is None:
+            handler = grpc.unary_unary_rpc_method_handler(_unknown(method))
+            method = "/undue/unknown"  # a caller's text is no label of a metric
         given = dict(handler_call_details.invocation_metadata or ()).get(REQUEST_ID_HEADER, "")
         # A header is the caller's text: only what looks like an id goes into logs and answers.
         identity = (
@@ -76,16 +79,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(unary, deserializer, handler.response_serializer)
 
 
+def _unknown(method: str) -> Callable[[bytes, "Context"], Awaitable[bytes]]:
+    async def refuse(request: bytes, context: "Context") -> bytes:  # noqa: ARG001  gRPC's signature
+        text = f"this service has no method {method[:200]}: it is older or newer than the caller's stubs"
+        raise Unimplemented(Reason.RPC_UNKNOWN, text)
+
+    return refuse
+
+
 class _Malformed:
     """Stands for a request whose bytes do not parse, so that its error is one of ours."""
 
 
 def _tolerant(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    assert deserializer is not None  # noqa: S101  every method of ours takes a message
-
     def deserialize(data: bytes) -> Any:
         try:
-            return deserializer(data)
+            return deserializer(data) if deserializer is not None else data
         except DecodeError:
             return _Malformed()
 
@@ -96,7 +105,8 @@ def _check(request: Any) -> None:
     if isinstance(request, _Malformed):
         text = "the bytes of the request are not the message that the method takes: compare the versions of the stubs"
         raise InvalidArgument(Reason.REQUEST_MALFORMED, text)
-    check(request)
+    if isinstance(request, Message):
+        check(request)
 
 
 async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
