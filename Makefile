@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.undue-installed
 
-.PHONY: setup demo test test-slow check proto sync format clean
+.PHONY: setup demo test test-slow check image-check proto sync format clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,12 @@ check: setup
 	$(BIN)/python tools/protos.py check
 	$(BIN)/python tools/reasons.py check
 	$(BIN)/python tools/unasync.py check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/yamllint --strict deploy buf.yaml
+
+# Both images, built and started without Docker: as root, with Debian's mmdebstrap and bubblewrap (docs/deploying.md).
+image-check: setup
+	$(BIN)/python tools/image_check.py --build-arg "PIP_EXTRA=$(PIP_EXTRA)" $(IMAGE_CHECK)
 
 # Rewrites the stubs and docs/errors.md from proto/.
 proto: setup
