@@ -33,11 +33,12 @@ from .application.deletion import Deletions
 from .application.instances import InstanceReader
 from .application.jobs import Jobs
 from .application.planning import Planner
+from .application.ports import RunnerLostError
 from .application.registration import Registrations
 from .application.results import Results
 from .application.scheduler import Scheduler
 from .application.uploads import Uploads
-from .domain.errors import Error, InvalidArgument, Reason
+from .domain.errors import Error, InvalidArgument, Reason, Unavailable
 from .settings import Settings
 from .transport.server import start_server
 from .transport.servicers import UseCases
@@ -162,6 +163,9 @@ async def _check(settings: Settings) -> None:
         try:
             await pool.warm()
             found = pool.status()
+        except RunnerLostError as lost:
+            text = f"{lost}: is undue-service installed with its extra [runner]?"
+            raise Unavailable(Reason.RUNNER_UNAVAILABLE, text) from lost
         finally:
             await pool.close()
     facts = {"devices": found.devices, "libraries": dict(found.libraries), "data_dir": str(settings.data_dir.resolve())}
@@ -206,8 +210,11 @@ def _say(descriptor: int, message: dict[str, Any]) -> None:
 
 
 def _log_failure(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("a part of the service has failed", exc_info=task.exception())
+    failure = None if task.cancelled() else task.exception()
+    if isinstance(failure, RunnerLostError):
+        log.warning("no runner could be started; jobs will try again", extra={"cause": str(failure)})
+    elif failure is not None:
+        log.error("a part of the service has failed", exc_info=failure)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

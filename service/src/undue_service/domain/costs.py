@@ -7,13 +7,13 @@ timed at registration. The constants in front were fitted once to jobs on digits
 
 from dataclasses import dataclass
 
-from .methods import METHODS
 from .specs import Influence, ModelReport, RequestedJob, Retrain, SelfInfluence, Speed
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows."""
 BLOCK_ROWS = 4096
-SOLVE_ITERATIONS = 100
+QUERIES_TOGETHER = 1024
+SOLVE_ITERATIONS = 30
 """Of conjugate gradients; the true number is about √κ and not known before."""
 NEWTON_ITERATIONS = 3
 _FLOAT64 = 8
@@ -33,11 +33,15 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """passes over the training rows, operations beside them, and bytes that are held."""
+    """What is done beside reading the data, and what is held meanwhile."""
 
     passes: float
-    flops: float
-    held: float
+    """Over the training rows, each a gradient a row."""
+    flops: float = 0
+    held: float = 0
+    """Bytes."""
+    products: float = 0
+    """Hessian-vector products over all training rows, of a model that is no linear head."""
 
 
 def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: int, test_rows: int) -> Estimate:
@@ -45,16 +49,21 @@ def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: i
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     match spec:
         case Influence(method=method):
-            work = _solving(spec, method, model, n, m) if METHODS[method].uses_damping else _Work(2, 0, 0)
-            flops = work.flops + 2 * n * model.dim * m
-            held = work.held + _FLOAT64 * 2 * model.dim * min(m, 1024) + (4 * n * m if spec.top_k is None else 0)
-            work = _Work(work.passes + 1, flops, held)
+            work = _solving(spec, method, model, n, m)
+            together = min(m, QUERIES_TOGETHER)
+            scoring = min(BLOCK_BYTES / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
+            scores = 4 * n * m if spec.top_k is None else 0
+            held = work.held + scoring + scores + _FLOAT64 * 2 * model.dim * together
+            work = _Work(work.passes + 1, work.flops + 2 * n * model.dim * m, held, work.products)
         case SelfInfluence(method=method):
-            work = _solving(spec, method, model, n, n) if METHODS[method].uses_damping else _Work(2, 0, 0)
+            work = _solving(spec, method, model, n, n)
         case Retrain(without=without):
             work = _retraining(model, n, m, len(without))
-    seconds = work.passes * n * speed.row_seconds + test_rows * speed.row_seconds + work.flops / speed.flops_per_second
+    seconds = (work.passes * n + test_rows) * speed.row_seconds
+    seconds += work.products * n * speed.product_seconds + work.flops / speed.flops_per_second
     block = min(BLOCK_BYTES, min(n, BLOCK_ROWS) * speed.row_bytes)
+    if work.products:
+        block = min(BLOCK_BYTES, block * min(work.products, 64))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
@@ -63,18 +72,21 @@ def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n
     P, C = model.dim, model.outputs_per_row
     if method == "exact":
         dense = _FLOAT64 * P * P
+        solving = P**3 + 4 * P * P * columns
         if not model.linear_head:
-            return _Work(1 + 2 * P, P**3 + 4 * P * P * columns, 3 * dense)
-        corrects = spec.leverage_correction is not False
+            return _Work(1, solving, 3 * dense, products=P)
         curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
-        return _Work(3 if corrects else 2, curvature * (2 if corrects else 1) + P**3 + 4 * P * P * columns, 4 * dense)
-    iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS)
-    together = min(columns, max(1, BLOCK_BYTES // (_FLOAT64 * 8 * P)))
-    held = _FLOAT64 * 8 * P * together
-    if model.linear_head:
-        rounds = -(-columns // together)
-        return _Work(1 + iterations * rounds, 4 * n * P * columns * iterations, held)
-    return _Work(1 + 2 * iterations * columns, 0, held)
+        # The leverage correction is a pass over the same blocks.
+        passes = 2 if spec.leverage_correction is not False else 1
+        return _Work(1 + passes, passes * curvature + solving, 4 * dense)
+    if method == "cg":
+        iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS)
+        together = min(columns, max(1, BLOCK_BYTES // (_FLOAT64 * 8 * P)))
+        held = _FLOAT64 * 8 * P * together
+        if model.linear_head:
+            return _Work(1 + iterations * -(-columns // together), 4 * n * P * columns * iterations, held)
+        return _Work(1, 0, held, products=iterations * columns)
+    return _Work(1)
 
 
 def _retraining(model: ModelReport, n: int, m: int, fits: int) -> _Work:

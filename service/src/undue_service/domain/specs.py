@@ -309,6 +309,9 @@ class Speed:
 
     row_seconds: float
     """Of one training row's loss and gradient."""
+    product_seconds: float
+    """Of one training row's share in the product of the Hessian with one vector; 0 for a linear head, where it is two
+    matrix products."""
     flops_per_second: float
     """Of a float64 matrix product."""
     base_bytes: int

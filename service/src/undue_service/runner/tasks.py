@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -111,9 +110,8 @@ class Workshop:
                 "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
             )
         elif source.schema.target is not None:
-            started = time.perf_counter()
             fit = measure_fit(objective, SourceRows(source), progress=place.report)
-            speed = measure_speed(objective, (time.perf_counter() - started) / len(source))
+            speed = measure_speed(objective, SourceRows(source))
             warnings += fit.warnings
         program = objective.program
         warnings += _unreached(opened, program)
