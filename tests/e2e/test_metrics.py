@@ -66,6 +66,7 @@ def test_metrics_follow_the_work(service):
     assert after["undue_job_duration_seconds_count", kind] == after["undue_job_queue_seconds_count",] == 2
     assert after["undue_examples_processed_total", kind] == 6
     assert after["undue_runners", ("lane", "batch"), ("state", "idle")] == 1
+    assert after["undue_device_memory_peak_bytes", ("device", "cpu")] > 50 << 20  # torch alone is more
     call = (("grpc_method", "GetJob"), ("grpc_service", "undue.v1.JobService"), ("grpc_type", "unary"))
     assert after["grpc_server_started_total", *call] == 1
     assert after["grpc_server_handled_total", ("grpc_code", "NOT_FOUND"), *call] == 1

@@ -89,10 +89,16 @@ class _Now:
         yield GaugeMetricFamily("undue_jobs_queued", "Jobs that wait for a slot.", value=found["QUEUED"])
         yield GaugeMetricFamily("undue_jobs_running", "Jobs that a runner works on.", value=found["RUNNING"])
         runners = GaugeMetricFamily("undue_runners", "Runner processes.", labels=("lane", "state"))
-        states = [(runner.lane, runner.state) for runner in self._pool().runners]
+        pool = self._pool()
+        states = [(runner.lane, runner.state) for runner in pool.runners]
         for lane, state in sorted(set(states)):
             runners.add_metric((lane, state), states.count((lane, state)))
         yield runners
+        text = "Most memory of a device that one runner has held."
+        peaks = GaugeMetricFamily("undue_device_memory_peak_bytes", text, labels=("device",))
+        for device, peak in pool.peak_bytes.items():
+            peaks.add_metric((device,), peak)
+        yield peaks
 
 
 def _split(method: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What the use cases need from outside. One contract suite tests every implementation of a port."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -289,6 +289,8 @@ class PoolStatus:
     devices: tuple[str, ...]
     runners: tuple[RunnerStatus, ...]
     libraries: Mapping[str, str]
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Device to the most memory that one runner has held there."""
 
 
 class RunnerLostError(Exception):

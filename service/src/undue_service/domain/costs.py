@@ -61,7 +61,7 @@ def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: i
             work = _retraining(model, n, m, len(without))
     seconds = (work.passes * n + test_rows) * speed.row_seconds
     seconds += work.products * n * speed.product_seconds + work.flops / speed.flops_per_second
-    block = min(BLOCK_BYTES, min(n, BLOCK_ROWS) * speed.row_bytes)
+    block: float = min(BLOCK_BYTES, min(n, BLOCK_ROWS) * speed.row_bytes)
     if work.products:
         block = min(BLOCK_BYTES, block * min(work.products, 64))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)

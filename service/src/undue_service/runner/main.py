@@ -55,7 +55,7 @@ def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> fra
     try:
         artifacts = {digest: Path(path) for digest, path in task.artifacts.items()}
         result = workshop.run(TASK.load(task.body), artifacts, Path(task.scratch), report)
-        return frames.FromRunner(done=frames.Done(id=task.id, result=_finite(result)))
+        return frames.FromRunner(done=frames.Done(id=task.id, result=_finite(result), peak_bytes=workshop.peak_bytes()))
     except Error as error:
         failure = error
     except MemoryError:

@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -41,9 +42,23 @@ def measure_speed(objective: Objective, sample: Rows) -> Speed:
         ones = torch.ones(objective.space.dim, columns, dtype=theta.dtype, device=theta.device)
         hessian = Hessian(objective, rows)
         product_seconds = _seconds(lambda: float(hessian.matmat(ones)[0, 0].detach())) / (size * columns)
-    # ru_maxrss is in KiB on Linux, which runners run on.
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Speed(row_seconds, product_seconds, _flops_per_second(theta.device), base, row_bytes(objective))
+    flops_per_second = _flops_per_second(theta.device)
+    return Speed(row_seconds, product_seconds, flops_per_second, held_bytes(theta.device), row_bytes(objective))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory of the device that this process has held so far: its own on a CPU, torch's on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux, which runners run on
+
+
+def held_bytes(device: torch.device) -> int:
+    """Return the memory of the device that this process holds now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _flops_per_second(device: torch.device) -> float:

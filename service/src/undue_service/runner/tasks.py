@@ -34,7 +34,7 @@ from undue_service.models.parity import parity
 
 from .results import write_influence, write_self_influence
 from .rows import SourceRows
-from .speed import measure_speed
+from .speed import measure_speed, peak_bytes
 
 Report = Callable[[str, int, int], None]
 
@@ -85,6 +85,10 @@ class Workshop:
             if "can't allocate memory" in str(error):  # the CPU's allocator has no exception of its own
                 raise _out_of_memory() from error
             raise
+
+    def peak_bytes(self) -> int:
+        """Return the most memory of the device that this process has held so far."""
+        return peak_bytes(self._device)
 
     def _run(self, task: Task, place: Place) -> TaskResult:
         match task:

@@ -255,19 +255,23 @@ class Done(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Task."""
     result: _builtins.bytes
     """undue_service.domain.specs.TaskResult, as JSON."""
+    peak_bytes: _builtins.int
+    """The most memory of its device that the runner has held so far: its own on a CPU, torch's on a GPU."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         result: _builtins.bytes = ...,
+        peak_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "peak_bytes", b"peak_bytes", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,7 @@ class LocalPool:
         self._free: dict[str, asyncio.Queue[int]] = {}
         self._runners: dict[Key, RunnerProcess] = {}
         self._libraries: Mapping[str, str] = {}
+        self._peaks = dict.fromkeys(devices, 0)
 
     async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
         """See WorkerPool."""
@@ -38,6 +39,7 @@ class LocalPool:
             try:
                 runner = await self._runner(key)
                 result = await runner.run(work, on_progress)
+                self._peaks[runner.device] = max(self._peaks[runner.device], runner.peak_bytes)
                 loss = ""
             except Error:
                 loss = ""  # the task failed, the runner did not
@@ -58,9 +60,8 @@ class LocalPool:
 
     def status(self) -> PoolStatus:
         """See WorkerPool."""
-        return PoolStatus(
-            self._devices, tuple(runner.status() for runner in tuple(self._runners.values())), self._libraries
-        )
+        runners = tuple(runner.status() for runner in tuple(self._runners.values()))
+        return PoolStatus(self._devices, runners, self._libraries, dict(self._peaks))
 
     async def close(self) -> None:
         """See WorkerPool."""

@@ -39,6 +39,7 @@ class RunnerProcess:
         self.device = device
         self.lane = lane
         self.libraries: dict[str, str] = {}
+        self.peak_bytes = 0
         self._state = "starting"
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -117,6 +118,7 @@ class RunnerProcess:
                 continue
             self._state = "idle"
             if kind == "done":
+                self.peak_bytes = frame.done.peak_bytes
                 return await asyncio.to_thread(self._result, frame.done.result)
             if kind == "failure":
                 said = frame.failure
