@@ -1,10 +1,12 @@
 import hashlib
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.data_dir import DataDir
+from undue_service.application.ports import Held
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 
 DATA = b"some bytes"
@@ -53,6 +55,33 @@ def test_keeping_the_same_bytes_twice_is_one_artifact(staging, artifacts):
         staging.append("t", key, 0, DATA)
         assert artifacts.keep("t", staging.path("t", key)) == DIGEST
     assert artifacts.path("t", DIGEST).read_bytes() == DATA
+
+
+def test_an_artifact_is_removed_by_its_age_and_renewing_makes_it_young(staging, artifacts):
+    def keep():
+        staging.append("t", "u", 0, DATA)
+        artifacts.keep("t", staging.path("t", "u"))
+        return next(artifacts.held()).modified
+
+    first = keep()
+    assert not artifacts.remove("t", DIGEST, first), "no older than that"
+    year = 365 * 86400
+    for renew in (lambda: artifacts.renew("t", DIGEST), keep):
+        os.utime(artifacts.path("t", DIGEST), (year, year))
+        assert next(artifacts.held()) == Held("t", DIGEST, datetime(1971, 1, 1, tzinfo=UTC))
+        renew()
+        assert not artifacts.remove("t", DIGEST, first)
+    assert artifacts.renew("t", DIGEST) == len(DATA)
+    assert artifacts.remove("t", DIGEST, first + timedelta(days=1))
+    assert not artifacts.remove("t", DIGEST, first + timedelta(days=1))
+    assert artifacts.renew("t", DIGEST) is None
+    assert list(artifacts.held()) == []
+
+
+def test_what_has_arrived_is_listed(staging):
+    staging.append("t", "u", 0, DATA)
+    staging.append("other", "v", 0, DATA)
+    assert {(one.tenant, one.key) for one in staging.held()} == {("t", "u"), ("other", "v")}
 
 
 def test_a_missing_artifact_is_not_found(artifacts):
