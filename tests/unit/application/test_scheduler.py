@@ -17,7 +17,7 @@ from undue_service.application.changes import Changes
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
 from undue_service.application.registration import Registrations
-from undue_service.application.scheduler import MAX_LOST_RUNNERS, Scheduler
+from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS, Scheduler
 from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
 from undue_service.domain.jobs import JobState, Progress
 from undue_service.domain.specs import ArraysSource, DatasetReport, Produced, TaskResult, TensorRef
@@ -178,6 +178,51 @@ def test_a_job_that_costs_too_many_runners_fails(tmp_path, lost, reason):
         assert job.failure.reason == reason
         assert "SIGSEGV" in job.failure.message
         assert job.attempt == MAX_LOST_RUNNERS
+
+    run(bench, story)
+
+
+@pytest.mark.parametrize(("died", "state"), [(MAX_INTERRUPTIONS - 1, "SUCCEEDED"), (MAX_INTERRUPTIONS, "FAILED")])
+def test_a_job_in_which_the_service_died_too_often_is_not_tried_again(tmp_path, died, state):
+    runs = []
+
+    async def body(work, on_progress):
+        runs.append(work)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+    job = bench.add()
+    for _ in range(died):  # services that leased it and were never heard of again
+        bench.jobs.lease(bench.clock.now(), bench.clock.now())
+        bench.clock.time += timedelta(seconds=1)
+
+    async def story():
+        ended = await bench.ended(job)
+        assert (ended.state, ended.attempt, ended.interruptions) == (state, died + 1, died)
+        if state == "FAILED":
+            assert (ended.failure.reason, runs) == ("RUNNER_LOST", [])
+
+    run(bench, story)
+
+
+def test_a_service_that_is_told_to_stop_puts_its_job_back(tmp_path):
+    tries, started = [], asyncio.Event()
+
+    async def body(work, on_progress):
+        tries.append(work)
+        if len(tries) == 1:
+            started.set()
+            await asyncio.sleep(60)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+    job = bench.add()
+    run(bench, started.wait)
+    assert (bench.get(job).state, bench.get(job).interruptions) == (JobState.QUEUED, 0)
+
+    async def story():
+        ended = await bench.ended(job)  # the clock stands still: it does not wait for the lease to run out
+        assert (ended.state, ended.attempt, ended.interruptions) == (JobState.SUCCEEDED, 2, 0)
 
     run(bench, story)
 
