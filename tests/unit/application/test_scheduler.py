@@ -38,7 +38,8 @@ class Bench:
     def __init__(self, tmp_path, body, slots=1):
         self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
-        self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, NoMetrics(), self.clock)
+        registry = MemoryRegistry(self.jobs)
+        self.registrations = Registrations(registry, self.artifacts, self.changes, NoMetrics(), self.clock)
         planner = Planner(self.registrations, self.artifacts, self.staging)
         self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, NoMetrics(), self.clock)
         self.staging.append("t", "u", 0, b"1234")
@@ -55,8 +56,8 @@ class Bench:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def add(self, digest=None):
-        source = ArraysSource({"x": TensorRef("int8", (4,), digest or self.digest)})
+    def add(self):
+        source = ArraysSource({"x": TensorRef("int8", (4,), self.digest)})
         return self.registrations.create_dataset("t", "d", source, None).validation
 
     def get(self, job):
@@ -320,7 +321,9 @@ def test_a_missing_artifact_fails_the_job_with_its_reason(tmp_path):
     bench = Bench(tmp_path, produce)
 
     async def story():
-        job = await bench.ended(bench.add(digest="0" * 64))
+        added = bench.add()
+        bench.artifacts.path("t", bench.digest).unlink()
+        job = await bench.ended(added)
         assert job.failure.reason == "RESOURCE_NOT_FOUND"
 
     run(bench, story)

@@ -204,6 +204,22 @@ class Staging(Protocol):
         """Remove a job's folder."""
 
 
+class Inventory(Protocol):
+    """The stores as a whole, over all tenants: what cleaning up needs to know. Every method is one transaction."""
+
+    def referenced(self) -> set[tuple[str, str]]:
+        """Return (tenant, digest) of each artifact that a version, a job's result or an upload refers to."""
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """Return every upload."""
+
+    def drop_upload(self, tenant: str, upload_id: str) -> None:
+        """Forget an upload, and the request that made it: repeated, that makes a new one."""
+
+    def drop_requests(self, before: datetime) -> int:
+        """Forget the requests made before a time, and return how many there were."""
+
+
 class ResultReader(Protocol):
     """Result files of influence jobs."""
 
