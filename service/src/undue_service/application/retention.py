@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -77,8 +77,7 @@ class Retention:
         staged = self._drop_staged(before)
         artifacts = self._drop_artifacts(before)
         swept = Swept(uploads, staged, artifacts, self._inventory.drop_requests(now - REQUEST_TTL))
-        if swept != Swept():
-            log.info("swept", extra={name: getattr(swept, name) for name in Swept.__slots__})
+        log.info("swept", extra=asdict(swept))
         return swept
 
     def release(self, tenant: str, digests: Iterable[str]) -> int:
