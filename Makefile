@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.undue-installed
 
-.PHONY: setup demo test test-slow check image-check proto sync format clean
+.PHONY: setup demo test test-slow chaos check image-check proto sync format clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ test: setup
 # Long suites and the browser's (Debian: chromium).
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Fifty rounds of SIGKILL at random instants; UNDUE_CHAOS_SEED repeats a run.
+chaos: setup
+	$(BIN)/python -m pytest -m chaos -s
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
-"""One suite for every JobStore, Registry and UploadStore."""
+"""One suite for every JobStore, Registry, UploadStore and Inventory."""
 
 import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, MemoryUploadStore
+from undue_service.adapters.memory import MemoryInventory, MemoryJobStore, MemoryRegistry, MemoryUploadStore
 from undue_service.adapters.sql.database import connect, migrate
+from undue_service.adapters.sql.inventory import SqlInventory
 from undue_service.adapters.sql.jobs import SqlJobStore
 from undue_service.adapters.sql.registry import SqlRegistry
 from undue_service.adapters.sql.uploads import SqlUploadStore
@@ -39,19 +40,20 @@ REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest=DIG
 
 
 class Stores:
-    def __init__(self, jobs, registry, uploads):
-        self.jobs, self.registry, self.uploads = jobs, registry, uploads
+    def __init__(self, jobs, registry, uploads, inventory):
+        self.jobs, self.registry, self.uploads, self.inventory = jobs, registry, uploads, inventory
 
 
 @pytest.fixture(params=["sqlite", "memory"])
 def stores(request, tmp_path):
     if request.param == "memory":
-        jobs = MemoryJobStore()
-        yield Stores(jobs, MemoryRegistry(jobs), MemoryUploadStore())
+        jobs, uploads = MemoryJobStore(), MemoryUploadStore()
+        registry = MemoryRegistry(jobs)
+        yield Stores(jobs, registry, uploads, MemoryInventory(jobs, registry, uploads))
         return
     engine = connect(f"sqlite:///{tmp_path / 'undue.sqlite3'}")
     migrate(engine)
-    yield Stores(SqlJobStore(engine), SqlRegistry(engine), SqlUploadStore(engine))
+    yield Stores(SqlJobStore(engine), SqlRegistry(engine), SqlUploadStore(engine), SqlInventory(engine))
     engine.dispose()
 
 
@@ -348,6 +350,77 @@ def test_pages_go_on_where_they_were_when_something_is_deleted(stores):
     stores.jobs.delete("default", jobs[2].id, lambda _: None)
     rest = stores.jobs.list("default", 5, page.next_before)
     assert rest.items == (jobs[1], jobs[0])
+
+
+def succeed(stores, results):
+    lease = stores.jobs.lease(NOW, SOON)
+    stores.jobs.update(lease.job.tenant, lease.job.id, lambda job: job.succeed(NOW, REPORT, results), token=lease.token)
+
+
+def test_the_inventory_knows_every_reference_of_every_tenant(stores):
+    assert stores.inventory.referenced() == set()
+    names = [f"{number:02d}" * 32 for number in range(12)]
+    arrays = ArraysSource(
+        {"x": TensorRef("int8", (1,), names[0]), "z": TensorRef("int8", (1,), names[1])},
+        *(TensorRef("int8", (1,), name) for name in names[2:5]),
+    )
+    a_registration(stores, spec=arrays)
+    a_registration(stores, spec=FileSource("npz", (UploadedFile("x.npz", names[5]),), SchemaSpec({"": ("a",)})))
+    a_registration(stores, spec=ModelSpec("onnx", names[6], ObjectiveSpec("cross_entropy")), tenant="other")
+    for number, finished in ((7, False), (8, True)):
+        stores.uploads.add(Upload("default", new_token(), 1, names[number], NOW, finished), None)
+    for _ in range(3):
+        succeed(stores, {})
+    stores.jobs.add("other", lambda: a_job("other"), None)
+    stores.jobs.add("default", a_job, None)
+    succeed(stores, {"explanations": names[9], "scores": names[10]})
+    mine = {("default", name) for name in (*names[:6], *names[7:9])}
+    assert stores.inventory.referenced() == mine | {("other", name) for name in (names[6], *names[9:11])}
+
+
+def test_a_dropped_upload_is_gone_and_its_request_makes_a_new_one(stores):
+    key = RequestKey("6f0c8f1e-0000-4000-8000-000000000003", "a")
+    first, other = (
+        stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), one)
+        for one in (key, RequestKey("6f0c8f1e-0000-4000-8000-000000000004", "a"))
+    )
+    assert set(stores.inventory.uploads()) == {first, other}
+    stores.inventory.drop_upload("other", first.id)
+    assert set(stores.inventory.uploads()) == {first, other}
+    for _ in range(2):
+        stores.inventory.drop_upload("default", first.id)
+        assert stores.inventory.uploads() == (other,)
+    with pytest.raises(NotFound):
+        stores.uploads.get("default", first.id)
+    with pytest.raises(NotFound):
+        stores.uploads.finish("default", first.id)
+    again = stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), key)
+    assert again.id != first.id
+    assert stores.uploads.get("default", again.id) == again
+
+
+def test_old_requests_are_forgotten(stores):
+    keys = [RequestKey(f"6f0c8f1e-0000-4000-8000-00000000000{n}", "a") for n in (5, 6, 7)]
+
+    def make():
+        stores.jobs.add("default", a_job, keys[0])
+        a_registration(stores, request=keys[1])
+        stores.uploads.add(Upload("default", new_token(), 3, DIGEST, NOW), keys[2])
+
+    def count():
+        return (
+            len(stores.jobs.list("default", 100, None).items),
+            len(stores.registry.list("default", "datasets", None, 100, None).items),
+            len(stores.inventory.uploads()),
+        )
+
+    make()
+    assert stores.inventory.drop_requests(datetime.now(UTC) - timedelta(minutes=1)) == 0
+    make()
+    assert count() == (2, 1, 1)
+    assert stores.inventory.drop_requests(datetime.now(UTC) + timedelta(minutes=1)) == 3
+    make()
+    assert count() == (4, 2, 2)
 
 
 def _all(fetch):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
 from .adapters.pool.slots import find_devices
 from .adapters.sql.database import THREADS, connect, migrate
+from .adapters.sql.inventory import SqlInventory
 from .adapters.sql.jobs import SqlJobStore
 from .adapters.sql.registry import SqlRegistry
 from .adapters.sql.uploads import SqlUploadStore
@@ -36,9 +38,10 @@ from .application.planning import Planner
 from .application.ports import RunnerLostError
 from .application.registration import Registrations
 from .application.results import Results
+from .application.retention import Retention
 from .application.scheduler import Scheduler
 from .application.uploads import Uploads
-from .domain.errors import Error, InvalidArgument, Reason, Unavailable
+from .domain.errors import Error, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from .settings import Settings
 from .transport.server import start_server
 from .transport.servicers import UseCases
@@ -74,16 +77,18 @@ async def service(settings: Settings) -> AsyncIterator[str]:
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
         registry = SqlRegistry(engine)
-        registrations = Registrations(registry, changes, metrics, clock)
+        registrations = Registrations(registry, artifacts, changes, metrics, clock)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock)
         reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
         results = Results(job_cases, artifacts, reader)
-        deletions = Deletions(registry, jobs, changes, metrics, clock)
         instances = InstanceReader(registrations, planner, pool, reader)
         scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock)
+        upload_ttl = timedelta(seconds=settings.upload_ttl_seconds)
+        retention = Retention(SqlInventory(engine), artifacts, staging, clock, upload_ttl)
+        deletions = Deletions(registry, jobs, retention, changes, metrics, clock)
         if not settings.database_url:
-            jobs.expire_leases()  # the data directory is locked, so whoever held them is gone
-            staging.sweep()
+            _take_over(jobs, staging)
+        alone_since = None if settings.database_url else data.held_since
 
         server, address = await start_server(
             UseCases(uploads, registrations, job_cases, results, deletions, instances, pool),
@@ -92,8 +97,9 @@ async def service(settings: Settings) -> AsyncIterator[str]:
             with_reflection=settings.reflection,
         )
         stack.push_async_callback(server.stop, STOP_SECONDS)
-        scheduling, warming = (asyncio.create_task(one) for one in (scheduler.run(), pool.warm()))
-        for task in (scheduling, warming):
+        parts = (scheduler.run(), pool.warm(), retention.run(alone_since))
+        scheduling, *others = (asyncio.create_task(one) for one in parts)
+        for task in (scheduling, *others):
             task.add_done_callback(_log_failure)
             stack.push_async_callback(_cancel, task)
         metrics.watch(jobs.unfinished, pool.status)
@@ -145,6 +151,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"undue-service: {error}", file=sys.stderr)  # noqa: T201  the command line's answer
         return 1
     return 0
+
+
+def _take_over(jobs: SqlJobStore, staging: LocalStaging) -> None:
+    """Let what the last holder of the data directory had in hand go on at once: the directory is locked, so it is gone.
+
+    Where the disk is too full to note that, its leases run out by themselves: a full disk must not keep a service from
+    starting in which things can be deleted.
+    """
+    staging.sweep()
+    try:
+        jobs.expire_leases()
+    except ResourceExhausted as error:
+        log.warning("leases are left to run out", extra={"cause": error.message})
 
 
 def _migrate(settings: Settings) -> None:

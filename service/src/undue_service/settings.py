@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=4 << 30, ge=1)
     """Largest file that an upload may declare."""
 
+    upload_ttl_seconds: int = Field(default=24 * 3600, ge=1)
+    """How long an upload that does not move is kept, and a finished one that nobody used."""
+
     reflection: bool = True
     """Whether the API describes itself to gRPC tools."""
 

@@ -1,11 +1,16 @@
+import errno
 import hashlib
+import io
 import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.data_dir import DataDir
-from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from undue_service.application.ports import Held
+from undue_service.domain.errors import Error, FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted
 
 DATA = b"some bytes"
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -53,6 +58,87 @@ def test_keeping_the_same_bytes_twice_is_one_artifact(staging, artifacts):
         staging.append("t", key, 0, DATA)
         assert artifacts.keep("t", staging.path("t", key)) == DIGEST
     assert artifacts.path("t", DIGEST).read_bytes() == DATA
+
+
+def test_an_artifact_is_removed_by_its_age_and_renewing_makes_it_young(staging, artifacts):
+    def keep():
+        staging.append("t", "u", 0, DATA)
+        artifacts.keep("t", staging.path("t", "u"))
+        return next(artifacts.held()).modified
+
+    first = keep()
+    assert not artifacts.remove("t", DIGEST, first), "no older than that"
+    year = 365 * 86400
+    for renew in (lambda: artifacts.renew("t", DIGEST), keep):
+        os.utime(artifacts.path("t", DIGEST), (year, year))
+        assert next(artifacts.held()) == Held("t", DIGEST, datetime(1971, 1, 1, tzinfo=UTC))
+        renew()
+        assert not artifacts.remove("t", DIGEST, first)
+    assert artifacts.renew("t", DIGEST) == len(DATA)
+    assert artifacts.remove("t", DIGEST, first + timedelta(days=1))
+    assert not artifacts.remove("t", DIGEST, first + timedelta(days=1))
+    assert artifacts.renew("t", DIGEST) is None
+    assert list(artifacts.held()) == []
+
+
+def test_what_has_arrived_is_listed(staging):
+    staging.append("t", "u", 0, DATA)
+    staging.append("other", "v", 0, DATA)
+    assert {(one.tenant, one.key) for one in staging.held()} == {("t", "u"), ("other", "v")}
+
+
+class FullDisk(io.FileIO):
+    """A file that takes a few more bytes, then none."""
+
+    def write(self, data):
+        if len(data) <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data[:3])
+
+
+@pytest.mark.parametrize("before", [b"", DATA])
+def test_a_chunk_that_finds_no_space_leaves_nothing_of_itself(staging, monkeypatch, before):
+    staging.append("t", "u", 0, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode, buffering: FullDisk(path, "ab"))
+        with pytest.raises(ResourceExhausted) as caught:
+            staging.append("t", "u", len(before), b"12345678")
+    assert caught.value.reason is Reason.STORAGE_FULL
+    assert staging.path("t", "u").read_bytes() == before
+    assert staging.append("t", "u", len(before), b"12345678") == len(before) + 8
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.ENOSPC, Reason.STORAGE_FULL), (errno.EROFS, Reason.STORAGE_UNAVAILABLE)]
+)
+@pytest.mark.parametrize("call", ["fsync", "mkdir", "utime"])
+def test_an_artifact_that_cannot_be_kept_stays_staged(staging, artifacts, monkeypatch, call, number, reason):
+    staging.append("t", "u", 0, DATA)
+
+    def fail(*arguments, **options):
+        raise OSError(number, "as the system says it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(Error) as caught:
+            artifacts.keep("t", staging.path("t", "u"))
+    assert caught.value.reason is reason
+    assert not artifacts.contains("t", DIGEST)
+    assert artifacts.keep("t", staging.path("t", "u")) == DIGEST
+
+
+def test_a_result_that_finds_no_space_leaves_no_half_copy(staging, tmp_path, monkeypatch):
+    place = staging.scratch("job")
+    (place / "file").write_bytes(DATA)
+
+    def full(source, target, length):
+        target.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(ResourceExhausted):
+        staging.take(place, "file")
+    assert list((tmp_path / "taken").iterdir()) == []
 
 
 def test_a_missing_artifact_is_not_found(artifacts):

@@ -1,18 +1,22 @@
 """Deletion: who is asked, who is told, who is cancelled."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, NoMetrics
+from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
+from undue_service.adapters.memory import MemoryInventory, MemoryJobStore, MemoryRegistry, MemoryUploadStore, NoMetrics
 from undue_service.application.changes import Changes
 from undue_service.application.deletion import Deletions
 from undue_service.application.jobs import Jobs
 from undue_service.application.registration import Registrations
+from undue_service.application.retention import RELEASE_GRACE, Retention
+from undue_service.application.uploads import Uploads
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import JobState
 from undue_service.domain.specs import (
     ArraysSource,
+    ColumnSchema,
     DatasetReport,
     ModelReport,
     ModelSpec,
@@ -22,14 +26,16 @@ from undue_service.domain.specs import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DATA = ArraysSource({"x": TensorRef("float32", (4, 2), "d" * 64)})
-REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest="d")
+REPORT = DatasetReport(4, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")
 MODEL_REPORT = ModelReport((), (), (), "float64", True, "", None, 0, None, ())
 
 
 class Clock:
+    def __init__(self):
+        self.ahead = timedelta()
+
     def now(self):
-        return NOW
+        return datetime.now(UTC) + self.ahead  # the files bear the machine's times
 
 
 class Counting(NoMetrics):
@@ -41,14 +47,20 @@ class Counting(NoMetrics):
 
 
 class Bench:
-    def __init__(self):
-        self.store, self.metrics = MemoryJobStore(), Counting()
-        registry, changes = MemoryRegistry(self.store), Changes()
-        self.registrations = Registrations(registry, changes, self.metrics, Clock())
-        self.jobs = Jobs(self.store, self.registrations, changes, self.metrics, Clock())
-        self.deletions = Deletions(registry, self.store, changes, self.metrics, Clock())
-        self.data = self.made(self.registrations.create_dataset("t", "d", DATA, None), REPORT)
-        spec = ModelSpec("onnx", "m" * 64, ObjectiveSpec("squared_error"))
+    def __init__(self, root):
+        self.store, self.metrics, self.clock = MemoryJobStore(), Counting(), Clock()
+        registry, changes, uploads = MemoryRegistry(self.store), Changes(), MemoryUploadStore()
+        self.artifacts, staging = LocalArtifacts(root), LocalStaging(root)
+        inventory = MemoryInventory(self.store, registry, uploads)
+        self.retention = Retention(inventory, self.artifacts, staging, self.clock, timedelta(hours=24))
+        self.uploads = Uploads(uploads, self.artifacts, staging, self.clock, 1 << 20)
+        self.registrations = Registrations(registry, self.artifacts, changes, self.metrics, self.clock)
+        self.jobs = Jobs(self.store, self.registrations, changes, self.metrics, self.clock)
+        self.deletions = Deletions(registry, self.store, self.retention, changes, self.metrics, self.clock)
+        self.digest = self.uploads.keep("t", b"the rows")
+        self.source = ArraysSource({"x": TensorRef("int8", (4, 2), self.digest)})
+        self.data = self.made(self.registrations.create_dataset("t", "d", self.source, None), REPORT)
+        spec = ModelSpec("onnx", self.uploads.keep("t", b"the model"), ObjectiveSpec("squared_error"))
         self.model = self.made(self.registrations.create_model("t", "m", spec, None), MODEL_REPORT)
 
     def made(self, registration, report):
@@ -61,8 +73,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench():
-    return Bench()
+def bench(tmp_path):
+    return Bench(tmp_path)
 
 
 def test_what_nobody_names_goes(bench):
@@ -102,7 +114,7 @@ def test_many_users_are_counted_and_some_named(bench):
 
 
 def test_an_etag_of_something_else_is_refused(bench):
-    seen = bench.registrations.create_dataset("t", "d", DATA, None)
+    seen = bench.registrations.create_dataset("t", "d", bench.source, None)
     stale = seen.etag
     now = bench.made(seen, REPORT)
     assert now.etag != stale
@@ -113,7 +125,7 @@ def test_an_etag_of_something_else_is_refused(bench):
 
 
 def test_a_version_that_is_still_checked_goes_with_its_check(bench):
-    made = bench.registrations.create_dataset("t", "e", DATA, None)
+    made = bench.registrations.create_dataset("t", "e", bench.source, None)
     bench.deletions.registration("t", "datasets", made.name, "", force=False)
     assert bench.metrics.finished == [(made.validation.id, JobState.CANCELLED)]
 
@@ -134,3 +146,30 @@ def test_a_validation_goes_with_what_it_validates(bench):
         bench.deletions.job("t", bench.data.validation.name, "", force=True)
     assert caught.value.reason is Reason.RESOURCE_IN_USE
     assert bench.data.name in caught.value.message
+
+
+def test_bytes_go_when_the_last_that_uses_them_goes(bench):
+    again = bench.made(bench.registrations.create_dataset("t", "e", bench.source, None), REPORT)
+    bench.clock.ahead = 2 * RELEASE_GRACE
+    bench.deletions.registration("t", "datasets", "datasets/d", "", force=False)
+    assert bench.artifacts.contains("t", bench.digest)
+    bench.deletions.registration("t", "datasets", again.name, "", force=False)
+    assert not bench.artifacts.contains("t", bench.digest)
+
+
+def test_an_upload_that_was_used_does_not_keep_what_is_deleted(bench):
+    bench.uploads.create("t", len(b"the rows"), bench.digest, None)
+    bench.deletions.registration("t", "datasets", "datasets/d", "", force=False)
+    assert bench.artifacts.contains("t", bench.digest)  # too young to be sure
+    bench.clock.ahead = 2 * RELEASE_GRACE
+    assert bench.retention.release("t", ()) == 1
+    assert not bench.artifacts.contains("t", bench.digest)
+
+
+def test_the_result_goes_with_its_job(bench):
+    kept = bench.uploads.keep("t", b"the scores")
+    job = bench.job()
+    bench.store.update("t", job.id, lambda job: job.start(NOW).succeed(NOW, REPORT, {"scores": kept}))
+    bench.clock.ahead = 2 * RELEASE_GRACE
+    bench.deletions.job("t", job.name, "", force=False)
+    assert not bench.artifacts.contains("t", kept)

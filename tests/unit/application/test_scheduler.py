@@ -17,7 +17,7 @@ from undue_service.application.changes import Changes
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
 from undue_service.application.registration import Registrations
-from undue_service.application.scheduler import MAX_LOST_RUNNERS, Scheduler
+from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS, Scheduler
 from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
 from undue_service.domain.jobs import JobState, Progress
 from undue_service.domain.specs import ArraysSource, DatasetReport, Produced, TaskResult, TensorRef
@@ -38,7 +38,8 @@ class Bench:
     def __init__(self, tmp_path, body, slots=1):
         self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
-        self.registrations = Registrations(MemoryRegistry(self.jobs), self.changes, NoMetrics(), self.clock)
+        registry = MemoryRegistry(self.jobs)
+        self.registrations = Registrations(registry, self.artifacts, self.changes, NoMetrics(), self.clock)
         planner = Planner(self.registrations, self.artifacts, self.staging)
         self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, NoMetrics(), self.clock)
         self.staging.append("t", "u", 0, b"1234")
@@ -55,8 +56,8 @@ class Bench:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def add(self, digest=None):
-        source = ArraysSource({"x": TensorRef("int8", (4,), digest or self.digest)})
+    def add(self):
+        source = ArraysSource({"x": TensorRef("int8", (4,), self.digest)})
         return self.registrations.create_dataset("t", "d", source, None).validation
 
     def get(self, job):
@@ -182,6 +183,51 @@ def test_a_job_that_costs_too_many_runners_fails(tmp_path, lost, reason):
     run(bench, story)
 
 
+@pytest.mark.parametrize(("died", "state"), [(MAX_INTERRUPTIONS - 1, "SUCCEEDED"), (MAX_INTERRUPTIONS, "FAILED")])
+def test_a_job_in_which_the_service_died_too_often_is_not_tried_again(tmp_path, died, state):
+    runs = []
+
+    async def body(work, on_progress):
+        runs.append(work)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+    job = bench.add()
+    for _ in range(died):  # services that leased it and were never heard of again
+        bench.jobs.lease(bench.clock.now(), bench.clock.now())
+        bench.clock.time += timedelta(seconds=1)
+
+    async def story():
+        ended = await bench.ended(job)
+        assert (ended.state, ended.attempt, ended.interruptions) == (state, died + 1, died)
+        if state == "FAILED":
+            assert (ended.failure.reason, runs) == ("RUNNER_LOST", [])
+
+    run(bench, story)
+
+
+def test_a_service_that_is_told_to_stop_puts_its_job_back(tmp_path):
+    tries, started = [], asyncio.Event()
+
+    async def body(work, on_progress):
+        tries.append(work)
+        if len(tries) == 1:
+            started.set()
+            await asyncio.sleep(60)
+        return await produce(work, on_progress)
+
+    bench = Bench(tmp_path, body)
+    job = bench.add()
+    run(bench, started.wait)
+    assert (bench.get(job).state, bench.get(job).interruptions) == (JobState.QUEUED, 0)
+
+    async def story():
+        ended = await bench.ended(job)  # the clock stands still: it does not wait for the lease to run out
+        assert (ended.state, ended.attempt, ended.interruptions) == (JobState.SUCCEEDED, 2, 0)
+
+    run(bench, story)
+
+
 def test_progress_is_written_while_the_job_runs(tmp_path):
     go = asyncio.Event()
 
@@ -275,7 +321,9 @@ def test_a_missing_artifact_fails_the_job_with_its_reason(tmp_path):
     bench = Bench(tmp_path, produce)
 
     async def story():
-        job = await bench.ended(bench.add(digest="0" * 64))
+        added = bench.add()
+        bench.artifacts.path("t", bench.digest).unlink()
+        job = await bench.ended(added)
         assert job.failure.reason == "RESOURCE_NOT_FOUND"
 
     run(bench, story)

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from undue_service.adapters.clock import SystemClock
 from undue_service.adapters.memory import MemoryUploadStore
 from undue_service.application.uploads import MAX_CHUNK_BYTES, Uploads
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted
+from undue_service.domain.resources import RequestKey
 
 DATA = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -101,6 +103,35 @@ def test_a_crash_between_keeping_and_noting_loses_nothing(bench, monkeypatch):
     found = bench.uploads.get("t", upload.name)
     assert found.finished
     assert bench.uploads.received(found) == len(DATA)
+
+
+@pytest.mark.parametrize("asked", ["get", "create again", "write again"])
+def test_a_crash_after_the_last_chunk_loses_nothing(bench, monkeypatch, asked):
+    request = RequestKey("6f0c8f1e-0000-4000-8000-000000000000", "a")
+    upload = bench.uploads.create("t", len(DATA), DIGEST, request)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.artifacts, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_all(bench, upload)
+    assert not bench.store.get("t", upload.id).finished
+    match asked:
+        case "get":
+            assert bench.uploads.get("t", upload.name).finished
+        case "create again":
+            assert bench.uploads.create("t", len(DATA), DIGEST, request) == replace(upload, finished=True)
+        case "write again":
+            with pytest.raises(FailedPrecondition) as caught:
+                bench.uploads.writer("t", upload.name)(0, DATA[:9], hashlib.sha256(DATA[:9]).digest())
+            assert caught.value.metadata == {"received_bytes": str(len(DATA))}
+    assert bench.artifacts.path("t", DIGEST).read_bytes() == DATA
+    assert staged(bench) == []
+
+
+def test_a_crash_after_the_last_of_the_wrong_bytes_starts_the_upload_over(bench):
+    upload = bench.uploads.create("t", len(DATA), DIGEST, None)
+    bench.staging.append("t", upload.id, 0, b"x" * len(DATA))
+    assert bench.uploads.received(bench.uploads.get("t", upload.name)) == 0
+    assert write_all(bench, upload).finished
 
 
 def test_the_wrong_bytes_leave_nothing_and_may_be_sent_again(bench):

@@ -16,6 +16,7 @@ ACTIONS = {
     "start": lambda job, now: job.start(now),
     "advance": lambda job, now: job.advance(Progress("s", 1, 2)),
     "requeue": lambda job, now: job.requeue(),
+    "put_back": lambda job, now: job.put_back(),
     "succeed": lambda job, now: job.succeed(now, REPORT, {"r": "d"}),
     "fail": lambda job, now: job.fail(now, ERROR),
     "cancel": lambda job, now: job.cancel(now),
@@ -57,7 +58,8 @@ class JobMachine(RuleBasedStateMachine):
         assert (self.job.end_time is not None) == self.job.state.ended
         assert (self.job.failure is not None) == (self.job.state is JobState.FAILED)
         assert (self.job.start_time is None) == (self.job.attempt == 0)
-        assert self.job.lost_runners <= self.job.attempt
+        ended = self.job.attempt - (self.job.state is JobState.RUNNING)
+        assert self.job.lost_runners + self.job.interruptions <= ended
 
 
 TestJobMachine = JobMachine.TestCase

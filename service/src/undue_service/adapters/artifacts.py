@@ -14,10 +14,13 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
+from undue_service.application.ports import Held
 from undue_service.domain.errors import (
     Error,
     Internal,
@@ -34,6 +37,8 @@ class LocalArtifacts:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "artifacts"
+        # Between a look at an artifact's age and its removal it must not be renewed or replaced.
+        self._aging = threading.Lock()
 
     def contains(self, tenant: str, digest: str) -> bool:
         """See ArtifactStore."""
@@ -58,11 +63,39 @@ class LocalArtifacts:
                     raise InvalidArgument(Reason.DIGEST_MISMATCH, text, metadata={"declared": digest, "found": found})
                 os.fsync(file.fileno())
             place = self._place(tenant, found)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(place.parent)
             source.chmod(0o444)
-            source.replace(place)
+            with self._aging:
+                os.utime(source)
+                source.replace(place)
             _sync_folder(place.parent)
         return found
+
+    def renew(self, tenant: str, digest: str) -> int | None:
+        """See ArtifactStore."""
+        place = self._place(tenant, digest)
+        with typed_os_errors(), self._aging:
+            try:
+                os.utime(place)
+                return place.stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def held(self) -> Iterator[Held]:
+        """See ArtifactStore."""
+        return _files(self._root, "*/*/*")
+
+    def remove(self, tenant: str, digest: str, before: datetime) -> bool:
+        """See ArtifactStore."""
+        place = self._place(tenant, digest)
+        with typed_os_errors(), self._aging:
+            try:
+                if _modified(place) >= before:
+                    return False
+                place.unlink()
+            except FileNotFoundError:
+                return False
+        return True
 
     def _place(self, tenant: str, digest: str) -> Path:
         return self._root / tenant / digest[:2] / digest
@@ -88,14 +121,16 @@ class LocalStaging:
         with typed_os_errors():
             place = self.path(tenant, key)
             place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("ab") as file:
+            # Unbuffered: a buffer that could not be flushed would be flushed again by the truncation below.
+            with place.open("ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
                 if offset != size:
                     text = f"the chunk starts at {offset}, the upload stands at {size}: go on from there"
                     raise InvalidArgument(Reason.UPLOAD_OFFSET_MISMATCH, text, metadata={"received_bytes": str(size)})
+                rest = memoryview(data)
                 try:
-                    file.write(data)
-                    file.flush()
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 except OSError:
                     file.truncate(size)  # no half chunk is left behind on a full disk
                     raise
@@ -109,6 +144,10 @@ class LocalStaging:
         """See Staging."""
         with typed_os_errors():
             self._place(tenant, key).unlink(missing_ok=True)
+
+    def held(self) -> Iterator[Held]:
+        """See Staging."""
+        return _files(self._staging, "*/*")
 
     def scratch(self, key: str) -> Path:
         """See Staging."""
@@ -166,6 +205,26 @@ def typed_os_errors() -> Iterator[None]:
 
 def _not_left(name: str) -> Internal:
     return Internal(Reason.INTERNAL, f"the runner named {name[:80]!r}, which is no plain file in its folder")
+
+
+def _files(root: Path, pattern: str) -> Iterator[Held]:
+    """Yield the files `{tenant}/…/{key}`; what goes meanwhile is left out."""
+    with typed_os_errors():
+        for place in root.glob(pattern):
+            with suppress(FileNotFoundError):
+                yield Held(place.relative_to(root).parts[0], place.name, _modified(place))
+
+
+def _modified(place: Path) -> datetime:
+    return datetime.fromtimestamp(place.stat().st_mtime, UTC)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder such that it is still there after the machine has died."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

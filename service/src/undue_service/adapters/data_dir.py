@@ -1,7 +1,9 @@
 """The data directory of a service, which one service at a time holds."""
 
+import contextlib
 import fcntl
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from undue_service.domain.errors import FailedPrecondition, Reason
@@ -10,7 +12,13 @@ from .artifacts import typed_os_errors
 
 
 class DataDir:
-    """A locked folder. The lock goes with the process, however it ends."""
+    """A locked folder. The lock goes with the process, however it ends.
+
+    Attributes:
+        path: the folder.
+        held_since: when it was locked, by the clock of its file system: whatever in it is older than this was left by
+            a service that is gone.
+    """
 
     def __init__(self, path: Path) -> None:
         """Create the folder if it is missing, and lock it.
@@ -30,8 +38,12 @@ class DataDir:
             os.close(self._descriptor)
             text = f"{self.path} is held by another service (pid {holder}): connect to that one, or use another folder"
             raise FailedPrecondition(Reason.DATA_DIR_LOCKED, text, metadata={"pid": holder}) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds as well without a name in it
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        with typed_os_errors():
+            os.utime(self._descriptor)
+        self.held_since = datetime.fromtimestamp(os.fstat(self._descriptor).st_mtime, UTC)
 
     def release(self) -> None:
         """Unlock."""

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count
 from typing import TypeVar
 
@@ -27,12 +27,12 @@ class _Row:
 
 class _Requests:
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], tuple[str, object]] = {}
+        self._seen: dict[tuple[str, str], tuple[str, object, datetime]] = {}
 
     def remembered(self, tenant: str, request: RequestKey | None) -> object | None:
         if request is None or (tenant, request.id) not in self._seen:
             return None
-        fingerprint, resource = self._seen[tenant, request.id]
+        fingerprint, resource, _ = self._seen[tenant, request.id]
         if fingerprint != request.fingerprint:
             text = f"request_id {request.id} was used for another request: make a new UUID for each request"
             raise AlreadyExists(Reason.REQUEST_ID_REUSED, text)
@@ -40,7 +40,14 @@ class _Requests:
 
     def remember(self, tenant: str, request: RequestKey | None, resource: object) -> None:
         if request is not None:
-            self._seen[tenant, request.id] = (request.fingerprint, resource)
+            self._seen[tenant, request.id] = (request.fingerprint, resource, datetime.now(UTC))
+
+    def drop(self, unwanted: Callable[[str, object, datetime], bool]) -> int:
+        """Forget the requests for which `unwanted(tenant, resource, time)` holds, and return how many there were."""
+        kept = {key: value for key, value in self._seen.items() if not unwanted(key[0], *value[1:])}
+        dropped = len(self._seen) - len(kept)
+        self._seen = kept
+        return dropped
 
 
 class MemoryJobStore:
@@ -116,6 +123,10 @@ class MemoryJobStore:
         with self.lock:
             mine = [row.job for (owner, _), row in self._rows.items() if owner == tenant]
             return tuple(job for job in mine if targets & set(named_resources(job.spec)))
+
+    def rows(self) -> tuple[_Row, ...]:
+        """Return every job of every tenant, for the inventory."""
+        return tuple(self._rows.values())
 
     def _row(self, tenant: str, job_id: str) -> _Row:
         with self.lock:
@@ -204,6 +215,10 @@ class MemoryRegistry:
             raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
         return found
 
+    def versions(self) -> tuple[Registration, ...]:
+        """Return every version of every tenant, for the inventory."""
+        return tuple(self._versions.values())
+
     def _of(self, tenant: str, collection: Collection, resource_id: str | None) -> tuple[tuple[int, Registration], ...]:
         return tuple(
             (seq, one)
@@ -220,17 +235,17 @@ class MemoryUploadStore:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._requests = _Requests()
+        self.requests = _Requests()
         self._uploads: dict[tuple[str, str], Upload] = {}
 
     def add(self, upload: Upload, request: RequestKey | None) -> Upload:
         """See UploadStore."""
         with self._lock:
-            known = self._requests.remembered(upload.tenant, request)
+            known = self.requests.remembered(upload.tenant, request)
             if known is not None:
                 return self.get(upload.tenant, str(known))
             self._uploads[upload.tenant, upload.id] = upload
-            self._requests.remember(upload.tenant, request, upload.id)
+            self.requests.remember(upload.tenant, request, upload.id)
             return upload
 
     def get(self, tenant: str, upload_id: str) -> Upload:
@@ -246,6 +261,46 @@ class MemoryUploadStore:
         with self._lock:
             self._uploads[tenant, upload_id] = replace(self.get(tenant, upload_id), finished=True)
             return self._uploads[tenant, upload_id]
+
+    def all(self) -> tuple[Upload, ...]:
+        """Return every upload of every tenant, for the inventory."""
+        with self._lock:
+            return tuple(self._uploads.values())
+
+    def drop(self, tenant: str, upload_id: str) -> None:
+        """Forget an upload and its request, for the inventory."""
+        with self._lock:
+            self._uploads.pop((tenant, upload_id), None)
+            self.requests.drop(lambda owner, resource, _: (owner, resource) == (tenant, upload_id))
+
+
+class MemoryInventory:
+    """Inventory over the stores in memory."""
+
+    def __init__(self, jobs: MemoryJobStore, registry: MemoryRegistry, uploads: MemoryUploadStore) -> None:
+        self._jobs = jobs
+        self._registry = registry
+        self._uploads = uploads
+
+    def referenced(self) -> set[tuple[str, str]]:
+        """See Inventory."""
+        with self._jobs.lock:
+            results = {(row.job.tenant, digest) for row in self._jobs.rows() for digest in row.job.results.values()}
+            specs = {(one.tenant, digest) for one in self._registry.versions() for digest in one.spec.digests()}
+        return results | specs | {(upload.tenant, upload.sha256) for upload in self.uploads()}
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """See Inventory."""
+        return self._uploads.all()
+
+    def drop_upload(self, tenant: str, upload_id: str) -> None:
+        """See Inventory."""
+        self._uploads.drop(tenant, upload_id)
+
+    def drop_requests(self, before: datetime) -> int:
+        """See Inventory."""
+        requests = (self._jobs.requests, self._uploads.requests)
+        return sum(one.drop(lambda _tenant, _resource, time: time < before) for one in requests)
 
 
 class NoMetrics:

@@ -1,6 +1,9 @@
 """Delete models, data sets and jobs, and say who still names them."""
 
-from undue_service.domain.errors import FailedPrecondition, Reason
+import logging
+from collections.abc import Iterable
+
+from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, parse_token, parse_version
@@ -9,6 +12,9 @@ from undue_service.domain.specs import DatasetValidation, ModelValidation
 
 from .changes import Changes
 from .ports import Clock, JobStore, Metrics, Registry
+from .retention import Retention
+
+log = logging.getLogger(__name__)
 
 LISTED_USERS = 10
 
@@ -16,8 +22,17 @@ LISTED_USERS = 10
 class Deletions:
     """Use cases of DeleteModel, DeleteDataset and DeleteJob."""
 
-    def __init__(self, registry: Registry, jobs: JobStore, changes: Changes, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        jobs: JobStore,
+        retention: Retention,
+        changes: Changes,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
         self._registry = registry
+        self._retention = retention
         self._jobs = jobs
         self._changes = changes
         self._metrics = metrics
@@ -46,6 +61,7 @@ class Deletions:
         for one in gone.registrations:
             if not one.validation.state.ended:
                 self._ended(one.validation.cancel(self._clock.now()))
+        self._release(tenant, (digest for one in gone.registrations for digest in one.spec.digests()))
 
     def job(self, tenant: str, name: str, etag: str, *, force: bool) -> None:
         """Delete a job and its result.
@@ -69,6 +85,13 @@ class Deletions:
         job = self._jobs.delete(tenant, parse_token("name", name, "jobs"), check)
         if not job.state.ended:
             self._ended(job.cancel(self._clock.now()))
+        self._release(tenant, job.results.values())
+
+    def _release(self, tenant: str, digests: Iterable[str]) -> None:
+        try:
+            self._retention.release(tenant, digests)
+        except Error as error:  # it is deleted all the same; a sweep finds the bytes
+            log.warning("deleted bytes cannot be removed yet", extra={"reason": error.reason, "cause": error.message})
 
     def _ended(self, job: Job) -> None:
         self._metrics.job_finished(job)

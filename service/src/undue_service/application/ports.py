@@ -156,6 +156,16 @@ class UploadStore(Protocol):
         """Mark an upload as finished."""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file that a store holds."""
+
+    tenant: str
+    key: str
+    """Its digest, or the upload that it belongs to."""
+    modified: datetime
+
+
 class ArtifactStore(Protocol):
     """Files named by their sha256, a name space for each tenant."""
 
@@ -175,6 +185,19 @@ class ArtifactStore(Protocol):
         Raises:
             InvalidArgument: DIGEST_MISMATCH.
         """
+
+    def renew(self, tenant: str, digest: str) -> int | None:
+        """Let an artifact count as new, and return its size; None where it is gone.
+
+        Whoever is about to write a reference to an artifact renews it first: `remove` then spares it until the
+        reference can be seen.
+        """
+
+    def held(self) -> Iterator[Held]:
+        """Yield every artifact of every tenant."""
+
+    def remove(self, tenant: str, digest: str, before: datetime) -> bool:
+        """Remove an artifact if it was last kept or renewed before `before`, and return whether it was."""
 
 
 class Staging(Protocol):
@@ -196,6 +219,9 @@ class Staging(Protocol):
 
     def discard(self, tenant: str, key: str) -> None:
         """Forget what has arrived."""
+
+    def held(self) -> Iterator[Held]:
+        """Yield what has arrived of every upload of every tenant."""
 
     def scratch(self, key: str) -> Path:
         """Return a fresh empty folder for a job; one left by an earlier attempt is emptied."""
@@ -240,6 +266,22 @@ class Instances:
     def row_bytes(self) -> int:
         """Size of one row's inputs."""
         return sum(array[:1].nbytes for array in self.inputs.values())
+
+
+class Inventory(Protocol):
+    """The stores as a whole, over all tenants: what cleaning up needs to know. Every method is one transaction."""
+
+    def referenced(self) -> set[tuple[str, str]]:
+        """Return (tenant, digest) of each artifact that a version, a job's result or an upload refers to."""
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """Return every upload."""
+
+    def drop_upload(self, tenant: str, upload_id: str) -> None:
+        """Forget an upload, and the request that made it: repeated, that makes a new one."""
+
+    def drop_requests(self, before: datetime) -> int:
+        """Forget the requests made before a time, and return how many there were."""
 
 
 class ResultReader(Protocol):

@@ -2,20 +2,24 @@
 
 from dataclasses import replace
 
+from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, check_id, new_token, parse_version
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import DatasetValidation, DataSource, ModelSpec, ModelValidation
 
 from .changes import Changes
-from .ports import Clock, Metrics, Page, Registry
+from .ports import ArtifactStore, Clock, Metrics, Page, Registry
 
 
 class Registrations:
     """Use cases of ModelService and DatasetService."""
 
-    def __init__(self, registry: Registry, changes: Changes, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, registry: Registry, artifacts: ArtifactStore, changes: Changes, metrics: Metrics, clock: Clock
+    ) -> None:
         self._registry = registry
+        self._artifacts = artifacts
         self._changes = changes
         self._metrics = metrics
         self._clock = clock
@@ -25,7 +29,7 @@ class Registrations:
 
         Raises:
             InvalidArgument: the id or the objective is wrong.
-            FailedPrecondition: the sample data set is not READY.
+            FailedPrecondition: the sample data set is not READY; UPLOAD_INCOMPLETE.
             NotFound: the sample data set does not exist.
         """
         return self._create(tenant, "models", check_id("model_id", model_id), spec, request)
@@ -37,6 +41,7 @@ class Registrations:
 
         Raises:
             InvalidArgument: the id is wrong.
+            FailedPrecondition: UPLOAD_INCOMPLETE.
         """
         return self._create(tenant, "datasets", check_id("dataset_id", dataset_id), source, request)
 
@@ -62,6 +67,13 @@ class Registrations:
             return spec
         return replace(spec, sample=self.get(tenant, "datasets", "model.sample", spec.sample).ready().name)
 
+    def _renew(self, tenant: str, spec: ModelSpec | DataSource) -> None:
+        """See to it that the artifacts are there, and that none is cleaned away before the version can be seen."""
+        for digest in spec.digests():
+            if self._artifacts.renew(tenant, digest) is None:
+                text = f"the bytes of sha256:{digest} are gone: they were uploaded too long ago; upload them again"
+                raise FailedPrecondition(Reason.UPLOAD_INCOMPLETE, text, metadata={"sha256": digest})
+
     def _create(
         self,
         tenant: str,
@@ -76,6 +88,7 @@ class Registrations:
         def registration(version: int) -> Registration:
             # Only for a request that is new: a repeated one gets its version back whatever has been registered since.
             made.append(version)
+            self._renew(tenant, spec)
             settled = self._settled(tenant, spec)
             name = f"{collection}/{resource_id}/versions/{version}"
             check = ModelValidation(name) if collection == "models" else DatasetValidation(name)

@@ -33,6 +33,11 @@ TICK_SECONDS = 0.2
 RETRY_SECONDS = 0.5
 MAX_LOST_RUNNERS = 3
 """A job that has cost this many runners is at fault itself."""
+MAX_INTERRUPTIONS = 10
+"""So is one in whose attempts the service died this often, by filling the memory that they share for instance.
+
+More than lost runners, as a service has other reasons to die, and few enough that it does not do so for hours on end.
+"""
 
 
 class Scheduler:
@@ -56,7 +61,7 @@ class Scheduler:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Take jobs until cancelled; then the ones in flight are stopped and left for whoever leases them next."""
+        """Take jobs until cancelled; then the ones in flight are stopped and put back for whoever leases them next."""
         slots = asyncio.Semaphore(len(self._pool.status().devices))
         try:
             while True:
@@ -99,6 +104,9 @@ class Scheduler:
             except Exception:
                 log.exception("job failed unexpectedly", extra={"job": job.name})
                 await self._fail(lease, Internal(Reason.INTERNAL, "a fault of the service; its log names this job"))
+        except asyncio.CancelledError:
+            await self._put_back(lease)
+            raise
         except StaleLeaseError:
             log.info("job was cancelled or taken over", extra={"job": job.name})
         except Error as error:
@@ -109,6 +117,9 @@ class Scheduler:
 
     async def _attempt(self, lease: Lease) -> None:
         job = lease.job
+        if job.interruptions >= MAX_INTERRUPTIONS:
+            text = f"the service ended {job.interruptions} times while {job.name} ran, so it is not tried again"
+            raise Unavailable(Reason.RUNNER_LOST, text)
         work = await asyncio.to_thread(self._planner.plan, job)
         try:
             result, kept = await self._supervised(lease, work)
@@ -187,6 +198,14 @@ class Scheduler:
                     raise
                 log.warning("a job cannot be written", extra={"job": job.name, "cause": error.message})
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _put_back(self, lease: Lease) -> None:
+        """Spare the next service the wait until the lease has run out, and the job an interruption."""
+        job = lease.job
+        try:
+            await asyncio.to_thread(self._jobs.update, job.tenant, job.id, Job.put_back, token=lease.token)
+        except (Error, StaleLeaseError) as error:
+            log.info("a job could not be put back", extra={"job": job.name, "cause": str(error)})
 
     async def _runner_lost(self, lease: Lease, lost: RunnerLostError) -> None:
         job = lease.job

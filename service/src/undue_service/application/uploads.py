@@ -23,7 +23,7 @@ class Uploads:
         self._artifacts = artifacts
         self._staging = staging
         self._clock = clock
-        self._locks = tuple(threading.Lock() for _ in range(64))
+        self._locks = tuple(threading.RLock() for _ in range(64))
         self.max_bytes = max_bytes
 
     def create(self, tenant: str, size: int, sha256: str, request: RequestKey | None) -> Upload:
@@ -33,20 +33,18 @@ class Uploads:
             InvalidArgument: the size is not that of the bytes that are here.
             ResourceExhausted: UPLOAD_TOO_LARGE.
         """
+        if size == 0 and sha256 != hashlib.sha256().hexdigest():
+            raise InvalidArgument.at("upload.sha256", "is not that of no bytes", Reason.DIGEST_MISMATCH)
         if size > self.max_bytes:
             text = (
                 f"{size:,} bytes are more than the {self.max_bytes:,} that this service takes (UNDUE_MAX_UPLOAD_BYTES)"
             )
             raise ResourceExhausted(Reason.UPLOAD_TOO_LARGE, text, metadata={"limit_bytes": str(self.max_bytes)})
-        known = self._artifacts.contains(tenant, sha256)
-        if known and (found := self._artifacts.path(tenant, sha256).stat().st_size) != size:
-            raise InvalidArgument.at("upload.size_bytes", f"{size:,} is wrong: the bytes of this digest are {found:,}")
-        upload = Upload(tenant, new_token(), size, sha256, self._clock.now(), finished=known)
-        upload = self._store.add(upload, request)
-        if size == 0 and not upload.finished:
-            self._staging.append(tenant, upload.id, 0, b"")
-            return self._finish(upload)
-        return upload
+        known = self._artifacts.renew(tenant, sha256)
+        if known is not None and known != size:
+            raise InvalidArgument.at("upload.size_bytes", f"{size:,} is wrong: the bytes of this digest are {known:,}")
+        upload = Upload(tenant, new_token(), size, sha256, self._clock.now(), finished=known is not None)
+        return self._settled(self._store.add(upload, request))
 
     def get(self, tenant: str, name: str) -> Upload:
         """Return an upload.
@@ -79,7 +77,7 @@ class Uploads:
                 text = f"the chunk at offset {offset} goes beyond the declared {upload.size:,} bytes"
                 raise InvalidArgument.at("data", text, Reason.UPLOAD_TOO_LARGE)
             # A client that resumes may meet its own first stream, still writing: one chunk at a time.
-            with self._locks[hash(upload.id) % len(self._locks)]:
+            with self._lock(upload):
                 if self.get(tenant, name).finished:
                     text = f"{upload.name} is finished and takes no more chunks"
                     metadata = {"received_bytes": str(upload.size)}
@@ -113,13 +111,29 @@ class Uploads:
 
     def _settled(self, upload: Upload) -> Upload:
         """Return the upload, finished if its bytes are here: the service may have died before it noted that."""
-        if upload.finished or not self._artifacts.contains(upload.tenant, upload.sha256):
+        if upload.finished or not (self._kept(upload) or self.received(upload) == upload.size):
             return upload
-        self._staging.discard(upload.tenant, upload.id)
-        return self._store.finish(upload.tenant, upload.id)
+        with self._lock(upload):  # not while a chunk is written, the last one above all
+            if self._kept(upload):
+                self._staging.discard(upload.tenant, upload.id)
+                return self._store.finish(upload.tenant, upload.id)
+            if self.received(upload) != upload.size:
+                return upload
+            try:
+                return self._finish(upload)
+            except InvalidArgument:
+                return upload  # wrong bytes, and by now discarded: whoever asks learns that it stands at 0
+
+    def _kept(self, upload: Upload) -> bool:
+        return self._artifacts.contains(upload.tenant, upload.sha256)
+
+    def _lock(self, upload: Upload) -> threading.RLock:
+        return self._locks[hash(upload.id) % len(self._locks)]
 
     def _finish(self, upload: Upload) -> Upload:
         try:
+            if upload.size == 0:
+                self._staging.append(upload.tenant, upload.id, 0, b"")
             self._artifacts.keep(upload.tenant, self._staging.path(upload.tenant, upload.id), upload.sha256)
         except InvalidArgument:
             # The bytes are not what was declared: none is worth keeping, and the same upload may be tried again.

@@ -2,7 +2,7 @@
 
     QUEUED ──start──▶ RUNNING ──succeed──▶ SUCCEEDED
       │  ▲               │ │ └───fail────▶ FAILED
-      │  └────requeue────┘ │
+      │  └────requeue────┘ │      (or put back)
       └──────cancel────────┴────────────▶ CANCELLED
 
 A job is changed only through the methods below, each of which refuses what the machine does not allow.
@@ -82,6 +82,8 @@ class Job:
     """How often it was started."""
     lost_runners: int = 0
     """How many of those attempts cost a runner; a restart of the service does not count here."""
+    interruptions: int = 0
+    """How many of those attempts neither ended nor cost a runner: the service died, or its lease ran out."""
     start_time: datetime | None = None
     """When it was first started."""
     end_time: datetime | None = None
@@ -103,8 +105,14 @@ class Job:
     def start(self, now: datetime) -> "Job":
         """Return the job as taken by a scheduler; a running job is started again when its lease ran out."""
         self._require("start", JobState.QUEUED, JobState.RUNNING)
-        first = self.start_time or now
-        return replace(self, state=JobState.RUNNING, attempt=self.attempt + 1, start_time=first, progress=Progress())
+        return replace(
+            self,
+            state=JobState.RUNNING,
+            attempt=self.attempt + 1,
+            interruptions=self.interruptions + (self.state is JobState.RUNNING),
+            start_time=self.start_time or now,
+            progress=Progress(),
+        )
 
     def advance(self, progress: Progress) -> "Job":
         """Return the job with newer progress."""
@@ -115,6 +123,11 @@ class Job:
         """Return the job as waiting again, after its runner was lost."""
         self._require("requeue", JobState.RUNNING)
         return replace(self, state=JobState.QUEUED, progress=Progress(), lost_runners=self.lost_runners + 1)
+
+    def put_back(self) -> "Job":
+        """Return the job as waiting again, for no fault of its own: the service was told to stop."""
+        self._require("put back", JobState.RUNNING)
+        return replace(self, state=JobState.QUEUED, progress=Progress())
 
     def succeed(self, now: datetime, report: Report, results: Mapping[str, str]) -> "Job":
         """Return the job as ended well."""

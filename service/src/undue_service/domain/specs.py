@@ -144,6 +144,10 @@ class ModelSpec:
     sample: str | None = None
     """Resource name of the data set whose rows the parity and fit checks use."""
 
+    def digests(self) -> tuple[str, ...]:
+        """Return the artifacts that this model is made of."""
+        return (self.digest,)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelValidation:

@@ -3,6 +3,7 @@
 python -m undue_service.runner.main FD DEVICE
 """
 
+import errno
 import os
 import queue
 import socket
@@ -12,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-from undue_service.domain.errors import Error, FailedPrecondition, Internal, Reason, ResourceExhausted
+from undue_service.domain.errors import Error, FailedPrecondition, Internal, Reason, ResourceExhausted, Unavailable
 from undue_service.domain.specs import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
@@ -62,13 +63,30 @@ def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> fra
         failure = ResourceExhausted(
             Reason.OUT_OF_MEMORY, "the task needs more memory than this machine has: ask for fewer rows at once"
         )
+    except OSError as error:
+        failure = _storage_failure(error)
     except Exception:  # noqa: BLE001  the boundary of the process: the service's log gets the trace, the user a reason
-        traceback.print_exc()
-        failure = Internal(Reason.INTERNAL, "a fault in the runner; the service's log has its trace")
+        failure = _fault()
     said = frames.Failure(
         id=task.id, code=failure.code, reason=failure.reason, message=failure.message, metadata=failure.metadata
     )
     return frames.FromRunner(failure=said)
+
+
+def _storage_failure(error: OSError) -> Error:
+    """Return what to say of a file that could not be read or written; called while the error is handled."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = "the disk that results are written to is full: free space, then create the job again"
+        return ResourceExhausted(Reason.STORAGE_FULL, text)
+    if error.errno in (errno.EROFS, errno.EIO):
+        text = f"the service's files cannot be used: {error.strerror}; create the job again later"
+        return Unavailable(Reason.STORAGE_UNAVAILABLE, text)
+    return _fault()
+
+
+def _fault() -> Internal:
+    traceback.print_exc()
+    return Internal(Reason.INTERNAL, "a fault in the runner; the service's log has its trace")
 
 
 def _finite(result: TaskResult) -> bytes:

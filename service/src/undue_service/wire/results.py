@@ -10,13 +10,15 @@ Integer predictions and targets are classes, floating ones numbers, (m, c) ones 
 each ended by a NUL byte.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from undue_service.domain.results import Explanation, ScoredExample, Value
@@ -29,8 +31,18 @@ PAGE_EXAMPLES = 20_000
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write one result file."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    """Write one result file.
+
+    Raises:
+        OSError: the disk is full, or another failure of the file system.
+    """
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    except SafetensorError as error:
+        # The library tells the system's errors apart in its text alone.
+        if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def encode_ids(ids: Sequence[str]) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import alembic.command
 import alembic.config
 import alembic.util
-from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, RowMapping, create_engine, event, insert, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -54,6 +54,7 @@ def connect(url: str | URL) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "handle_error", _drop_spoilt)
     return engine
 
 
@@ -149,6 +150,13 @@ def _begin_sqlite(connection: Connection) -> None:
     reads = connection.get_execution_options().get("undue_reading", False)
     # A transaction that reads first and writes later could fail at the upgrade of its lock; this one takes it at once.
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _drop_spoilt(context: ExceptionContext) -> None:
+    """Have a connection replaced that SQLite opened while the disk was read-only: it would stay so for good."""
+    spoilt = ("attempt to write a readonly database", "disk I/O error")
+    if any(words in str(context.original_exception) for words in spoilt):
+        context.is_disconnect = True
 
 
 def _storage_error(error: SQLAlchemyError) -> Error:

@@ -1,6 +1,6 @@
 """UploadStore in SQL."""
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, insert, select, update
 
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.resources import RequestKey, Upload
@@ -44,10 +44,15 @@ class SqlUploadStore:
             return _get(connection, tenant, upload_id)
 
 
+def load_upload(row: RowMapping) -> Upload:
+    """Return the upload of a row."""
+    return Upload(row["tenant"], row["id"], row["size"], row["sha256"], utc(row, "create_time"), row["finished"])
+
+
 def _get(connection: Connection, tenant: str, upload_id: str) -> Upload:
     query = select(uploads).where(uploads.c.tenant == tenant, uploads.c.id == upload_id)
     row = connection.execute(query).mappings().first()
     if row is None:
         name = f"uploads/{upload_id}"
         raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no {name}", metadata={"resource": name})
-    return Upload(tenant, upload_id, row["size"], row["sha256"], utc(row, "create_time"), row["finished"])
+    return load_upload(row)

@@ -1,0 +1,56 @@
+"""Inventory in SQL."""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, Engine, delete, select, type_coerce
+
+from undue_service.domain.jobs import JobState
+from undue_service.domain.resources import Upload
+from undue_service.wire.codec import RESOURCE_SPEC
+
+from .database import reading, typed_errors, writing
+from .tables import jobs, requests, uploads, versions
+from .uploads import load_upload
+
+
+class SqlInventory:
+    """What all tenants have."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @typed_errors
+    def referenced(self) -> set[tuple[str, str]]:
+        """See Inventory."""
+        # The results alone: parsing whole jobs, rows and reports included, would take long.
+        results = select(jobs.c.tenant, type_coerce(jobs.c.body, JSON)["results"]).where(
+            jobs.c.state == JobState.SUCCEEDED.value
+        )
+        kept_versions = select(versions.c.tenant, versions.c.spec).where(versions.c.spec != "")  # empty when deleted
+        with reading(self._engine) as connection:
+            declared = connection.execute(select(uploads.c.tenant, uploads.c.sha256))
+            found = {(tenant, digest) for tenant, digest in declared}
+            for tenant, kept in connection.execute(results):
+                found |= {(tenant, digest) for digest in kept.values()}
+            for tenant, spec in connection.execute(kept_versions):
+                found |= {(tenant, digest) for digest in RESOURCE_SPEC.load(spec).digests()}
+        return found
+
+    @typed_errors
+    def uploads(self) -> tuple[Upload, ...]:
+        """See Inventory."""
+        with reading(self._engine) as connection:
+            return tuple(load_upload(row) for row in connection.execute(select(uploads)).mappings())
+
+    @typed_errors
+    def drop_upload(self, tenant: str, upload_id: str) -> None:
+        """See Inventory."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(uploads).where(uploads.c.tenant == tenant, uploads.c.id == upload_id))
+            connection.execute(delete(requests).where(requests.c.tenant == tenant, requests.c.resource == upload_id))
+
+    @typed_errors
+    def drop_requests(self, before: datetime) -> int:
+        """See Inventory."""
+        with writing(self._engine) as connection:
+            return connection.execute(delete(requests).where(requests.c.create_time < before)).rowcount

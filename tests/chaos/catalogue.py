@@ -1,0 +1,194 @@
+"""What is asked of the service: requests that are repeated with the same id until they are answered."""
+
+import hashlib
+import random
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from chaos.process import Channel
+from undue._export import write_pt2
+from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+
+PATIENCE_SECONDS = 120.0
+CHUNK_BYTES = 128 << 10
+ROWS = 400
+SOFTMAX, MLP = "models/softmax/versions/1", "models/mlp/versions/1"
+TRAIN = "datasets/train/versions/1"
+_STANDS_ELSEWHERE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+
+_influence = {"train": TRAIN, "test": TRAIN, "rows": [3, 1, 4, 15, 92]}
+_margin = jobs_pb2.MEASUREMENT_MARGIN
+JOBS = {
+    "exact": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="exact", top_k=5)),
+    "exact, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="exact")),
+    "exact, margin": jobs_pb2.Job(
+        influence=dict(**_influence, model=SOFTMAX, method="exact", top_k=5, measurement=_margin)
+    ),
+    "exact, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="exact", damping=1.0, top_k=5)),
+    "cg, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="cg", damping=1.0, top_k=3)),
+    "grad_dot, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="grad_dot")),
+    "grad_cos, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="grad_cos", top_k=5)),
+    "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
+    "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot", "top_k": 20}),
+}
+
+
+@dataclass
+class Asked:
+    """What was asked for and answered: exactly this must be in the store at the end."""
+
+    jobs: dict[str, str] = field(default_factory=dict)
+    """Id of each job, validations included, to what it was asked to do."""
+    versions: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    """Ids of the uploads that nobody will finish."""
+    repeats: int = 0
+    """Calls that were made again with the same request id."""
+
+
+class Asker:
+    """Makes requests and repeats each, with its request id, until it is answered."""
+
+    def __init__(self, channel: Channel, rng: random.Random) -> None:
+        self.asked = Asked()
+        self._channel, self._rng = channel, rng
+
+    def job(self, what: str) -> None:
+        """Queue a job."""
+        request = jobs_pb2.CreateJobRequest(job=JOBS[what], request_id=self._id())
+        made = self._until_answered(lambda: self._channel.jobs.CreateJob(request, timeout=30))
+        self.asked.jobs[made.name.removeprefix("jobs/")] = what
+
+    def dataset(self, number: int, size: int = 0) -> None:
+        """Register a data set: a small one inside the request, or one of about `size` bytes as an upload."""
+        inputs, targets = digits(number, max(ROWS, size // (64 * 4)))
+        dataset = datasets_pb2.Dataset()
+        dataset.arrays.inputs[""].CopyFrom(self._tensor(tensors_pb2.DATA_TYPE_FLOAT32, inputs, uploaded=bool(size)))
+        dataset.arrays.targets.CopyFrom(self._tensor(tensors_pb2.DATA_TYPE_INT64, targets, uploaded=False))
+        self._register_dataset("train" if number == 0 else f"data-{number}", dataset, f"data {number} {size}")
+
+    def model(self, name: str, kind: str) -> None:
+        """Register a model, with the training data as its sample."""
+        upload = self.upload(model_file(kind))
+        objective = models_pb2.Objective(loss=models_pb2.Objective.LOSS_CROSS_ENTROPY, l2=1e-2)
+        model = models_pb2.Model(format=models_pb2.Model.FORMAT_PT2, upload=upload, objective=objective, sample=TRAIN)
+        request = models_pb2.CreateModelRequest(model_id=name, model=model, request_id=self._id())
+        made = self._until_answered(lambda: self._channel.models.CreateModel(request, timeout=30))
+        self._note_version(made, f"model {kind}")
+
+    def upload(self, content: bytes, abandon_at: int | None = None) -> str:
+        """Send a file, going on from where it stands whenever the stream breaks, or give it up on the way."""
+        declared = uploads_pb2.Upload(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        create = uploads_pb2.CreateUploadRequest(upload=declared, request_id=self._id())
+        upload = self._until_answered(lambda: self._channel.uploads.CreateUpload(create, timeout=30))
+        end = len(content) if abandon_at is None else abandon_at
+        if abandon_at is not None:
+            self.asked.abandoned.append(upload.name.removeprefix("uploads/"))
+        look = uploads_pb2.GetUploadRequest(name=upload.name)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while upload.state != uploads_pb2.Upload.STATE_FINISHED and upload.received_bytes < end:
+            try:
+                chunks = _chunks(upload.name, content[:end], upload.received_bytes)
+                upload = self._channel.uploads.WriteUpload(chunks, timeout=30)
+            except grpc.RpcError as error:
+                # The stream of before the service died may have been ahead of what we knew.
+                if not _is_passing(error) and error.code() not in _STANDS_ELSEWHERE:
+                    raise
+                assert time.monotonic() < deadline, error
+                upload = self._until_answered(lambda: self._channel.uploads.GetUpload(look, timeout=30))
+        return upload.name
+
+    def wait(self, name: str) -> jobs_pb2.Job:
+        """Return a job once it has ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        request = jobs_pb2.GetJobRequest(name=name)
+        while True:
+            job = self._until_answered(lambda: self._channel.jobs.GetJob(request, timeout=30))
+            if job.state not in (jobs_pb2.Job.STATE_QUEUED, jobs_pb2.Job.STATE_RUNNING):
+                return job
+            assert time.monotonic() < deadline, f"{name} has not ended"
+            time.sleep(0.05)
+
+    def wait_for_all(self) -> None:
+        """Wait until every job so far has ended."""
+        for job in tuple(self.asked.jobs):
+            self.wait(f"jobs/{job}")
+
+    def _register_dataset(self, name: str, dataset: datasets_pb2.Dataset, what: str) -> None:
+        request = datasets_pb2.CreateDatasetRequest(dataset_id=name, dataset=dataset, request_id=self._id())
+        made = self._until_answered(lambda: self._channel.datasets.CreateDataset(request, timeout=30))
+        self._note_version(made, what)
+
+    def _note_version(self, made: models_pb2.Model | datasets_pb2.Dataset, what: str) -> None:
+        self.asked.versions.append(made.name)
+        self.asked.jobs[made.validation_job.removeprefix("jobs/")] = what
+
+    def _tensor(self, dtype: int, array: np.ndarray, uploaded: bool) -> tensors_pb2.Tensor:
+        if not uploaded:
+            return tensors_pb2.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
+        return tensors_pb2.Tensor(dtype=dtype, shape=array.shape, upload=self.upload(array.tobytes()))
+
+    def _id(self) -> str:
+        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+    def _until_answered(self, call: Callable):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except grpc.RpcError as error:
+                if not _is_passing(error):
+                    raise
+                assert time.monotonic() < deadline, error
+            self.asked.repeats += 1
+            time.sleep(0.05)
+
+
+@cache
+def digits(number: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return real digits, as often as needed for that many rows, each time with a little noise of that number."""
+    X, y = load_digits(return_X_y=True)
+    at = np.arange(rows) % len(X)
+    noise = np.random.default_rng(number).normal(scale=1e-3 * (number > 0), size=(rows, 64))
+    return (X[at] / 16.0 + noise).astype(np.float32), y[at].astype(np.int64)
+
+
+@cache
+def model_file(kind: str) -> bytes:
+    """Return a model as a .pt2 file: exported once, so that every run sends the same bytes."""
+    torch.manual_seed(0)
+    inputs, targets = map(torch.as_tensor, digits(0, ROWS))
+    softmax = kind == "softmax"
+    layers = (
+        [torch.nn.Linear(64, 10)] if softmax else [torch.nn.Linear(64, 12), torch.nn.Tanh(), torch.nn.Linear(12, 10)]
+    )
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        return write_pt2(model, inputs[:2], Path(folder)).read_bytes()
+
+
+def _chunks(name: str, content: bytes, start: int):
+    for offset in range(start, len(content), CHUNK_BYTES):
+        data = content[offset : offset + CHUNK_BYTES]
+        digest = hashlib.sha256(data).digest()
+        yield uploads_pb2.WriteUploadRequest(name=name, offset=offset, data=data, sha256=digest)
+        time.sleep(0.005)  # an upload takes its time, so that it can be hit
+
+
+def _is_passing(error: grpc.RpcError) -> bool:
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

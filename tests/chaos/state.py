@@ -1,0 +1,78 @@
+"""What is in a data directory, read past the service, and what must be true of it."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from chaos.catalogue import Asked
+from chaos.process import Service
+from undue_service.adapters.data_dir import DataDir
+from undue_service.adapters.sql.database import connect
+from undue_service.adapters.sql.inventory import SqlInventory
+
+
+def jobs(data: Path, unfinished_only: bool = False) -> list[dict]:
+    """Return the jobs in the store, as they are written there."""
+    if not (data / "undue.sqlite3").exists():
+        return []
+    where = "where state in ('QUEUED', 'RUNNING')" if unfinished_only else ""
+    return [json.loads(body) for (body,) in _rows(data, f"select body from jobs {where} order by seq")]
+
+
+def outcome(job: dict) -> dict:
+    """Return what a job found, but for the time that it took."""
+    report = json.loads(json.dumps(job["report"]))
+    report.get("diagnostics", {}).pop("seconds", None)
+    return {"results": job["results"], "report": report}
+
+
+def check_jobs(data: Path, asked: Asked, quiet: dict[str, dict], api_kills: int, runner_kills: int) -> list[dict]:
+    """Check that every job is there once, ended once and found what it finds without a kill."""
+    found = {job["id"]: job for job in jobs(data)}
+    assert set(found) == set(asked.jobs), "a job was lost or doubled"
+    for job_id, what in asked.jobs.items():
+        job = found[job_id]
+        assert job["state"] == "SUCCEEDED", (what, job["failure"])
+        assert outcome(job) == quiet[what], what
+        assert job["attempt"] == 1 + job["lost_runners"] + job["interruptions"], job
+    assert sum(job["interruptions"] for job in found.values()) <= api_kills
+    assert sum(job["lost_runners"] for job in found.values()) <= runner_kills
+    versions = [f"{collection}/{name}/versions/{number}" for collection, name, number in _versions(data)]
+    assert sorted(versions) == sorted(asked.versions)
+    return list(found.values())
+
+
+def check_log(service: Service) -> None:
+    """Check that no job ended twice."""
+    ended = [line["job"] for message in ("job succeeded", "job failed") for line in service.said(message)]
+    assert len(ended) == len(set(ended))
+
+
+def check_files(data: Path, open_uploads: list[str]) -> None:
+    """Check that the folders of a service that has ended hold what is referred to and nothing else."""
+    assert _files(data / "scratch") == _files(data / "taken") == set()
+    assert _files(data / "staging") == {f"default/{upload}" for upload in open_uploads}
+    engine = connect(f"sqlite:///{data / 'undue.sqlite3'}")
+    inventory = SqlInventory(engine)
+    uploads = {upload.id: upload for upload in inventory.uploads()}
+    unfinished = {upload.id for upload in uploads.values() if not upload.finished}
+    assert unfinished == set(open_uploads)
+    needed = inventory.referenced() - {("default", uploads[name].sha256) for name in open_uploads}
+    engine.dispose()
+    assert _files(data / "artifacts") == {f"{tenant}/{digest[:2]}/{digest}" for tenant, digest in needed}
+    assert _rows(data, "pragma integrity_check") == [("ok",)]
+    DataDir(data).release()
+
+
+def _versions(data: Path) -> list[tuple]:
+    return _rows(data, "select collection, id, version from versions")
+
+
+def _rows(data: Path, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(f"file:{data / 'undue.sqlite3'}?mode=ro", uri=True, timeout=10)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}

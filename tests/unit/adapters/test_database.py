@@ -1,0 +1,91 @@
+"""Migrations that die, and what SQLite leaves behind."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import inspect, text
+
+from undue_service.adapters.sql.database import connect, migrate
+from undue_service.adapters.sql.jobs import SqlJobStore
+from undue_service.adapters.sql.tables import metadata
+from undue_service.domain.jobs import Job, JobState
+from undue_service.domain.specs import DatasetValidation
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+DIES_IN_A_MIGRATION = """
+import os, sys
+from alembic import op
+from undue_service.adapters.sql.database import connect, migrate
+
+real, left = op.create_table, [int(sys.argv[2])]
+
+def create_table(*arguments, **options):
+    if left[0] == 0:
+        os._exit(9)
+    left[0] -= 1
+    return real(*arguments, **options)
+
+op.create_table = create_table
+migrate(connect(sys.argv[1]))
+"""
+
+DIES_WITH_A_JOB = """
+import os, sys
+from datetime import UTC, datetime, timedelta
+from undue_service.adapters.sql.database import connect, migrate
+from undue_service.adapters.sql.jobs import SqlJobStore
+from undue_service.domain.jobs import Job
+from undue_service.domain.specs import DatasetValidation
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+engine = connect(sys.argv[1])
+migrate(engine)
+store = SqlJobStore(engine)
+store.add("t", lambda: Job("t", "j", DatasetValidation("datasets/d/versions/1"), NOW), None)
+store.lease(NOW, NOW + timedelta(seconds=15))
+os._exit(9)
+"""
+
+
+def run(code, *arguments):
+    assert subprocess.run([sys.executable, "-c", code, *arguments], timeout=60).returncode == 9
+
+
+@pytest.mark.parametrize("tables", [0, 1, 3])
+def test_a_migration_that_was_killed_in_the_middle_has_changed_nothing(tmp_path, tables):
+    url = f"sqlite:///{tmp_path / 'undue.sqlite3'}"
+    run(DIES_IN_A_MIGRATION, url, str(tables))
+    engine = connect(url)
+    assert inspect(engine).get_table_names() == []
+    migrate(engine)
+    migrate(engine)
+    assert set(inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
+    engine.dispose()
+
+
+def test_what_was_committed_is_read_from_the_log_that_a_killed_process_left(tmp_path):
+    file = tmp_path / "undue.sqlite3"
+    run(DIES_WITH_A_JOB, f"sqlite:///{file}")
+    assert os.stat(f"{file}-wal").st_size > 0
+    engine = connect(f"sqlite:///{file}")
+    migrate(engine)
+    store = SqlJobStore(engine)
+    job = Job("t", "j", DatasetValidation("datasets/d/versions/1"), NOW)
+    assert store.get("t", "j") == job.start(NOW)
+    assert store.lease(NOW, NOW) is None, "its lease has not run out"
+    store.expire_leases()
+    lease = store.lease(NOW, NOW + timedelta(seconds=15))
+    assert (lease.job.state, lease.job.interruptions, lease.token) == (JobState.RUNNING, 1, 2)
+    engine.dispose()
+
+
+def test_a_power_cut_loses_nothing_that_was_committed(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path / 'undue.sqlite3'}")
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2, "FULL"
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    engine.dispose()
