@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from undue_service.datasets import limits
+from undue_service.datasets.files import DataFile
 from undue_service.datasets.npz import open_npz
 from undue_service.datasets.opening import validate
 from undue_service.domain.errors import Error, InvalidArgument, Reason, ResourceExhausted
@@ -41,7 +42,7 @@ def npy(descr: str = "'<f4'", shape: str = "(20, 3)", order: str = "False", data
 
 
 def read(path: Path, spec: SchemaSpec = SPEC) -> list[np.ndarray[Any, Any]]:
-    source = open_npz(path, spec)
+    source = open_npz(DataFile("data", path), spec)
     validate(source, lambda *_: None)
     return [block.inputs["x"] for block in source.batches(None, 7)]
 
@@ -166,13 +167,15 @@ def test_a_bomb_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
         np.savez_compressed(file, x=zeros, y=zeros)
     tracemalloc.start()
     with pytest.raises(ResourceExhausted, match="data to hold in memory") as error:
-        open_npz(path, SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=zeros.nbytes - 1)
+        open_npz(DataFile("data", path), SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=zeros.nbytes - 1)
     assert error.value.reason is Reason.UPLOAD_TOO_LARGE
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
     with pytest.raises(ResourceExhausted):  # the bound is on all columns together
-        open_npz(path, SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=2 * zeros.nbytes - 1)
-    assert len(open_npz(path, SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=2 * zeros.nbytes)) == len(zeros)
+        open_npz(DataFile("data", path), SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=2 * zeros.nbytes - 1)
+    assert len(
+        open_npz(DataFile("data", path), SchemaSpec({"x": ("x",), "y": ("y",)}), max_bytes=2 * zeros.nbytes)
+    ) == len(zeros)
 
 
 def test_a_directory_that_declares_more_than_deflate_can_hold(tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_ids_of_any_kind_are_text(ids: Any, tmp_path: Path) -> None:
     path = tmp_path / "data"
     with path.open("wb") as file:
         np.savez(file, x=X[:2], k=ids)
-    assert open_npz(path, SchemaSpec({"x": ("x",)}, id="k")).ids([1, 0]) == ["-3", "7"]
+    assert open_npz(DataFile("data", path), SchemaSpec({"x": ("x",)}, id="k")).ids([1, 0]) == ["-3", "7"]
 
 
 def test_columns_of_different_lengths(tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_columns_of_different_lengths(tmp_path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, x=X, y=np.arange(19))
     with pytest.raises(InvalidArgument, match="'x' has 20 rows and 'y' has 19") as error:
-        open_npz(path, SchemaSpec({"x": ("x",)}, target="y"))
+        open_npz(DataFile("data", path), SchemaSpec({"x": ("x",)}, target="y"))
     assert error.value.reason is Reason.ROWS_MISMATCH
 
 
@@ -275,7 +278,7 @@ def test_a_stored_archive_is_read_in_place(tmp_path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, x=values)
     tracemalloc.start()
-    source = open_npz(path, SPEC)
+    source = open_npz(DataFile("data", path), SPEC)
     (block,) = source.batches([16_000, 3], 2)
     validate(source, lambda *_: None)
     assert tracemalloc.get_traced_memory()[1] < 2.5 * limits.BLOCK_BYTES

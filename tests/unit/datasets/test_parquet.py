@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from undue_service.datasets import limits
+from undue_service.datasets.files import DataFile
 from undue_service.datasets.opening import validate
 from undue_service.datasets.parquet import ParquetSource
 from undue_service.domain.errors import Error, InvalidArgument, Reason
@@ -25,7 +26,7 @@ def written(path: Path, columns: dict[str, Any], **options: Any) -> Path:
 
 
 def read(path: Path, spec: SchemaSpec = SPEC, **options: Any) -> np.ndarray[Any, Any]:
-    source = ParquetSource(path, spec, **options)
+    source = ParquetSource([DataFile("data", path)], spec, **options)
     validate(source, lambda *_: None)
     return np.concatenate([block.inputs["x"] for block in source.batches(None, 7)])
 
@@ -103,12 +104,12 @@ IDS = {
 @pytest.mark.parametrize("case", list(IDS))
 def test_ids_are_text(case: str, tmp_path: Path) -> None:
     path = written(tmp_path / "data", {"x": [1.0, 2.0], "k": IDS[case]})
-    assert ParquetSource(path, SchemaSpec({"x": ("x",)}, id="k")).ids([1, 0]) == ["-3", "7"]
+    assert ParquetSource([DataFile("data", path)], SchemaSpec({"x": ("x",)}, id="k")).ids([1, 0]) == ["-3", "7"]
 
 
 def test_a_column_may_be_both_id_and_input(tmp_path: Path) -> None:
     path = written(tmp_path / "data", {"x": pa.array([5, 6])})
-    source = ParquetSource(path, SchemaSpec({"x": ("x",)}, id="x"))
+    source = ParquetSource([DataFile("data", path)], SchemaSpec({"x": ("x",)}, id="x"))
     assert source.ids([0, 1]) == ["5", "6"]
     np.testing.assert_array_equal(next(source.batches([1, 0], 2)).inputs["x"], [6, 5], strict=True)
 
@@ -155,7 +156,7 @@ def test_empty_row_groups(tmp_path: Path) -> None:
     with pq.ParquetWriter(tmp_path / "data", schema) as writer:
         for rows in ([], [[1.0, 2.0]], [], [[3.0, 4.0], [5.0, 6.0]], []):
             writer.write_table(pa.table({"x": pa.array(rows, schema.field("x").type)}))
-    source = ParquetSource(tmp_path / "data", SPEC)
+    source = ParquetSource([DataFile("data", tmp_path / "data")], SPEC)
     assert source.schema.inputs == (ColumnSchema("x", "float32", (2,)),)
     (block,) = source.batches([2, 0, 1], 5)
     np.testing.assert_array_equal(block.inputs["x"], np.array([[5, 6], [1, 2], [3, 4]], np.float32), strict=True)
@@ -188,17 +189,17 @@ def values(blocks: Any) -> list[float]:
 
 @pytest.mark.parametrize("cache_bytes", [0, limits.CACHE_BYTES])
 def test_rows_in_order_decode_each_row_group_once(cache_bytes: int, ten_groups: Path, decoded: list[int]) -> None:
-    source = ParquetSource(ten_groups, SPEC, cache_bytes)
+    source = ParquetSource([DataFile("data", ten_groups)], SPEC, cache_bytes)
     assert values(source.batches(None, 3)) == list(range(100))
     assert decoded == list(range(10))
     decoded.clear()
     rows = [25, 25, 26, 29, 71]
-    assert values(ParquetSource(ten_groups, SPEC, cache_bytes).batches(rows, 2)) == rows
+    assert values(ParquetSource([DataFile("data", ten_groups)], SPEC, cache_bytes).batches(rows, 2)) == rows
     assert decoded == [2, 7]
 
 
 def test_rows_in_any_order_decode_only_their_row_groups(ten_groups: Path, decoded: list[int]) -> None:
-    source = ParquetSource(ten_groups, SchemaSpec({"x": ("x",)}, id="k"))
+    source = ParquetSource([DataFile("data", ten_groups)], SchemaSpec({"x": ("x",)}, id="k"))
     rows = [93, 41, 95, 40, 49, 90]
     assert values(source.batches(rows, 2)) == rows
     assert sorted(decoded) == [4, 9]
@@ -207,7 +208,7 @@ def test_rows_in_any_order_decode_only_their_row_groups(ten_groups: Path, decode
 
 
 def test_the_cache_keeps_to_its_budget(ten_groups: Path, decoded: list[int]) -> None:
-    source = ParquetSource(ten_groups, SPEC, cache_bytes=2 * 10 * 8)
+    source = ParquetSource([DataFile("data", ten_groups)], SPEC, cache_bytes=2 * 10 * 8)
     for rows, expected in (
         ([1, 0], [0]),
         ([11, 10], [1]),
@@ -224,7 +225,7 @@ def test_the_cache_keeps_to_its_budget(ten_groups: Path, decoded: list[int]) -> 
 def test_memory_is_bounded_by_the_block(tmp_path: Path) -> None:
     path = written(tmp_path / "data", {"x": np.ones(3_000_000)}, row_group_size=1 << 22)
     assert path.stat().st_size < 100_000
-    source = ParquetSource(path, SPEC, cache_bytes=1 << 20)
+    source = ParquetSource([DataFile("data", path)], SPEC, cache_bytes=1 << 20)
     before, peak = pa.total_allocated_bytes(), [0]
     validate(source, lambda *_: peak.append(pa.total_allocated_bytes() - before))
     assert max(peak) < 2 * limits.BLOCK_BYTES

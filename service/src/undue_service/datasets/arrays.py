@@ -9,11 +9,11 @@ import numpy as np
 from undue_service.domain.specs import ArraysSource, ColumnSchema, SchemaSpec, TensorRef
 
 from .dtypes import NUMERIC, little
-from .ids import ArrayIds, Ids, Utf8Ids
 from .layout import ARRAYS_ID, ARRAYS_TARGET, ARRAYS_WEIGHT, check_column
 from .refusals import bad_column, rows_mismatch
 from .source import Array
 from .table import TableSource
+from .texts import ArrayTexts, Part, Texts, Utf8Texts, group_part
 
 
 def open_arrays(source: ArraysSource, resolve: Callable[[str], Path]) -> TableSource:
@@ -29,24 +29,29 @@ def open_arrays(source: ArraysSource, resolve: Callable[[str], Path]) -> TableSo
         target=None if source.targets is None else ARRAYS_TARGET,
         id=None if source.ids is None else ARRAYS_ID,
         weight=None if source.weights is None else ARRAYS_WEIGHT,
+        groups=tuple(source.groups),
     )
     optional = ((ARRAYS_TARGET, source.targets), (ARRAYS_WEIGHT, source.weights))
     refs |= {name: ref for name, ref in optional if ref is not None}
     columns = {name: _mapped(name, ref, resolve(ref.digest)) for name, ref in refs.items()}
-    if source.ids is None:
-        return TableSource(spec, columns, None)
-    lengths = {name: ref.shape[0] for name, ref in (*refs.items(), (ARRAYS_ID, source.ids)) if ref.shape}
+    texts = {} if source.ids is None else {ARRAYS_ID: source.ids}
+    texts |= {f"groups[{name}]": ref for name, ref in source.groups.items()}
+    lengths = {name: ref.shape[0] for name, ref in (*refs.items(), *texts.items()) if ref.shape}
     if len(set(lengths.values())) > 1:
         raise rows_mismatch(lengths)
-    return TableSource(spec, columns, _ids(source.ids, resolve(source.ids.digest)))
+    ids = None if source.ids is None else _texts(Part(ARRAYS_ID), source.ids, resolve)
+    groups = {name: _texts(group_part(f"groups[{name}]"), ref, resolve) for name, ref in source.groups.items()}
+    return TableSource(spec, columns, ids, groups)
 
 
-def _ids(ref: TensorRef, path: Path) -> Ids:
+def _texts(part: Part, ref: TensorRef, resolve: Callable[[str], Path]) -> Texts:
+    path = resolve(ref.digest)
     if ref.dtype != "utf8":
-        return ArrayIds(_mapped(ARRAYS_ID, ref, path), ARRAYS_ID)
+        return ArrayTexts(_mapped(part.column, ref, path), part)
     if len(ref.shape) != 1 or ref.shape[0] < 0:
-        raise bad_column(ARRAYS_ID, f"has shape {ref.shape}; ids are strings or integers, one a row")
-    return Utf8Ids(path, ARRAYS_ID, ref.shape[0])
+        raise bad_column(part.column, f"has shape {ref.shape}; {part.values} are strings or integers, one a row")
+    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    return Utf8Texts(content, part, ref.shape[0])
 
 
 def _mapped(name: str, ref: TensorRef, path: Path) -> Array:

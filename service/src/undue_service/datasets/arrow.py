@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from undue_service.domain.errors import InvalidArgument
 
 from .dtypes import LISTED, NUMERIC
-from .ids import checked_ids
 from .limits import MAX_RANK, too_large
 from .refusals import bad_column, bad_value, quoted
 from .source import Array
+from .texts import Part, checked_texts
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _NUMBERS: dict[Any, str] = {pa.from_numpy_dtype(dtype): name for name, dtype in NUMERIC.items()}
@@ -40,15 +40,15 @@ def leaf_dtype(column: str, kind: pa.DataType) -> str:
     return _NUMBERS[leaf]
 
 
-def check_id_type(column: str, kind: pa.DataType) -> None:
-    """Refuse a column that cannot hold ids.
+def check_text_type(part: Part, kind: pa.DataType) -> None:
+    """Refuse a column that cannot hold ids or groups.
 
     Raises:
         InvalidArgument: DATASET_MALFORMED for anything but strings and integers.
     """
     leaf = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (_is_text(leaf) or pa.types.is_integer(leaf)):
-        raise bad_column(column, f"holds {quoted(kind)} values; ids are strings or integers")
+        raise bad_column(part.column, f"holds {quoted(kind)} values; {part.values} are strings or integers")
 
 
 def row_shape(column: str, values: pa.Array) -> tuple[int, ...]:
@@ -89,30 +89,35 @@ def to_numpy(column: str, values: pa.Array, shape: tuple[int, ...], first_row: i
     return array
 
 
-def to_ids(column: str, values: pa.Array, first_row: int) -> npt.NDArray[np.object_]:
-    """Return a block of ids as text, (B,).
+def to_texts(part: Part, values: pa.Array, first_row: int) -> npt.NDArray[np.object_]:
+    """Return a block of ids or groups as text, (B,). Equal texts are one object.
 
     Raises:
-        InvalidArgument: DATASET_MALFORMED naming the first row without a valid id.
+        InvalidArgument: DATASET_MALFORMED naming the first row without a valid text.
     """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    _refuse_nulls(column, values, first_row, 1)
-    ids = np.empty(len(values), np.object_)
-    ids[:] = checked_ids(enumerate(_texts(column, values, first_row), first_row), column)
-    ids.setflags(write=False)
-    return ids
+    _refuse_nulls(part.column, values, first_row, 1)
+    encoded = values.dictionary_encode()
+    places = encoded.indices.to_numpy()
+    # A dictionary is in the order in which its values first come, so the first that is wrong is in the first row.
+    rows = first_row + np.unique(places, return_index=True)[1]
+    distinct = np.empty(len(encoded.dictionary), np.object_)
+    distinct[:] = checked_texts(zip(rows.tolist(), _texts(part, encoded.dictionary, rows), strict=True), part)
+    texts = distinct[places]
+    texts.setflags(write=False)
+    return texts
 
 
-def _texts(column: str, values: pa.Array, first_row: int) -> list[str]:
+def _texts(part: Part, values: pa.Array, rows: npt.NDArray[np.int64]) -> list[str]:
     try:
         return [str(value) for value in values.to_pylist()]
     except UnicodeDecodeError:
-        for row, scalar in enumerate(values, first_row):
+        for row, scalar in zip(rows.tolist(), values, strict=True):
             try:
                 scalar.as_py()
             except UnicodeDecodeError:
-                raise bad_value(column, row, "the id is not valid UTF-8") from None
+                raise bad_value(part.column, row, f"the {part.value} is not valid UTF-8") from None
         raise
 
 

@@ -87,5 +87,7 @@ def _joined(pieces: list[Piece]) -> Piece:
 
 
 def _bytes(values: Array) -> int:
-    text = sum(len(text) + _TEXT_OVERHEAD_BYTES for text in values) if values.dtype == np.object_ else 0
-    return values.nbytes + text
+    if values.dtype != np.object_:
+        return values.nbytes
+    distinct = {id(text): len(text) for text in values}  # equal texts of a block are one object
+    return values.nbytes + sum(distinct.values()) + _TEXT_OVERHEAD_BYTES * len(distinct)

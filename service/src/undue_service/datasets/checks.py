@@ -1,17 +1,23 @@
 """What validation holds against the values of a data set, block by block."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.specs import GroupSchema
 
-from .refusals import bad_column, bad_value, quoted
+from .limits import MAX_GROUP_VALUES
+from .refusals import bad_column, bad_value, quoted, too_many_groups
 from .source import Array, Columns, DatasetSource, Schema
 
 _HASH = np.dtype([("high", "<u8"), ("low", "<u8")])
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(slots=True)
@@ -60,7 +66,9 @@ class FiniteCheck:
             return
         if part not in self._found:
             at = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
-            column = origins[at[1]] if len(origins) > 1 else origins[0]
+            # A transform may have given the row another shape; stacked columns keep their order in it.
+            place = int(np.ravel_multi_index(at[1:], wrong.shape[1:])) if at[1:] else 0
+            column = origins[place] if len(origins) > 1 else origins[0]
             where = f", column {quoted(column)}"
             if len(origins) == 1 and at[1:]:
                 where += f", element {list(at[1:])}"
@@ -95,6 +103,28 @@ class WeightCheck:
             raise bad_column(self._name, "holds no weight but 0; at least one must be positive")
 
 
+class GroupCount:
+    """How many different values each column of groups has. Keeps 16 bytes a value, and a bounded number of values."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._seen: dict[str, set[bytes]] = {name: set() for name in schema.groups}
+
+    def update(self, groups: Mapping[str, Iterable[str]]) -> None:
+        """Take in the next rows.
+
+        Raises:
+            InvalidArgument: DATASET_MALFORMED for a column that has more values than groups are worth.
+        """
+        for name, seen in self._seen.items():
+            seen.update(map(_hash, set(groups[name])))
+            if len(seen) > MAX_GROUP_VALUES:
+                raise too_many_groups(name)
+
+    def finish(self) -> tuple[GroupSchema, ...]:
+        """Return what was counted."""
+        return tuple(GroupSchema(name, len(seen)) for name, seen in self._seen.items())
+
+
 class UniqueIds:
     """No id twice. Keeps 16 bytes a row: a 128-bit hash, which two different ids share never in practice."""
 
@@ -103,7 +133,7 @@ class UniqueIds:
 
     def update(self, ids: Iterable[str]) -> None:
         """Take in the ids of the next rows."""
-        self._hashes += b"".join(hashlib.blake2b(id_.encode(), digest_size=16).digest() for id_ in ids)
+        self._hashes += b"".join(map(_hash, ids))
 
     def finish(self, source: DatasetSource) -> None:
         """Raise InvalidArgument (DUPLICATE_ID) with the first id that comes again and both its rows."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -19,9 +19,10 @@ class DatasetDigest:
     digest = sha256("undue dataset 1\n" ‖ header ‖ "\n" ‖ sha256(column₁) ‖ sha256(column₂) ‖ …)
 
     header: JSON (sorted keys, no spaces, ASCII) `{"columns": [[part, name, dtype, row shape], …], "rows": n}`.
-    Columns, in this order: the inputs by name, the target, the weight, the ids; only inputs carry a name, because how a
-    file calls its target is no property of the data. A column's bytes are its values in row order, little-endian,
-    C order; an id's are its UTF-8 text and one NUL byte.
+    Columns, in this order: the inputs by name, the target, the weight, the ids, the groups by name; only inputs and
+    groups carry a name, because how a file calls its target is no property of the data. A column's bytes are its values
+    in row order, little-endian, C order, after the input's transform; those of ids and groups are their UTF-8 text and
+    one NUL byte each.
     """
 
     def __init__(self, schema: Schema, rows: int) -> None:
@@ -36,11 +37,14 @@ class DatasetDigest:
         if schema.has_ids:
             described.append(["id", "", "utf8", []])
             ends.append(self._ids)
+        self._groups = {name: hashlib.sha256() for name in schema.groups}
+        described += [["group", name, "utf8", []] for name in schema.groups]
+        ends += self._groups.values()
         self._states = [*self._inputs.values(), *ends]
         header = {"columns": described, "rows": rows}
         self._header = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
 
-    def update(self, columns: Columns, ids: Iterable[str] | None) -> None:
+    def update(self, columns: Columns, ids: Iterable[str] | None, groups: Mapping[str, Iterable[str]]) -> None:
         """Take in the next rows."""
         for name, state in self._inputs.items():
             state.update(_canonical(columns.inputs[name]))
@@ -49,7 +53,9 @@ class DatasetDigest:
         if columns.weights is not None:
             self._weight.update(_canonical(columns.weights))
         if ids is not None:
-            self._ids.update(b"".join(id_.encode() + b"\0" for id_ in ids))
+            self._ids.update(_terminated(ids))
+        for name, group in self._groups.items():
+            group.update(_terminated(groups[name]))
 
     def hexdigest(self) -> str:
         """Return the digest of all rows taken in."""
@@ -63,7 +69,8 @@ def digest_of(source: DatasetSource) -> str:
     """Return the digest of a source, reading it once."""
     digest = DatasetDigest(source.schema, len(source))
     for columns in source.batches(None, block_rows(row_bytes(source.schema))):
-        digest.update(columns, source.ids(columns.index.tolist()) if source.schema.has_ids else None)
+        rows = range(int(columns.index[0]), int(columns.index[-1]) + 1)
+        digest.update(columns, source.ids(rows) if source.schema.has_ids else None, source.groups(rows))
     return digest.hexdigest()
 
 
@@ -71,6 +78,10 @@ def row_bytes(schema: Schema) -> int:
     """Return the size of one row's numbers."""
     columns: list[ColumnSchema | None] = [*schema.inputs, schema.target, schema.weight]
     return sum(np.dtype(c.dtype).itemsize * int(np.prod(c.shape, dtype=np.int64)) for c in columns if c is not None)
+
+
+def _terminated(texts: Iterable[str]) -> bytes:
+    return b"".join(text.encode() + b"\0" for text in texts)
 
 
 def _canonical(values: Array) -> memoryview:

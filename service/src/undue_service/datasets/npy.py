@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.format import MAGIC_LEN, MAGIC_PREFIX
 
-from .limits import MAX_ID_BYTES, MAX_NPY_HEADER_BYTES
+from .limits import MAX_NPY_HEADER_BYTES, MAX_TEXT_BYTES
 from .refusals import bad_column, quoted
 
 _LENGTHS = {b"\x01\x00": "<H", b"\x02\x00": "<I", b"\x03\x00": "<I"}
@@ -95,7 +95,7 @@ def _dtype(descr: str, column: str) -> np.dtype[Any]:
     if found is not None:
         kind, size = found["kind"], int(found["size"])
         one_byte = size == 1 or kind == "S"
-        if (size in _SIZES.get(kind, ()) or (kind in "US" and 0 < size <= MAX_ID_BYTES)) and (
+        if (size in _SIZES.get(kind, ()) or (kind in "US" and 0 < size <= MAX_TEXT_BYTES)) and (
             one_byte or found["endian"] != "|"
         ):
             return np.dtype(descr)

@@ -1,68 +1,56 @@
 """NPZ archives: a zip of .npy arrays. Stored members are mapped, compressed ones loaded once; nothing is unpickled."""
 
-import errno
-import io
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import ColumnSchema, SchemaSpec
 
-from .ids import ArrayIds
-from .layout import check_column, check_exist, numeric_columns
+from .archives import BoundedFile, damage_named, members, packing_problem
+from .files import DataFile
+from .layout import check_column, check_exist, numeric_columns, text_columns
 from .limits import MAX_COLUMNS, MAX_DIRECTORY_BYTES, MAX_LOADED_BYTES, too_large
 from .npy import NpyHeader, read_header
-from .refusals import bad_column, malformed, quoted
+from .refusals import bad_column, quoted
 from .source import Array
 from .table import TableSource
+from .texts import ArrayTexts, Part, group_part
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-_MAX_DEFLATE_RATIO = 1032
-_ENCRYPTED = 0x1
-_DAMAGE = (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, struct.error, ValueError, OverflowError)
 
 
-def open_npz(path: Path, spec: SchemaSpec, max_bytes: int = MAX_LOADED_BYTES) -> TableSource:
+def open_npz(data: DataFile, spec: SchemaSpec, max_bytes: int = MAX_LOADED_BYTES) -> TableSource:
     """Return the data set in an archive. At most `max_bytes` of compressed arrays are held in memory.
 
     Raises:
         InvalidArgument: DATASET_MALFORMED for a damaged archive, object arrays, or columns that do not fit their part;
             COLUMN_NOT_FOUND; ROWS_MISMATCH.
+        FailedPrecondition: DATASET_CHANGED.
         ResourceExhausted: UPLOAD_TOO_LARGE where it is beyond the limits.
     """
-    with _damage_named(), _File(path) as file, zipfile.ZipFile(file) as archive:
-        members = _members(archive)
-        check_exist(spec, members)
-        reader = _Reader(path, file, archive, max_bytes)
-        columns = {name: reader.read(name, members[name]) for name in numeric_columns(spec)}
-        ids = None if spec.id is None else ArrayIds(reader.read_ids(spec.id, members[spec.id]), spec.id)
-    return TableSource(spec, columns, ids)
-
-
-class _File(io.BufferedReader):
-    """A file that bounds the one large read of `zipfile`: its table of contents."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read, within bounds."""
-        if size is not None and size > MAX_DIRECTORY_BYTES:
-            raise too_large("the archive's table of contents in bytes", size, MAX_DIRECTORY_BYTES)
-        return super().read(size)
+    with (
+        data.open() as raw,
+        damage_named("NPZ archive", "write it again with numpy.savez"),
+        BoundedFile(raw, MAX_DIRECTORY_BYTES) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        found = members(archive, MAX_COLUMNS)
+        arrays = {name.removesuffix(".npy"): info for name, info in found.items() if name.endswith(".npy")}
+        check_exist(spec, arrays)
+        reader = _Reader(file, archive, max_bytes)
+        columns = {name: reader.read(name, arrays[name]) for name in numeric_columns(spec)}
+        texts = {name: reader.read_text(name, arrays[name]) for name in text_columns(spec)}
+    ids = None if spec.id is None else ArrayTexts(texts[spec.id], Part(spec.id))
+    return TableSource(spec, columns, ids, {name: ArrayTexts(texts[name], group_part(name)) for name in spec.groups})
 
 
 class _Reader:
-    def __init__(self, path: Path, file: BinaryIO, archive: zipfile.ZipFile, max_bytes: int) -> None:
-        self._path = path
+    def __init__(self, file: BoundedFile, archive: zipfile.ZipFile, max_bytes: int) -> None:
         self._file = file
         self._archive = archive
         self._max_bytes = max_bytes
@@ -74,27 +62,24 @@ class _Reader:
         _check_numbers(name, header)
         if offset is None or header.fortran_order or header.value_bytes == 0:
             return self._load(name, info, header)
-        values = np.memmap(self._path, header.dtype, "r", offset + len(header.raw), header.shape)
+        values = np.memmap(self._file, header.dtype, "r", offset + len(header.raw), header.shape)
         return _MappedMember(name, values, header, info.CRC)
 
-    def read_ids(self, name: str, info: zipfile.ZipInfo) -> Array:
-        """Return a column of ids, which is loaded however it is stored."""
+    def read_text(self, name: str, info: zipfile.ZipInfo) -> Array:
+        """Return a column of ids or groups, which is loaded however it is stored."""
         _, header = self._header(name, info)
         return self._load(name, info, header)
 
     def _header(self, name: str, info: zipfile.ZipInfo) -> tuple[int | None, NpyHeader]:
-        if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            advice = "write the archive with numpy.savez or numpy.savez_compressed"
-            raise bad_column(name, f"is encrypted or packed in a way that is not read: {advice}")
+        problem = packing_problem(info)
+        if problem is not None:
+            raise bad_column(name, f"{problem}: write the archive with numpy.savez or numpy.savez_compressed")
         offset = None
         if info.compress_type == zipfile.ZIP_STORED:
             offset = self._stored_at(name, info)
             self._file.seek(offset)
             header = read_header(self._file, name)
         else:
-            if info.file_size > info.compress_size * _MAX_DEFLATE_RATIO:
-                text = f"declares {info.file_size:,} bytes in {info.compress_size:,} compressed ones"
-                raise bad_column(name, f"{text}, which deflate cannot do")
             with self._archive.open(info) as stream:
                 header = read_header(cast(BinaryIO, stream), name)
         if not header.shape:
@@ -105,14 +90,12 @@ class _Reader:
         return offset, header
 
     def _stored_at(self, name: str, info: zipfile.ZipInfo) -> int:
-        if info.file_size != info.compress_size:
-            raise bad_column(name, "is stored in a size other than its own")
         with self._archive.open(info):  # checks the local header against the directory
             pass
         self._file.seek(info.header_offset)
         fields = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
         offset = int(info.header_offset + _LOCAL_HEADER.size + fields[-2] + fields[-1])
-        if offset + info.file_size > self._path.stat().st_size:
+        if offset + info.file_size > os.fstat(self._file.fileno()).st_size:
             raise bad_column(name, "reaches beyond the end of the file")
         return offset
 
@@ -179,31 +162,3 @@ class _MappedMember:
 
 def _check_numbers(name: str, header: NpyHeader) -> None:
     check_column(ColumnSchema(name, header.dtype.newbyteorder("=").name, header.shape[1:]))
-
-
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    infos = archive.infolist()
-    if len(infos) > MAX_COLUMNS:
-        raise too_large("the number of members", len(infos), MAX_COLUMNS)
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
-        if info.filename in members:
-            raise malformed(f"the archive holds {quoted(info.filename)} twice: write it again with one of them")
-        members[info.filename] = info
-    return {name.removesuffix(".npy"): info for name, info in members.items() if name.endswith(".npy")}
-
-
-@contextmanager
-def _damage_named() -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise _damaged(error) from error
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # an offset before the beginning of the file
-            raise _damaged(error) from error
-        raise
-
-
-def _damaged(error: Exception) -> InvalidArgument:
-    return malformed(f"the file is no NPZ archive, or is damaged: {quoted(error)}; write it again with numpy.savez")

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
+from .limits import MAX_GROUP_VALUES
+
 _MAX_QUOTED = 200
 _MAX_LISTED = 50
 
@@ -25,6 +27,19 @@ def bad_column(column: str, problem: str) -> InvalidArgument:
     return InvalidArgument(Reason.DATASET_MALFORMED, message, metadata={"column": column[:_MAX_QUOTED]})
 
 
+def bad_input(name: str, problem: str) -> InvalidArgument:
+    """Return the error for an input, however many columns it is made of."""
+    return InvalidArgument(
+        Reason.DATASET_MALFORMED, f"input {quoted(name)} {problem}", metadata={"input": name[:_MAX_QUOTED]}
+    )
+
+
+def bad_file(name: str, problem: str) -> InvalidArgument:
+    """Return the error for one file of a data set; `problem` is what the file is or does."""
+    metadata = {"file": name[:_MAX_QUOTED]}
+    return InvalidArgument(Reason.DATASET_MALFORMED, f"file {quoted(name)} {problem}", metadata=metadata)
+
+
 def bad_value(column: str, row: int, problem: str) -> InvalidArgument:
     """Return the error for the first row of a column that is wrong."""
     message = f"column {quoted(column)}, row {row}: {problem}"
@@ -32,14 +47,27 @@ def bad_value(column: str, row: int, problem: str) -> InvalidArgument:
     return InvalidArgument(Reason.DATASET_MALFORMED, message, metadata=metadata)
 
 
-def columns_not_found(missing: Iterable[str], existing: Iterable[str]) -> InvalidArgument:
+def too_many_groups(column: str) -> InvalidArgument:
+    """Return the error for a column of groups with more values than are counted."""
+    text = f"has more than {MAX_GROUP_VALUES:,} different values; a group is many rows"
+    return bad_column(column, f"{text}: bin the values, or use the column as the id")
+
+
+def columns_not_found(missing: Iterable[str], existing: Iterable[str], file: str | None = None) -> InvalidArgument:
     """Return the error that names every missing column at once, and those that exist."""
     names = sorted(set(missing))
     known = sorted(set(existing))
     listed = ", ".join(map(quoted, known[:_MAX_LISTED])) or "none"
     more = f" and {len(known) - _MAX_LISTED:,} more" if len(known) > _MAX_LISTED else ""
-    text = f"the file has no column {', '.join(map(quoted, names[:_MAX_LISTED]))}; it has {listed}{more}"
+    which = "the file" if file is None else f"file {quoted(file)}"
+    text = f"{which} has no column {', '.join(map(quoted, names[:_MAX_LISTED]))}; it has {listed}{more}"
     return InvalidArgument(Reason.COLUMN_NOT_FOUND, text, metadata={"columns": ",".join(names[:_MAX_LISTED])})
+
+
+def in_file(error: InvalidArgument, name: str, first_row: int) -> InvalidArgument:
+    """Return an error with the file, one of several, in which it was met."""
+    text = f"{error.message} (in file {quoted(name)}, which begins with row {first_row:,})"
+    return InvalidArgument(error.reason, text, metadata=error.metadata | {"file": name[:_MAX_QUOTED]})
 
 
 def rows_mismatch(lengths: Mapping[str, int]) -> InvalidArgument:

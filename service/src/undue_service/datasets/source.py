@@ -36,6 +36,10 @@ class Schema:
     target: ColumnSchema | None
     weight: ColumnSchema | None
     has_ids: bool
+    groups: tuple[str, ...] = ()
+    """Names of the columns by which rows are told apart, in their order."""
+    classes: tuple[str, ...] = ()
+    """What the targets 0, 1, … stand for, where the files say so."""
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Input name to the file's columns that it was made of, for messages."""
 
@@ -69,8 +73,12 @@ class DatasetSource(Protocol):
             InvalidArgument: ROW_OUT_OF_RANGE; DATASET_MALFORMED for an id that is no text.
         """
 
-    def digest(self) -> str:
-        """Return the sha256 of the contents, in hexadecimal (see `digest.DatasetDigest`). Reads everything once."""
+    def groups(self, rows: Sequence[int]) -> dict[str, list[str]]:
+        """Return what each of `rows` has in each of the columns of groups, by the column's name.
+
+        Raises:
+            InvalidArgument: ROW_OUT_OF_RANGE; DATASET_MALFORMED for a value that is no text.
+        """
 
 
 def checked_rows(rows: Sequence[int], length: int) -> npt.NDArray[np.int64]:

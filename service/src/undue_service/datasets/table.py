@@ -8,13 +8,12 @@ import numpy.typing as npt
 
 from undue_service.domain.specs import ColumnSchema, SchemaSpec
 
-from .digest import digest_of
 from .dtypes import LISTED, NUMERIC
-from .ids import Ids, take_ids
 from .layout import Layout, numeric_columns
 from .limits import MAX_ROWS, too_large
 from .refusals import bad_column, bad_value, rows_mismatch
 from .source import Array, Columns, Schema, checked_rows, spans
+from .texts import Texts, take_ids
 
 
 class Stored(Protocol):
@@ -35,8 +34,15 @@ class Stored(Protocol):
 class TableSource:
     """DatasetSource over columns that can be indexed by row. Reads only the rows asked for."""
 
-    def __init__(self, spec: SchemaSpec, columns: Mapping[str, Stored], ids: Ids | None) -> None:
-        """Hold the columns that a schema names.
+    def __init__(
+        self,
+        spec: SchemaSpec,
+        columns: Mapping[str, Stored],
+        ids: Texts | None,
+        groups: Mapping[str, Texts],
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        """Hold the columns that a schema names; `groups` has what `spec.groups` names.
 
         Raises:
             InvalidArgument: ROWS_MISMATCH; DATASET_MALFORMED for columns that do not fit their part.
@@ -44,8 +50,10 @@ class TableSource:
         """
         self._columns = {name: columns[name] for name in numeric_columns(spec)}
         self._ids = ids
-        self._layout = Layout(spec, {name: _described(name, stored) for name, stored in self._columns.items()})
+        self._layout = Layout(spec, {name: _described(name, stored) for name, stored in self._columns.items()}, classes)
+        self._groups = {name: groups[name] for name in self._layout.schema.groups}
         lengths = {name: stored.shape[0] for name, stored in self._columns.items()}
+        lengths |= {name: len(texts) for name, texts in self._groups.items()}
         if ids is not None and spec.id is not None:
             lengths[spec.id] = len(ids)
         if len(set(lengths.values())) > 1:
@@ -74,9 +82,10 @@ class TableSource:
         """See DatasetSource."""
         return take_ids(self._ids, rows, self._length)
 
-    def digest(self) -> str:
+    def groups(self, rows: Sequence[int]) -> dict[str, list[str]]:
         """See DatasetSource."""
-        return digest_of(self)
+        wanted = checked_rows(rows, self._length)
+        return {name: texts.take(wanted) for name, texts in self._groups.items()}
 
     def _read(self, at: slice | npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> Columns:
         block = {name: _native(name, stored[at], index) for name, stored in self._columns.items()}
