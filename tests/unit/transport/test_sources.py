@@ -66,7 +66,9 @@ SCHEMAS = INPUTS.flatmap(
 )
 FORMATS = st.sampled_from(get_args(FileFormat))
 ONE_UPLOAD = st.builds(UploadedFile, name=NAMES, digest=DIGESTS).map(lambda file: (file,))
-UPLOADS = st.lists(st.builds(UploadedFile, name=NAMES, digest=DIGESTS), min_size=2, max_size=3).map(tuple)
+UPLOADS = st.lists(
+    st.builds(UploadedFile, name=NAMES, digest=DIGESTS), min_size=2, max_size=3, unique_by=lambda file: file.name
+).map(tuple)
 UPLOADED = st.builds(FileSource, FORMATS, ONE_UPLOAD, SCHEMAS) | st.builds(
     FileSource, st.sampled_from(sorted(SEVERAL_FILES)), UPLOADS, SCHEMAS
 )
@@ -172,6 +174,7 @@ SCHEMA = "dataset.file.schema"
         (a_file(files=TWO * 5001), "dataset.file.files"),
         (a_file(format=datasets_pb2.FileSource.FORMAT_NPZ, files=TWO), "dataset.file.files"),
         (a_file(format=datasets_pb2.FileSource.FORMAT_IMAGE_FOLDER, files=TWO), "dataset.file.files"),
+        (a_file(format=datasets_pb2.FileSource.FORMAT_IDX, files=TWO[:1] * 2), "dataset.file.files"),
         (a_file(schema=a_schema(groups=["site", "site"])), f"{SCHEMA}.groups"),
         (a_file(schema=a_schema(groups=[""])), f"{SCHEMA}.groups[0]"),
         (a_file(schema=a_schema(inputs={"a": HALF, "b": HALF, "c": ONE})), f"{SCHEMA}.inputs"),

@@ -1,7 +1,7 @@
 """The stores in memory: for tests and for a service that keeps nothing. They pass the same contract suites."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -11,6 +11,7 @@ from undue_service.domain.errors import AlreadyExists, NotFound, Reason
 from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
+from undue_service.domain.specs import FileFormat, LocatedFile
 
 T = TypeVar("T")
 
@@ -192,6 +193,19 @@ class MemoryUploadStore:
         with self._lock:
             self._uploads[tenant, upload_id] = replace(self.get(tenant, upload_id), finished=True)
             return self._uploads[tenant, upload_id]
+
+
+class MemoryLocator:
+    """SourceLocator over files that exist only here."""
+
+    def __init__(self, files: Mapping[str, tuple[LocatedFile, ...]] | None = None) -> None:
+        self._files = dict(files or {})
+
+    def locate(self, uri: str, file_format: FileFormat) -> tuple[LocatedFile, ...]:  # noqa: ARG002  the port's signature
+        """See SourceLocator."""
+        if uri not in self._files:
+            raise NotFound(Reason.URI_NOT_FOUND, f"{uri!r} names no file that is there")
+        return self._files[uri]
 
 
 class NoMetrics:

@@ -88,6 +88,8 @@ def _file(file: datasets_pb2.FileSource, digest: Digest) -> FileSource:
     if len(file.files) > 1 and format_ not in SEVERAL_FILES:
         text = f"names {len(file.files):,} files; {format_} is one file (several: {', '.join(sorted(SEVERAL_FILES))})"
         raise InvalidArgument.at("dataset.file.files", text)
+    if format_ == "idx" and len({one.name for one in file.files}) < len(file.files):
+        raise InvalidArgument.at("dataset.file.files", "two files have one name; each of IDX is a column of its own")
     schema = _schema(file.schema)
     files = tuple(
         UploadedFile(one.name, digest(f"dataset.file.files[{place}].upload", one.upload))
