@@ -47,5 +47,33 @@ def test_a_setting_that_does_not_exist_is_an_error_in_the_file(tmp_path, monkeyp
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("given", "folders"),
+    [
+        ("", []),
+        (" , ", []),
+        ("/data", ["/data"]),
+        ("/data, file:///mnt/more%2Cdata ,file://localhost/x/", ["/data", "/mnt/more,data", "/x"]),
+    ],
+)
+def test_dataset_roots_are_paths_or_uris_separated_by_commas(monkeypatch, given, folders):
+    monkeypatch.setenv("UNDUE_DATASET_ROOTS", given)
+    assert [str(root) for root in Settings().dataset_roots] == folders
+
+
+def test_dataset_roots_may_be_a_list_in_the_file(tmp_path, monkeypatch):
+    (tmp_path / "undue.toml").write_text('dataset_roots = ["/a,b", "file:///c"]\n')
+    monkeypatch.setenv("UNDUE_CONFIG", str(tmp_path / "undue.toml"))
+    assert [str(root) for root in Settings().dataset_roots] == ["/a,b", "/c"]
+
+
+@pytest.mark.parametrize(
+    "root", ["data", "./data", "~/data", "s3://bucket", "file://host/data", "file://", "/data/../etc", "file:///a%00b"]
+)
+def test_a_dataset_root_that_could_mean_anything_is_refused(root):
+    with pytest.raises(ValidationError, match="absolute path"):
+        Settings(dataset_roots=root)
+
+
 def test_every_setting_says_what_it_means():
     assert all(field.description for field in Settings.model_fields.values())

@@ -21,6 +21,7 @@ from . import logs
 from .adapters.artifacts import LocalArtifacts, LocalStaging
 from .adapters.clock import SystemClock
 from .adapters.data_dir import DataDir
+from .adapters.locating import LocalLocator
 from .adapters.metrics import PrometheusMetrics
 from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
@@ -76,8 +77,8 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         stack.push_async_callback(pool.close)
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
-        registry = SqlRegistry(engine)
-        registrations = Registrations(registry, artifacts, changes, metrics, clock)
+        registry, locator = SqlRegistry(engine), LocalLocator(settings.dataset_roots, private=data.path)
+        registrations = Registrations(registry, artifacts, changes, metrics, clock, locator)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock)
         reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
         results = Results(job_cases, artifacts, reader)
@@ -187,7 +188,12 @@ async def _check(settings: Settings) -> None:
             raise Unavailable(Reason.RUNNER_UNAVAILABLE, text) from lost
         finally:
             await pool.close()
-    facts = {"devices": found.devices, "libraries": dict(found.libraries), "data_dir": str(settings.data_dir.resolve())}
+    facts = {
+        "devices": found.devices,
+        "libraries": dict(found.libraries),
+        "data_dir": str(settings.data_dir.resolve()),
+        "dataset_roots": {str(root): "a folder" if root.is_dir() else "no folder" for root in settings.dataset_roots},
+    }
     print(json.dumps(facts, indent=2))  # noqa: T201  the command's answer
 
 

@@ -3,9 +3,17 @@
 import ipaddress
 import os
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 from sqlalchemy import URL
 
 
@@ -28,6 +36,10 @@ class Settings(BaseSettings):
 
     devices: str = "auto"
     """Slots for work: auto (each CUDA device, else one CPU slot), or a list such as cuda:0,cuda:1."""
+
+    dataset_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders whose files may be registered by file:// URI and read where they lie: absolute paths or file:// URIs,
+    separated by commas; empty for none. Everybody who may register a data set may read everything below them."""
 
     max_upload_bytes: int = Field(default=4 << 30, ge=1)
     """Largest file that an upload may declare."""
@@ -55,6 +67,13 @@ class Settings(BaseSettings):
                     "version does not have; listen on 127.0.0.1 behind a proxy that has them"
                 )
         return address
+
+    @field_validator("dataset_roots", mode="before")
+    @classmethod
+    def _folders(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        return tuple(_folder(str(part)) for part in value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("log_level")
     @classmethod
@@ -84,6 +103,19 @@ class Settings(BaseSettings):
         if not Path(file).is_file():
             raise ValueError(f"UNDUE_CONFIG: there is no file {file}")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+
+def _folder(text: str) -> Path:
+    """Return the folder that an absolute path or a file:// URI names; in a URI a comma is %2C."""
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        host, slash, path = rest.partition("/")
+        if scheme.lower() != "file" or host.lower() not in ("", "localhost") or not slash:
+            raise ValueError(f"{text!r} must be an absolute path or file:///folder; other places are not read yet")
+        text = "/" + unquote(path)
+    if not os.path.isabs(text) or "\0" in text or ".." in Path(text).parts:
+        raise ValueError(f"{text!r} must be an absolute path, without '..', or file:///folder")
+    return Path(text)
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
-from undue_service.adapters.memory import MemoryInventory, MemoryJobStore, MemoryRegistry, MemoryUploadStore, NoMetrics
+from undue_service.adapters.memory import (
+    MemoryInventory,
+    MemoryJobStore,
+    MemoryLocator,
+    MemoryRegistry,
+    MemoryUploadStore,
+    NoMetrics,
+)
 from undue_service.application.changes import Changes
 from undue_service.application.deletion import Deletions
 from undue_service.application.jobs import Jobs
@@ -54,7 +61,7 @@ class Bench:
         inventory = MemoryInventory(self.store, registry, uploads)
         self.retention = Retention(inventory, self.artifacts, staging, self.clock, timedelta(hours=24))
         self.uploads = Uploads(uploads, self.artifacts, staging, self.clock, 1 << 20)
-        self.registrations = Registrations(registry, self.artifacts, changes, self.metrics, self.clock)
+        self.registrations = Registrations(registry, self.artifacts, changes, self.metrics, self.clock, MemoryLocator())
         self.jobs = Jobs(self.store, self.registrations, changes, self.metrics, self.clock)
         self.deletions = Deletions(registry, self.store, self.retention, changes, self.metrics, self.clock)
         self.digest = self.uploads.keep("t", b"the rows")

@@ -8,7 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
-from undue_service.adapters.memory import MemoryInventory, MemoryJobStore, MemoryRegistry, MemoryUploadStore, NoMetrics
+from undue_service.adapters.memory import (
+    MemoryInventory,
+    MemoryJobStore,
+    MemoryLocator,
+    MemoryRegistry,
+    MemoryUploadStore,
+    NoMetrics,
+)
 from undue_service.application import retention as module
 from undue_service.application.changes import Changes
 from undue_service.application.registration import Registrations
@@ -39,7 +46,9 @@ class Bench:
         registry = MemoryRegistry(self.jobs)
         self.inventory = MemoryInventory(self.jobs, registry, self.store)
         self.uploads = Uploads(self.store, self.artifacts, self.staging, self.clock, 1 << 20)
-        self.registrations = Registrations(registry, self.artifacts, Changes(), NoMetrics(), self.clock)
+        self.registrations = Registrations(
+            registry, self.artifacts, Changes(), NoMetrics(), self.clock, MemoryLocator()
+        )
         self.retention = Retention(self.inventory, self.artifacts, self.staging, self.clock, TTL)
 
     def upload(self, data, sent=None, request=None):

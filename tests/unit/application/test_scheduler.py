@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
-from undue_service.adapters.memory import MemoryJobStore, MemoryRegistry, NoMetrics
+from undue_service.adapters.memory import MemoryJobStore, MemoryLocator, MemoryRegistry, NoMetrics
 from undue_service.adapters.pool.memory import MemoryPool
 from undue_service.application import planning
 from undue_service.application import scheduler as module
@@ -38,8 +38,9 @@ class Bench:
     def __init__(self, tmp_path, body, slots=1):
         self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
-        registry = MemoryRegistry(self.jobs)
-        self.registrations = Registrations(registry, self.artifacts, self.changes, NoMetrics(), self.clock)
+        self.registrations = Registrations(
+            MemoryRegistry(self.jobs), self.artifacts, self.changes, NoMetrics(), self.clock, MemoryLocator()
+        )
         planner = Planner(self.registrations, self.artifacts, self.staging)
         self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, NoMetrics(), self.clock)
         self.staging.append("t", "u", 0, b"1234")

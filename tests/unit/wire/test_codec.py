@@ -12,15 +12,20 @@ from undue_service.domain.specs import (
     DatasetReport,
     DatasetValidation,
     Diagnostics,
+    FileSource,
     Influence,
     InfluenceReport,
+    LocatedFile,
     ModelReport,
     ModelValidation,
     ParameterInfo,
+    SchemaSpec,
     SelfInfluence,
     Stationarity,
+    TransformSpec,
+    UploadedFile,
 )
-from undue_service.wire.codec import JOB
+from undue_service.wire.codec import JOB, RESOURCE_SPEC
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(max_size=20)
@@ -70,6 +75,13 @@ JOBS = st.builds(
 @given(JOBS)
 def test_every_job_round_trips(job):
     assert JOB.load(JOB.dump(job)) == job
+
+
+@pytest.mark.parametrize("file", [UploadedFile("a.csv", "ab"), LocatedFile("a.csv", "/data/a.csv", 2**40, 2**62)])
+def test_a_file_stays_what_it_is(file):
+    schema = SchemaSpec({"x": ("a",)}, groups=("site",), transforms={"x": TransformSpec((1, 2), 0.5, (0.1,), (2.0,))})
+    source = FileSource("csv", (file,), schema, "file:///data/a.csv")
+    assert RESOURCE_SPEC.load(RESOURCE_SPEC.dump(source)) == source
 
 
 @given(st.binary(max_size=100))

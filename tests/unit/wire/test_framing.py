@@ -45,6 +45,13 @@ def test_a_length_beyond_the_limit_is_refused_before_any_memory_is_taken():
         read((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
 
 
+def test_a_task_may_be_longer_than_an_answer():
+    body = b"x" * (MAX_FRAME_BYTES + 1)
+    assert encode(frames.ToRunner(task=frames.Task(body=body))).endswith(body)
+    with pytest.raises(FrameError):
+        encode(frames.FromRunner(done=frames.Done(result=body)))
+
+
 def test_the_runners_end_reads_frames_in_order_and_then_the_end():
     ours, theirs = socket.socketpair()
     tasks = [frames.ToRunner(task=frames.Task(id=str(number), body=b"x" * number * 70_000)) for number in range(3)]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undue_service.domain.results import Explanation, ScoredExample
-from undue_service.wire.results import SafetensorsResults, encode_ids, write
+from undue_service.wire.results import SafetensorsResults, encode_texts, write
 
 READER = SafetensorsResults()
 
@@ -16,7 +16,7 @@ def explanations(tmp_path):
         path,
         {
             "row": np.array([7, 3, 5]),
-            "ids": encode_ids(["seven", "drei 3", ""]),
+            "ids": encode_texts(["seven", "drei 3", ""]),
             "prediction": np.array([1, 0, 2]),
             "target": np.array([1, 1, 1]),
             "loss": np.array([0.5, 1.5, 2.5]),
@@ -25,7 +25,7 @@ def explanations(tmp_path):
             "harmful_rows": np.array([[9, -1], [9, 4], [-1, -1]]),
             "harmful_scores": np.array([[-0.9, 0.0], [-0.8, -0.1], [0.0, 0.0]]),
             "train_row": np.array([2, 4, 9]),
-            "train_ids": encode_ids(["b", "d", "i"]),
+            "train_ids": encode_texts(["b", "d", "i"]),
             "train_prediction": np.array([0, 1, 2]),
             "train_target": np.array([0, 0, 0]),
             "train_loss": np.array([0.2, 0.4, 0.9]),
@@ -64,7 +64,7 @@ def test_a_page_of_long_lists_is_short(explanations, monkeypatch):
 def test_regression_values_are_numbers_and_vectors(tmp_path):
     columns = {
         "row": np.array([1, 0]),
-        "ids": encode_ids(["1", "0"]),
+        "ids": encode_texts(["1", "0"]),
         "score": np.array([3.0, 1.0]),
         "loss": np.zeros(2),
     }

@@ -259,7 +259,7 @@ class FileSource(_message.Message):
     """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]:
-        """Files, in this order."""
+        """Files, in this order. In an answer their names alone; those of a folder of images that a URI names are left out."""
 
     @_builtins.property
     def schema(self) -> Global___Schema:

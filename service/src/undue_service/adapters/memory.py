@@ -1,7 +1,7 @@
 """The stores in memory: for tests and for a service that keeps nothing. They pass the same contract suites."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -12,7 +12,7 @@ from undue_service.domain.errors import AlreadyExists, NotFound, Reason
 from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
-from undue_service.domain.specs import named_resources
+from undue_service.domain.specs import FileFormat, LocatedFile, named_resources
 
 T = TypeVar("T")
 
@@ -301,6 +301,19 @@ class MemoryInventory:
         """See Inventory."""
         requests = (self._jobs.requests, self._uploads.requests)
         return sum(one.drop(lambda _tenant, _resource, time: time < before) for one in requests)
+
+
+class MemoryLocator:
+    """SourceLocator over files that exist only here."""
+
+    def __init__(self, files: Mapping[str, tuple[LocatedFile, ...]] | None = None) -> None:
+        self._files = dict(files or {})
+
+    def locate(self, uri: str, file_format: FileFormat) -> tuple[LocatedFile, ...]:  # noqa: ARG002  the port's signature
+        """See SourceLocator."""
+        if uri not in self._files:
+            raise NotFound(Reason.URI_NOT_FOUND, f"{uri!r} names no file that is there")
+        return self._files[uri]
 
 
 class NoMetrics:

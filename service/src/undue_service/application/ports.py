@@ -13,7 +13,7 @@ from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
 from undue_service.domain.results import Explanation, ScoredExample
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.specs import FileFormat, LocatedFile, TaskResult
 from undue_service.domain.tasks import Task
 
 T = TypeVar("T")
@@ -282,6 +282,20 @@ class Inventory(Protocol):
 
     def drop_requests(self, before: datetime) -> int:
         """Forget the requests made before a time, and return how many there were."""
+
+
+class SourceLocator(Protocol):
+    """Finds the files of data sets that are read where they lie."""
+
+    def locate(self, uri: str, file_format: FileFormat) -> tuple[LocatedFile, ...]:
+        """Return the files that a URI means, in the order of their names.
+
+        The files of IDX are called after the columns that they are; images by their paths below the folder.
+
+        Raises:
+            InvalidArgument: URI_REFUSED, whether or not there is something where nobody may look; too many files.
+            NotFound: URI_NOT_FOUND.
+        """
 
 
 class ResultReader(Protocol):

@@ -1,28 +1,36 @@
 """Register models and data sets: a new version and the job that validates it, in one transaction."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, check_id, new_token, parse_version
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import DatasetValidation, DataSource, ModelSpec, ModelValidation
+from undue_service.domain.specs import DatasetValidation, DataSource, FileSource, ModelSpec, ModelValidation
 
 from .changes import Changes
-from .ports import ArtifactStore, Clock, Metrics, Page, Registry
+from .ports import ArtifactStore, Clock, Metrics, Page, Registry, SourceLocator
 
 
 class Registrations:
     """Use cases of ModelService and DatasetService."""
 
     def __init__(
-        self, registry: Registry, artifacts: ArtifactStore, changes: Changes, metrics: Metrics, clock: Clock
+        self,
+        registry: Registry,
+        artifacts: ArtifactStore,
+        changes: Changes,
+        metrics: Metrics,
+        clock: Clock,
+        locator: SourceLocator,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
         self._changes = changes
         self._metrics = metrics
         self._clock = clock
+        self._locator = locator
 
     def create_model(self, tenant: str, model_id: str, spec: ModelSpec, request: RequestKey | None) -> Registration:
         """Register a model.
@@ -32,7 +40,8 @@ class Registrations:
             FailedPrecondition: the sample data set is not READY; UPLOAD_INCOMPLETE.
             NotFound: the sample data set does not exist.
         """
-        return self._create(tenant, "models", check_id("model_id", model_id), spec, request)
+        checked = check_id("model_id", model_id)
+        return self._create(tenant, "models", checked, lambda: self._settled(tenant, spec), request)
 
     def create_dataset(
         self, tenant: str, dataset_id: str, source: DataSource, request: RequestKey | None
@@ -40,10 +49,25 @@ class Registrations:
         """Register a data set.
 
         Raises:
-            InvalidArgument: the id is wrong.
+            InvalidArgument: the id is wrong; URI_REFUSED.
+            NotFound: URI_NOT_FOUND.
             FailedPrecondition: UPLOAD_INCOMPLETE.
         """
-        return self._create(tenant, "datasets", check_id("dataset_id", dataset_id), source, request)
+        checked = check_id("dataset_id", dataset_id)
+        # Folders are read before the transaction, which they would hold up. What that came to matters only where the
+        # request is new: a repeated one gets its version back whatever has become of the files.
+        found: DataSource | Error
+        try:
+            found = self._located(source)
+        except Error as error:
+            found = error
+
+        def settled() -> DataSource:
+            if isinstance(found, Error):
+                raise found
+            return found
+
+        return self._create(tenant, "datasets", checked, settled, request)
 
     def get(self, tenant: str, collection: Collection, field: str, name: str) -> Registration:
         """Return the version that `name`, a field of a request, names.
@@ -61,9 +85,15 @@ class Registrations:
         resource_id = parse_version("parent", parent, collection)[0] if parent else None
         return self._registry.list(tenant, collection, resource_id, limit, before)
 
-    def _settled(self, tenant: str, spec: ModelSpec | DataSource) -> ModelSpec | DataSource:
+    def _located(self, source: DataSource) -> DataSource:
+        """Return the source with the files that its URI means now."""
+        if not isinstance(source, FileSource) or source.uri is None:
+            return source
+        return replace(source, files=self._locator.locate(source.uri, source.format))
+
+    def _settled(self, tenant: str, spec: ModelSpec) -> ModelSpec:
         """Return the spec with the version of its sample that it means today."""
-        if not isinstance(spec, ModelSpec) or spec.sample is None:
+        if spec.sample is None:
             return spec
         return replace(spec, sample=self.get(tenant, "datasets", "model.sample", spec.sample).ready().name)
 
@@ -79,7 +109,7 @@ class Registrations:
         tenant: str,
         collection: Collection,
         resource_id: str,
-        spec: ModelSpec | DataSource,
+        settled: Callable[[], ModelSpec | DataSource],
         request: RequestKey | None,
     ) -> Registration:
         now = self._clock.now()
@@ -88,12 +118,12 @@ class Registrations:
         def registration(version: int) -> Registration:
             # Only for a request that is new: a repeated one gets its version back whatever has been registered since.
             made.append(version)
+            spec = settled()
             self._renew(tenant, spec)
-            settled = self._settled(tenant, spec)
             name = f"{collection}/{resource_id}/versions/{version}"
             check = ModelValidation(name) if collection == "models" else DatasetValidation(name)
             return Registration(
-                tenant, collection, resource_id, version, settled, Job(tenant, new_token(), check, now), now
+                tenant, collection, resource_id, version, spec, Job(tenant, new_token(), check, now), now
             )
 
         created = self._registry.add(registration, tenant, collection, resource_id, request)

@@ -90,6 +90,8 @@ class SchemaSpec:
 
 
 FileFormat = Literal["npz", "parquet", "csv", "idx", "image_folder"]
+SEVERAL_FILES: frozenset[FileFormat] = frozenset({"parquet", "csv", "idx"})
+"""Formats of which several files may make one data set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,49 +3,26 @@
 A request has been held against the rules of proto/ before it comes here (`validation`).
 """
 
-import math
-from collections.abc import Callable
 from typing import Any, cast
 
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
+from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import (
-    ArraysSource,
     DataSource,
-    FileSource,
     Influence,
     ModelSpec,
     ObjectiveSpec,
     RequestedJob,
     Retrain,
-    SchemaSpec,
     SelfInfluence,
-    TensorRef,
-    UploadedFile,
 )
 
-from .enums import DTYPES, FILE_FORMATS, FORMATS, LOSSES, MEASUREMENTS
+from . import sources
+from .enums import FORMATS, LOSSES, MEASUREMENTS
+from .sources import Digest
 
-Digest = Callable[[str, str | bytes], str]
-"""(field, upload name or bytes) → sha256 of the artifact that holds them."""
-
-MAX_COLUMNS = 100_000
-"""Of all inputs of a data set together."""
 MAX_WITHOUT_ROWS = 1_000_000
 """Of all counterfactuals of a job together."""
-
-ITEM_BYTES = {
-    "bool": 1,
-    "int8": 1,
-    "uint8": 1,
-    "int16": 2,
-    "uint16": 2,
-    "float16": 2,
-    "int32": 4,
-    "uint32": 4,
-    "float32": 4,
-}
-ITEM_BYTES |= {"int64": 8, "uint64": 8, "float64": 8}
 
 
 def model_spec(request: models_pb2.CreateModelRequest, digest: Digest) -> ModelSpec:
@@ -65,11 +42,9 @@ def data_source(request: datasets_pb2.CreateDatasetRequest, digest: Digest) -> D
     """Return the data set that a request registers.
 
     Raises:
-        InvalidArgument: bytes that do not fit their declared shape, or too many columns.
+        InvalidArgument: as `sources.read`.
     """
-    if request.dataset.HasField("arrays"):
-        return _arrays(request.dataset.arrays, digest)
-    return _file(request.dataset.file, digest)
+    return sources.read(request.dataset, digest)
 
 
 def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
@@ -92,49 +67,6 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
 def _objective(objective: models_pb2.Objective) -> ObjectiveSpec:
     loss = LOSSES.to_domain("model.objective.loss", objective.loss)
     return ObjectiveSpec(cast(Any, loss), objective.l2, tuple(objective.l2_exclude))
-
-
-def _arrays(arrays: datasets_pb2.ArraysSource, digest: Digest) -> ArraysSource:
-    def optional(name: str) -> TensorRef | None:
-        return (
-            _tensor(f"dataset.arrays.{name}", getattr(arrays, name), digest)
-            if arrays.HasField(cast(Any, name))
-            else None
-        )
-
-    inputs = {
-        name: _tensor(f"dataset.arrays.inputs[{name}]", tensor, digest)
-        for name, tensor in sorted(arrays.inputs.items())
-    }
-    return ArraysSource(inputs, optional("targets"), optional("ids"), optional("weights"))
-
-
-def _tensor(field: str, tensor: tensors_pb2.Tensor, digest: Digest) -> TensorRef:
-    dtype = DTYPES.to_domain(f"{field}.dtype", tensor.dtype)
-    item = ITEM_BYTES.get(dtype)  # a string has no fixed size
-    shape = tuple(tensor.shape)
-    if math.prod(shape) >= 1 << 48:
-        raise InvalidArgument.at(f"{field}.shape", f"{shape} is larger than anything that can be sent")
-    if tensor.HasField("upload"):
-        return TensorRef(dtype, shape, digest(f"{field}.upload", tensor.upload))
-    if item is not None and len(tensor.data) != item * math.prod(shape):
-        text = f"{len(tensor.data):,} bytes; {dtype} of shape {shape} has {item * math.prod(shape):,}"
-        raise InvalidArgument.at(f"{field}.data", text)
-    return TensorRef(dtype, shape, digest(f"{field}.data", tensor.data))
-
-
-def _file(file: datasets_pb2.FileSource, digest: Digest) -> FileSource:
-    schema = file.schema
-    if sum(len(columns.columns) for columns in schema.inputs.values()) > MAX_COLUMNS:
-        raise InvalidArgument.at("dataset.file.schema.inputs", f"names more than {MAX_COLUMNS:,} columns")
-    inputs = {name: tuple(columns.columns) for name, columns in sorted(schema.inputs.items())}
-    spec = SchemaSpec(inputs, schema.target or None, schema.id or None, schema.weight or None)
-    format_ = FILE_FORMATS.to_domain("dataset.file.format", file.format)
-    files = tuple(
-        UploadedFile(one.name, digest(f"dataset.file.files[{place}].upload", one.upload))
-        for place, one in enumerate(file.files)
-    )
-    return FileSource(cast(Any, format_), files, spec)
 
 
 def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:

@@ -16,13 +16,11 @@ from undue_service.domain.methods import MethodSpec
 from undue_service.domain.resources import Registration, Upload
 from undue_service.domain.results import Counterfactual, Explanation, ScoredExample, Value
 from undue_service.domain.specs import (
-    ArraysSource,
     ColumnSchema,
     DatasetReport,
     DatasetValidation,
     Diagnostics,
     DType,
-    FileSource,
     Influence,
     InfluenceReport,
     JobSpec,
@@ -34,14 +32,13 @@ from undue_service.domain.specs import (
     Retrain,
     SelfInfluence,
     Stationarity,
-    TensorRef,
 )
 
+from . import sources
 from .enums import (
     DAMPING_SOURCES,
     DATASET_STATES,
     DTYPES,
-    FILE_FORMATS,
     FORMATS,
     JOB_STATES,
     LOSSES,
@@ -103,24 +100,8 @@ def dataset(value: Registration) -> datasets_pb2.Dataset:
         create_time=timestamp(value.create_time),
         etag=value.etag,
     )
-    match value.spec:
-        case ArraysSource() as arrays:
-            for name, ref in arrays.inputs.items():
-                message.arrays.inputs[name].CopyFrom(_tensor(ref))
-            for part in ("targets", "ids", "weights"):
-                ref = getattr(arrays, part)
-                if ref is not None:
-                    getattr(message.arrays, part).CopyFrom(_tensor(ref))
-        case FileSource(format=kind, files=files, schema=schema, uri=uri):
-            message.file.format = FILE_FORMATS.to_proto(kind)
-            message.file.uri = uri or ""
-            for file in files:
-                message.file.files.add().name = file.name
-            for name, columns in schema.inputs.items():
-                message.file.schema.inputs[name].columns.extend(columns)
-            message.file.schema.target = schema.target or ""
-            message.file.schema.id = schema.id or ""
-            message.file.schema.weight = schema.weight or ""
+    assert not isinstance(value.spec, ModelSpec)  # noqa: S101  the registry keeps the collections apart
+    sources.write(value.spec, message)
     return message
 
 
@@ -339,10 +320,6 @@ def _common(spec: Influence | SelfInfluence) -> dict[str, Any]:
 
 def _column(value: ColumnSchema) -> tensors_pb2.TensorSpec:
     return tensors_pb2.TensorSpec(name=value.name, dtype=DTYPES.to_proto(value.dtype), row_shape=value.shape)
-
-
-def _tensor(ref: TensorRef) -> tensors_pb2.Tensor:
-    return tensors_pb2.Tensor(dtype=DTYPES.to_proto(ref.dtype), shape=ref.shape)
 
 
 def _numbers(array: npt.NDArray[Any]) -> tensors_pb2.Tensor:

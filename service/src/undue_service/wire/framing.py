@@ -8,7 +8,10 @@ import threading
 from .frames_pb2 import FromRunner, ToRunner
 
 MAX_FRAME_BYTES = 4 << 20
-"""A longer frame is nonsense: large results are files."""
+"""A longer frame from a runner is nonsense: large results are files."""
+
+MAX_TASK_BYTES = 64 << 20
+"""A task names every file of its data sets, of which a folder of images has many."""
 
 ALIVE_SECONDS = 3.0
 """How often a runner says that it lives."""
@@ -27,7 +30,7 @@ def encode(frame: FromRunner | ToRunner) -> bytes:
         FrameError: the frame is too long to send.
     """
     body = frame.SerializeToString()
-    if len(body) > MAX_FRAME_BYTES:
+    if len(body) > (MAX_TASK_BYTES if isinstance(frame, ToRunner) else MAX_FRAME_BYTES):
         raise FrameError(f"a frame of {len(body):,} bytes")
     return _LENGTH.pack(len(body)) + body
 
