@@ -12,7 +12,7 @@ import numpy.typing as npt
 from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
-from undue_service.domain.results import Explanation, ScoredExample
+from undue_service.domain.results import Explanation, Instances, ScoredExample
 from undue_service.domain.specs import TaskResult
 from undue_service.domain.tasks import Task
 
@@ -189,6 +189,9 @@ class ResultReader(Protocol):
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""
+
+    def rows(self, path: Path) -> Instances:
+        """Return the instances that a RowsTask left."""
 
 
 @dataclass(frozen=True, slots=True)

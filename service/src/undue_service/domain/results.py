@@ -1,6 +1,8 @@
 """What an influence job found, as values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 Value = int | float | tuple[float, ...]
 """A class, a number, or several numbers."""
@@ -47,3 +49,34 @@ class Counterfactual:
     gradient_norm: float
     """‖∇R‖ of the fit at its end."""
     iterations: int
+
+
+class Values(Protocol):
+    """An array; NumPy's are ones."""
+
+    @property
+    def dtype(self) -> Any:
+        """Element type, whose text is NumPy's name of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis; the first is rows."""
+
+    def tobytes(self) -> bytes:
+        """Return the values in C order; on disk and on the wire they are little-endian."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Some rows of a data set, as the model sees them."""
+
+    rows: tuple[int, ...]
+    """Row numbers, in the order asked for."""
+    inputs: Mapping[str, Values]
+    """By name, one entry a row."""
+    targets: Values | None
+    weights: Values | None
+    ids: tuple[str, ...]
+    """Where the data set has none, the row numbers."""
+    groups: Mapping[str, tuple[str, ...]]
+    """By name, what each row has."""
