@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from undue_service.domain.errors import Reason, Unavailable
 from undue_service.domain.names import new_token
 from undue_service.domain.resources import Registration
+from undue_service.domain.results import Instances
 
 from .admission import check_rows, dataset_report
 from .planning import Planner
-from .ports import Instances, ResultReader, RunnerLostError, WorkerPool
+from .ports import ResultReader, RunnerLostError, WorkerPool
 from .registration import Registrations
 
 BLOCK_BYTES = 1 << 20

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
-from undue_service.domain.results import Explanation, ScoredExample
+from undue_service.domain.results import Explanation, Instances, ScoredExample
 from undue_service.domain.specs import FileFormat, LocatedFile, TaskResult
 from undue_service.domain.tasks import Task
 
@@ -237,37 +237,6 @@ class Staging(Protocol):
         """Remove a job's folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instances:
-    """Some rows of a data set, as a model sees them."""
-
-    rows: npt.NDArray[np.int64]
-    """(B,) row numbers."""
-    inputs: Mapping[str, npt.NDArray[Any]]
-    """(B, …) each."""
-    targets: npt.NDArray[Any] | None
-    weights: npt.NDArray[Any] | None
-    ids: tuple[str, ...]
-    groups: Mapping[str, tuple[str, ...]]
-
-    def part(self, start: int, stop: int) -> "Instances":
-        """Return some of them, by their places."""
-        at = slice(start, stop)
-        return Instances(
-            rows=self.rows[at],
-            inputs={name: array[at] for name, array in self.inputs.items()},
-            targets=None if self.targets is None else self.targets[at],
-            weights=None if self.weights is None else self.weights[at],
-            ids=self.ids[at],
-            groups={name: values[at] for name, values in self.groups.items()},
-        )
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row's inputs."""
-        return sum(array[:1].nbytes for array in self.inputs.values())
-
-
 class Inventory(Protocol):
     """The stores as a whole, over all tenants: what cleaning up needs to know. Every method is one transaction."""
 
@@ -302,7 +271,11 @@ class ResultReader(Protocol):
     """Result files that runners leave."""
 
     def rows(self, path: Path) -> Instances:
-        """Return the rows that a RowsTask read."""
+        """Return the rows that a RowsTask read.
+
+        Raises:
+            ValueError: the file is not one of such rows.
+        """
 
     def explanations(self, path: Path, start: int, count: int) -> tuple[tuple[Explanation, ...], int | None]:
         """Return at most `count` explanations from position `start` on, and where the next ones start."""

@@ -15,7 +15,6 @@ from .refusals import bad_value, quoted
 from .source import Array
 
 _BOOLEANS = {b"true": 1, b"True": 1, b"TRUE": 1, b"false": 0, b"False": 0, b"FALSE": 0}
-_MINUS = b"-"[0]
 Kind = Literal["bool", "int64", "float64"]
 
 
@@ -81,19 +80,26 @@ def _booleans(tokens: pa.BinaryArray) -> Array | None:
 
 
 def _integers(tokens: pa.BinaryArray) -> Array | None:
-    text = tokens
-    cells = _cast(text, pa.int64())
+    cells = _cast(tokens, pa.int64())
     if cells is None:
-        text = _trimmed(tokens)
-        cells = _cast(text, pa.int64())
+        cells = _cast(_trimmed(tokens), pa.int64())
     if cells is None:
         return None
     # Arrow takes 0x10 for 16, which is no float; and −0 is another float than 0.
-    hexadecimal = pc.any(pc.match_substring(text, "x", ignore_case=True)).as_py()
-    negative = pc.any(pc.starts_with(text, "-0")).as_py()
-    if hexadecimal or (negative and any(not int(token) for token in text.to_pylist() if token[0] in ("-", _MINUS))):
+    content = _content(tokens)
+    if b"x" in content or b"X" in content:
+        return None
+    if b"-0" in content and any(not cell for cell, t in zip(cells, tokens.to_pylist(), strict=True) if b"-" in t):
         return None
     return cells
+
+
+def _content(tokens: pa.BinaryArray) -> bytes:
+    _, ends, content = tokens.buffers()
+    if content is None:
+        return b""
+    bounds = np.frombuffer(ends, np.int32)[tokens.offset : tokens.offset + len(tokens) + 1]
+    return bytes(memoryview(content)[bounds[0] : bounds[-1]])
 
 
 def _floats(tokens: pa.BinaryArray) -> Array | None:

@@ -36,7 +36,7 @@ class DataFile:
             # Neither a pipe that waits for a writer nor a link that was put in the file's place.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
-            raise self._changed(error.strerror) from error
+            raise self._changed(str(error.strerror)) from error
         file = io.FileIO(descriptor)
         try:
             self._compare(os.fstat(descriptor))
@@ -52,7 +52,7 @@ class DataFile:
         try:
             found = os.lstat(self.path)
         except OSError as error:
-            raise self._changed(error.strerror) from error
+            raise self._changed(str(error.strerror)) from error
         self._compare(found)
 
     def _compare(self, found: os.stat_result) -> None:

@@ -22,7 +22,7 @@ from .layout import check_exist
 from .limits import MAX_IMAGE_DIRECTORY_BYTES, MAX_IMAGE_FILE_BYTES, MAX_IMAGES, MAX_TEXT_BYTES, too_large
 from .refusals import bad_column, bad_file, malformed, quoted
 from .scratch import Scratch
-from .table import TableSource
+from .table import Stored, TableSource
 from .texts import ListedTexts
 
 IMAGE, LABEL, PATH, CLASS = "image", "label", "path", "class"
@@ -68,7 +68,7 @@ def _source(
     labels.setflags(write=False)
     images = DecodedImages(paths, lambda row: read(paths[row]), scratch)
     ids = ListedTexts(paths) if spec.id is not None else None
-    columns = {IMAGE: images, LABEL: labels}
+    columns: dict[str, Stored] = {IMAGE: images, LABEL: labels}
     for name in (*(name for names in spec.inputs.values() for name in names), spec.target, spec.weight):
         if name in (PATH, CLASS):
             raise bad_column(name, f"is text; the columns of numbers are {IMAGE!r} and {LABEL!r}")

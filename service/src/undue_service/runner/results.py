@@ -1,13 +1,19 @@
 """What the engine found, as result files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from undue_service.datasets.digest import row_bytes
 from undue_service.datasets.source import DatasetSource
+from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import Produced
 from undue_service.engine.attribution import Attribution, RowFacts, SelfAttribution
 from undue_service.wire.results import Array, encode_ids, write
+
+MAX_ROWS_BYTES = 64 << 20
+"""Instances that one task reads."""
 
 
 def write_influence(
@@ -29,6 +35,34 @@ def write_self_influence(folder: Path, found: SelfAttribution, train: DatasetSou
     """Write the ranking."""
     write(folder / "self_influences.safetensors", _facts("", found.train, train) | {"score": found.scores})
     return Produced("self_influences", "self_influences.safetensors")
+
+
+def write_rows(folder: Path, source: DatasetSource, rows: Sequence[int]) -> Produced:
+    """Write the instances of some rows, as the model sees them.
+
+    Raises:
+        InvalidArgument: ROW_OUT_OF_RANGE; no rows are asked for.
+        ResourceExhausted: INVALID_FIELD; they are more than `MAX_ROWS_BYTES`.
+    """
+    if not rows:
+        raise InvalidArgument.at("rows", "name at least one row")
+    blocks = source.batches(rows, len(rows))  # refuses rows that do not exist before the size is counted
+    size = row_bytes(source.schema)
+    if size * len(rows) > MAX_ROWS_BYTES:
+        most = MAX_ROWS_BYTES // size
+        advice = f"ask for {most:,} at once" if most else "not even one can be sent"
+        text = f"{len(rows):,} rows of {size:,} bytes are more than the {MAX_ROWS_BYTES:,} of one answer: {advice}"
+        metadata = {"limit": str(MAX_ROWS_BYTES), "rows": str(most)}
+        violation = FieldViolation("rows", text)
+        raise ResourceExhausted(Reason.INVALID_FIELD, text, metadata=metadata, violations=(violation,))
+    found = next(blocks)
+    arrays = {"row": found.index, "ids": encode_ids(source.ids(rows))}
+    arrays |= {f"input.{name}": values for name, values in found.inputs.items()}
+    arrays |= {f"group.{name}": encode_ids(values) for name, values in source.groups(rows).items()}
+    optional = {"targets": found.targets, "weights": found.weights}
+    arrays |= {name: values for name, values in optional.items() if values is not None}
+    write(folder / "rows.safetensors", arrays)
+    return Produced("rows", "rows.safetensors")
 
 
 def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:

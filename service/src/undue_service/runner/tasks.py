@@ -4,26 +4,30 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
 
 import undue_service
-from undue_service.datasets.opening import open_source, validate
+from undue_service.datasets.files import check_unchanged
+from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import (
     ColumnSchema,
+    DatasetReport,
     DataSource,
+    FileSource,
     InfluenceReport,
     ModelReport,
     ModelSpec,
     Produced,
+    RowsReport,
     TaskResult,
 )
-from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, SelfInfluenceTask, Task
+from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, RowsTask, SelfInfluenceTask, Task
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.objective import Objective
@@ -32,8 +36,9 @@ from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel, open_model
 from undue_service.models.parity import parity
 
-from .results import write_influence, write_self_influence
+from .results import write_influence, write_rows, write_self_influence
 from .rows import SourceRows
+from .sources import Shelf
 from .speed import measure_speed, peak_bytes
 
 Report = Callable[[str, int, int], None]
@@ -46,7 +51,7 @@ RECIPE = "the minimiser of the registered objective without the row, 1/n kept, r
 
 def libraries() -> dict[str, str]:
     """Return the versions of what computes."""
-    names = ("torch", "onnx", "onnxruntime", "numpy", "pyarrow", "undue-service")
+    names = ("torch", "onnx", "onnxruntime", "numpy", "pillow", "pyarrow", "undue-service")
     return {name: importlib.metadata.version(name) for name in names}
 
 
@@ -57,10 +62,18 @@ class Place:
     artifacts: Mapping[str, Path]
     scratch: Path
     report: Report
+    shelf: Shelf
+    opened: list[DataSource] = field(default_factory=list)
 
-    def source(self, source: DataSource) -> DatasetSource:
-        """Open a data set."""
-        return open_source(source, self.artifacts.__getitem__)
+    def source(self, source: DataSource, keep: bool = False) -> DatasetSource:
+        """Open a data set, and keep it open for the next task if asked to."""
+        self.opened.append(source)
+        return self.shelf.open(source, self.artifacts.__getitem__, self.scratch, keep)
+
+    def check(self) -> None:
+        """Raise FailedPrecondition (DATASET_CHANGED) where a file was written to while it was read."""
+        for source in self.opened:
+            check_unchanged(source)
 
 
 class Workshop:
@@ -69,6 +82,7 @@ class Workshop:
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         self._opened: tuple[str, OpenedModel] | None = None
+        self._shelf = Shelf()
 
     def run(self, task: Task, artifacts: Mapping[str, Path], scratch: Path, report: Report) -> TaskResult:
         """Run one task.
@@ -76,9 +90,11 @@ class Workshop:
         Raises:
             Error: whatever is wrong with the model, the data or the request.
         """
-        place = Place(artifacts, scratch, report)
+        place = Place(artifacts, scratch, report, self._shelf)
         try:
-            return self._run(task, place)
+            result = self._run(task, place)
+            place.check()
+            return result
         except torch.OutOfMemoryError as error:
             raise _out_of_memory() from error
         except RuntimeError as error:
@@ -93,7 +109,10 @@ class Workshop:
     def _run(self, task: Task, place: Place) -> TaskResult:
         match task:
             case DatasetTask(source=source):
-                return TaskResult(validate(place.source(source), place.report))
+                return TaskResult(_dataset_report(source, place))
+            case RowsTask(source=source, rows=rows):
+                files = (write_rows(place.scratch, place.source(source, keep=True), rows),)
+                return TaskResult(RowsReport(len(rows)), files)
             case ModelTask():
                 return TaskResult(self._model_report(task, place))
             case InfluenceTask():
@@ -193,6 +212,13 @@ class Workshop:
             output_names=opened.outputs,
         )
         return Objective(program.to(self._device, torch.float64), model.objective, model.parameters)
+
+
+def _dataset_report(source: DataSource, place: Place) -> DatasetReport:
+    # The ids of images are their files' names already, and may be a million.
+    named = isinstance(source, FileSource) and (source.format != "image_folder" or len(source.files) == 1)
+    files = tuple(file.name for file in source.files) if isinstance(source, FileSource) and named else ()
+    return validate(place.source(source), place.report, files)
 
 
 def _out_of_memory() -> ResourceExhausted:

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2, uploads_pb2
-from undue_service.application.ports import Instances, PoolStatus
+from undue_service.application.ports import PoolStatus
 from undue_service.domain.costs import Estimate
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.resources import Registration, Upload
-from undue_service.domain.results import Counterfactual, Explanation, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, Instances, ScoredExample, Value
 from undue_service.domain.specs import (
     ColumnSchema,
     DatasetReport,
@@ -107,7 +107,7 @@ def dataset(value: Registration) -> datasets_pb2.Dataset:
 
 def row_block(value: Instances) -> datasets_pb2.RowBlock:
     """Return some instances."""
-    message = datasets_pb2.RowBlock(rows=value.rows.tolist(), ids=_texts(value.ids))
+    message = datasets_pb2.RowBlock(rows=value.rows, ids=_texts(value.ids))
     for name, array in value.inputs.items():
         message.inputs[name].CopyFrom(_numbers(array))
     for part, numbers in (("targets", value.targets), ("weights", value.weights)):

@@ -5,6 +5,8 @@ explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`,
 them `train_row` (ascending), `train_ids`, `train_prediction`, `train_target`, `train_loss` (u,).
 self_influences: `row`, `ids`, `score`, `prediction`, `target`, `loss` (n,), most self-influential first.
 scores: `scores` (m, n) float32.
+rows: for each of m rows of a data set `row`, `ids`, `input.{name}` (m, …), and where there are any `targets`,
+`weights`, `group.{name}`, strings like the ids.
 
 Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
 each ended by a NUL byte.
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from undue_service.domain.results import Explanation, ScoredExample, Value
+from undue_service.domain.results import Explanation, Instances, ScoredExample, Value
 
 Array = npt.NDArray[Any]
 
@@ -48,6 +50,11 @@ def write(path: Path, arrays: Mapping[str, Array]) -> None:
 def encode_ids(ids: Sequence[str]) -> Array:
     """Return strings as bytes, each ended by a NUL byte."""
     return np.frombuffer("".join(f"{one}\0" for one in ids).encode(), dtype=np.uint8)
+
+
+def decode_ids(encoded: Array) -> tuple[str, ...]:
+    """Return the strings that `encode_ids` made bytes of."""
+    return tuple(encoded.tobytes().decode().split("\0")[:-1])
 
 
 class SafetensorsResults:
@@ -105,6 +112,26 @@ class SafetensorsResults:
             for first in range(0, rows, size):
                 yield first, scores[first : min(first + size, rows)]
 
+    def rows(self, path: Path) -> Instances:
+        """See ResultReader. Read at once and in another's service: whatever a runner left must not pass for an answer."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = Instances(
+                rows=tuple(arrays["row"].tolist()),
+                inputs=_named(arrays, "input."),
+                targets=arrays.get("targets"),
+                weights=arrays.get("weights"),
+                ids=decode_ids(arrays["ids"]),
+                groups={name: decode_ids(values) for name, values in _named(arrays, "group.").items()},
+            )
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path.name} holds no rows: {error}") from error
+        columns = (*found.inputs.values(), found.targets, found.weights, found.ids, *found.groups.values())
+        if any(len(column) != len(found.rows) for column in columns if column is not None):
+            raise ValueError(f"{path.name} holds columns of different lengths")
+        return found
+
 
 _SIDES = ("helpful_rows", "helpful_scores", "harmful_rows", "harmful_scores")
 
@@ -128,6 +155,10 @@ class _Examples:
             prediction=_value(self.predictions, place),
             loss=float(self.losses[place]),
         )
+
+
+def _named(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
 
 
 def _value(array: Array, place: int) -> Value:
