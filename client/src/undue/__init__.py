@@ -30,11 +30,12 @@ from ._errors import (
     Unavailable,
     Unimplemented,
 )
-from ._inputs import Arrays, Objective, Schema
+from ._inputs import Objective
 from ._resources import (
     Dataset,
     DatasetReport,
     Failure,
+    Group,
     JobState,
     Limits,
     MethodInfo,
@@ -50,6 +51,7 @@ from ._resources import (
     TensorSpec,
 )
 from ._results import Diagnostics, Explanation, InfluenceResult, ScoredExample, SelfInfluenceResult
+from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
 from ._sync.jobs import InfluenceJob, Job, Jobs, SelfInfluenceJob, ValidationJob
 from ._sync.registries import Datasets, Models
@@ -78,8 +80,10 @@ __all__ = [
     "FailedPrecondition",
     "Failure",
     "FieldViolation",
+    "Group",
     "InfluenceJob",
     "InfluenceResult",
+    "Input",
     "Internal",
     "InvalidArgument",
     "Job",

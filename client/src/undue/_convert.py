@@ -13,6 +13,7 @@ from ._resources import (
     Dataset,
     DatasetReport,
     Failure,
+    Group,
     JobState,
     Limits,
     MethodInfo,
@@ -28,6 +29,7 @@ from ._resources import (
     TensorSpec,
 )
 from ._results import Diagnostics, Explanation, ScoredExample, Value
+from ._schema import Schema
 from ._status import from_status
 from ._tensors import dtype_name
 from .v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, tensors_pb2
@@ -48,6 +50,19 @@ _MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
 def objective_message(objective: Objective) -> models_pb2.Objective:
     """Return the message of an objective."""
     return models_pb2.Objective(loss=_LOSSES[objective.name], l2=objective.l2, l2_exclude=objective.l2_exclude)
+
+
+def schema_message(schema: Schema) -> datasets_pb2.Schema:
+    """Return the message of a schema."""
+    message = datasets_pb2.Schema(target=schema.target or "", id=schema.id or "", weight=schema.weight or "")
+    message.groups.extend(schema.groups)
+    for name, each in schema.inputs.items():
+        columns = message.inputs[name]
+        columns.columns.extend(each.columns)
+        if each.is_transformed:
+            transform = datasets_pb2.Transform(row_shape=each.row_shape, scale=each.scale, mean=each.mean, std=each.std)
+            columns.transform.CopyFrom(transform)
+    return message
 
 
 def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType:
@@ -106,6 +121,7 @@ def dataset(message: datasets_pb2.Dataset) -> Dataset:
         failure=failure(message.error, message.name) if message.HasField("error") else None,
         validation_job=message.validation_job,
         create_time=moment(message.create_time),
+        uri=message.file.uri or None,
     )
 
 
@@ -117,6 +133,9 @@ def _dataset_report(message: datasets_pb2.DatasetReport) -> DatasetReport:
         has_ids=message.has_ids,
         has_weights=message.has_weights,
         digest=message.digest,
+        groups=tuple(Group(each.name, each.values) for each in message.groups),
+        classes=tuple(message.classes),
+        files=tuple(message.files),
     )
 
 

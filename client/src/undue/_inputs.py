@@ -1,8 +1,8 @@
-"""What callers hand in: objectives, arrays, schemas and names, checked before anything is sent."""
+"""What callers hand in: objectives, numbers and names, checked before anything is sent."""
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -37,82 +37,6 @@ class Objective:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "l2", non_negative("objective.l2", l2))
         object.__setattr__(self, "l2_exclude", strings("objective.l2_exclude", l2_exclude))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arrays:
-    """A data set in memory: NumPy arrays, torch tensors, data frames, or whatever else `numpy.asarray` takes.
-
-    All have rows along the first axis. Arrays are sent as they are: 64-bit floats stay 64-bit floats.
-    """
-
-    inputs: object
-    """One array, for a model with one input, or a dict of input name to array."""
-    targets: object = None
-    """Classes 0, 1, … or numbers; training data needs them, test data may go without."""
-    ids: object = None
-    """Strings or integers, unique; a row's number without them."""
-    weights: object = None
-    """Sample weights, not negative; 1 without them."""
-
-    def named_inputs(self) -> dict[str, object]:
-        """Return the arrays by input name; a single one has the empty name."""
-        if isinstance(self.inputs, Mapping):
-            if not self.inputs:
-                raise invalid("inputs", "holds no array")
-            return {str(name): value for name, value in self.inputs.items()}
-        return {"": self.inputs}
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class Schema:
-    """Which columns of a file play which part.
-
-    Args:
-        inputs: columns of a model's only input, or a dict of input name to columns. Several scalar columns are
-            stacked in this order; one column may have any rank.
-        target: column of the targets.
-        id: column of the ids.
-        weight: column of the sample weights.
-
-    Raises:
-        InvalidArgument: no input column, or names that are no strings.
-    """
-
-    inputs: dict[str, tuple[str, ...]]
-    target: str | None
-    id: str | None
-    weight: str | None
-
-    def __init__(
-        self,
-        inputs: str | Sequence[str] | Mapping[str, str | Sequence[str]],
-        target: str | None = None,
-        id: str | None = None,  # noqa: A002 (the field's own word)
-        weight: str | None = None,
-    ) -> None:
-        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-        columns = {name: _columns(_input_field(name), each) for name, each in named.items()}
-        if not columns:
-            raise invalid("schema.inputs", "names no input")
-        for field, column in (("target", target), ("id", id), ("weight", weight)):
-            if column is not None and not isinstance(column, str):
-                raise invalid(f"schema.{field}", f"{column!r} is not a column name")
-        object.__setattr__(self, "inputs", columns)
-        object.__setattr__(self, "target", target)
-        object.__setattr__(self, "id", id)
-        object.__setattr__(self, "weight", weight)
-
-
-def _input_field(name: str) -> str:
-    return f"schema.inputs[{name!r}]" if name else "schema.inputs"
-
-
-def _columns(field: str, value: str | Sequence[str]) -> tuple[str, ...]:
-    columns = (value,) if isinstance(value, str) else strings(field, value)
-    if not columns:
-        raise invalid(field, "names no column")
-    return columns
 
 
 def strings(field: str, value: Iterable[str]) -> tuple[str, ...]:

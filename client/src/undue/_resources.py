@@ -153,6 +153,15 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A column by whose values rows are told apart."""
+
+    name: str
+    values: int
+    """How many different ones it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetReport:
     """What validation found in a data set."""
 
@@ -163,6 +172,11 @@ class DatasetReport:
     has_weights: bool
     digest: str
     """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+    groups: tuple[Group, ...] = ()
+    classes: tuple[str, ...] = ()
+    """What the labels 0, 1, … stand for, where the files say so: the folders of images."""
+    files: tuple[str, ...] = ()
+    """The files that were read, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +187,15 @@ class Dataset:
     """`datasets/{id}/versions/{n}`."""
     state: State
     format: str
-    """"arrays", "npz" or "parquet"."""
+    """"arrays", "npz", "parquet", "csv", "idx" or "image_folder"."""
     report: DatasetReport | None
     """What validation found; None until READY."""
     failure: Failure | None
     """Why validation failed."""
     validation_job: str
     create_time: datetime
+    uri: str | None = None
+    """Where the service reads it; None where it was sent."""
 
     @property
     def version(self) -> int:

@@ -1,5 +1,7 @@
 """Arrays of the caller to the tensors of the API, and back."""
 
+import math
+import numbers
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +51,8 @@ def encode(field: str, value: object) -> Encoded:
     return Encoded(_TYPES[name], array.shape, little.reshape(-1).view(np.uint8).data)
 
 
-def encode_ids(field: str, value: object) -> Encoded:
-    """Return the ids of rows as UTF-8 strings, each ended by one NUL byte. Integers are written in decimal.
+def encode_texts(field: str, value: object) -> Encoded:
+    """Return the ids or groups of rows as UTF-8 strings, each ended by one NUL byte. Integers are written in decimal.
 
     Raises:
         InvalidArgument: they are not strings or integers along one axis.
@@ -60,11 +62,12 @@ def encode_ids(field: str, value: object) -> Encoded:
         raise invalid(field, f"must have one axis, not shape {array.shape}")
     content = bytearray()
     for row, item in enumerate(array.tolist()):
-        if isinstance(item, bool) or not isinstance(item, (str, int)):
-            raise invalid(field, f"row {row} is {item!r}; ids are strings or integers")
-        text = str(item)
+        # An object array, as of a data frame, may hold NumPy's integers.
+        if isinstance(item, bool) or not isinstance(item, (str, numbers.Integral)):
+            raise invalid(field, f"row {row} is {item!r}; send strings or integers{_hint_for_texts(item)}")
+        text = item if isinstance(item, str) else str(int(item))
         if "\0" in text:
-            raise invalid(field, f"row {row} holds a NUL character, which ids may not have")
+            raise invalid(field, f"row {row} holds a NUL character, which ends a text")
         try:
             content += text.encode() + b"\0"
         except UnicodeEncodeError:
@@ -108,6 +111,15 @@ def _as_array(field: str, value: object) -> npt.NDArray[Any]:
         return np.asarray(value)
     except (TypeError, ValueError) as error:
         raise invalid(field, f"is no array: {error}") from None
+
+
+def _hint_for_texts(item: object) -> str:
+    missing = item is None or type(item).__name__ in ("NAType", "NaTType")
+    if missing or (isinstance(item, float) and math.isnan(item)):
+        return " (fill what is missing first, such as with 'unknown')"
+    if isinstance(item, float):
+        return " (.astype('int64') where they are whole)"
+    return ""
 
 
 def _hint(array: npt.NDArray[Any]) -> str:

@@ -190,7 +190,13 @@ class FakeService(
             name=request.name,
             state=datasets_pb2.Dataset.STATE_READY,
             arrays=datasets_pb2.ArraysSource(),
-            report=datasets_pb2.DatasetReport(rows=4, digest="d" * 64),
+            report=datasets_pb2.DatasetReport(
+                rows=4,
+                digest="d" * 64,
+                groups=[datasets_pb2.Group(name="site", values=3)],
+                classes=["cat", "dog"],
+                files=["a.csv", "b.csv"],
+            ),
         )
 
     def ListDatasets(self, request, context):

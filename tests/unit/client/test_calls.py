@@ -168,7 +168,7 @@ def test_models_of_other_formats_are_refused_with_advice(fake, client, tmp_path,
     assert not fake.calls
 
 
-@pytest.mark.parametrize("source", ["d.csv", "d.npy", "d.pkl", np.zeros(3), None])
+@pytest.mark.parametrize("source", ["d.npy", "d.pkl", "d", "d.bin", np.zeros(3), None])
 def test_data_sets_of_other_formats_are_refused(fake, client, source) -> None:
     with pytest.raises(undue.InvalidArgument, match="Arrays"):
         client.datasets.register("d", source, undue.Schema("x"))

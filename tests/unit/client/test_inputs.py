@@ -31,9 +31,10 @@ def test_one_pattern_is_no_list_of_patterns() -> None:
 
 
 def test_schemas_name_a_single_input_by_the_empty_name() -> None:
-    assert undue.Schema(["a", "b"], target="y").inputs == {"": ("a", "b")}
-    assert undue.Schema("pixels").inputs == {"": ("pixels",)}
-    assert undue.Schema({"x": ["a"], "z": "b"}).inputs == {"x": ("a",), "z": ("b",)}
+    assert undue.Schema(["a", "b"], target="y").inputs == {"": undue.Input(["a", "b"])}
+    assert undue.Schema("pixels").inputs == {"": undue.Input("pixels")}
+    made = undue.Schema({"x": ["a"], "z": undue.Input("b", scale=2)}).inputs
+    assert made == {"x": undue.Input(("a",)), "z": undue.Input("b", scale=2.0)}
 
 
 @pytest.mark.parametrize("inputs", [[], {}, {"x": []}, [1], {"x": [None]}])

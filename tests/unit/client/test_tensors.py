@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import undue
-from undue._tensors import decode, encode, encode_ids
+from undue._tensors import decode, encode, encode_texts
 from undue.v1 import tensors_pb2
 
 DTYPES = [np.dtype(name) for name in ("bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
@@ -70,7 +70,7 @@ def test_what_is_no_array_of_numbers_is_refused_with_advice(value, words) -> Non
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))))
 def test_string_ids_come_back(ids) -> None:
-    sent = encode_ids("ids", np.array(ids, dtype=object))
+    sent = encode_texts("ids", np.array(ids, dtype=object))
     assert sent.dtype == tensors_pb2.DATA_TYPE_UTF8
     assert sent.shape == (len(ids),)
     assert bytes(sent.content).decode().split("\0")[:-1] == ids
@@ -78,7 +78,7 @@ def test_string_ids_come_back(ids) -> None:
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1))
 def test_integer_ids_are_written_in_decimal(ids) -> None:
-    assert bytes(encode_ids("ids", np.array(ids, dtype=np.int64)).content).decode() == "".join(f"{i}\0" for i in ids)
+    assert bytes(encode_texts("ids", np.array(ids, dtype=np.int64)).content).decode() == "".join(f"{i}\0" for i in ids)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_integer_ids_are_written_in_decimal(ids) -> None:
 )
 def test_other_ids_are_refused(ids) -> None:
     with pytest.raises(undue.InvalidArgument):
-        encode_ids("ids", np.array(ids, dtype=object))
+        encode_texts("ids", np.array(ids, dtype=object))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 # Generated from _async/registries.py by tools/unasync.py: change that file, then run it with `generate`.
 """Register, look up and list models and data sets."""
 
-import os
 import tempfile
 import uuid
 import warnings
@@ -14,16 +13,17 @@ from undue._blobs import blob_of_file
 from undue._errors import ModelWarning, invalid
 from undue._export import is_program, write_pt2
 from undue._grpc_blocking import in_thread
-from undue._inputs import Arrays, Objective, Schema, resource_name, strings
+from undue._inputs import Objective, resource_name, strings
 from undue._onnx import whole_model
 from undue._resources import Dataset, Model
-from undue._sources import dataset_file, model_file
-from undue._tensors import Encoded, encode, encode_ids
+from undue._schema import Arrays, Schema
+from undue._sources import DatasetFormat, Source, model_file
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages
+from .data import send_arrays, send_files
 from .jobs import ValidationJob
-from .uploads import send, send_tensor
+from .uploads import send
 
 
 class Models:
@@ -122,29 +122,42 @@ class Datasets:
     def register(
         self,
         name: str,
-        source: Arrays | str | os.PathLike[str],
+        source: Arrays | Source,
         schema: Schema | None = None,
         wait: bool = True,
+        *,
+        format: DatasetFormat | None = None,  # noqa: A002 (the field's own word)
     ) -> Dataset:
         """Register a new version of a data set and have it checked.
 
         Args:
             name: its id: lower-case letters, digits and hyphens, starting with a letter.
-            source: arrays, or the path of a .npz or .parquet file.
-            schema: which columns of the file play which part; arrays have none.
+            source: what holds the rows:
+                `undue.Arrays`;
+                the path of a .npz, .parquet, .csv, .csv.gz or IDX file (.idx, -ubyte, -ubyte.gz);
+                a list of paths, or one with * and ?, of Parquet, CSV (whose rows follow each other) or IDX files;
+                a dict of column to path, for IDX, whose files are one column each: without it `x-idx3-ubyte.gz` is `x`;
+                a folder of images, one folder a class, which is packed and sent as one file;
+                a URI (file:///…), which is not opened here: the service reads those files where they lie, if its
+                operator has named a folder above them in UNDUE_DATASET_ROOTS.
+            schema: which columns of the files play which part; arrays have none, and a folder of images does without:
+                its columns are image, label (the number of its class, in the order of their names), path (its id) and
+                class (a group).
             wait: whether to wait until it is READY; otherwise it is returned as VALIDATING.
+            format: "npz", "parquet", "csv", "idx" or "image_folder", where the name does not tell.
 
         Raises:
-            InvalidArgument: an argument is wrong.
+            InvalidArgument: an argument is wrong; URI_REFUSED.
+            NotFound: URI_NOT_FOUND.
             JobFailed: the check failed; the reason says why.
             Unavailable: the service cannot be reached.
         """
         if isinstance(source, Arrays):
-            if schema is not None:
-                raise invalid("schema", "is for files; Arrays name their parts themselves")
-            message = datasets_pb2.Dataset(arrays=self._send_arrays(source))
+            if schema is not None or format is not None:
+                raise invalid("schema", "and format are for files; Arrays name their parts themselves")
+            message = datasets_pb2.Dataset(arrays=send_arrays(self._connection, source))
         else:
-            message = datasets_pb2.Dataset(file=self._send_file(source, schema))
+            message = datasets_pb2.Dataset(file=send_files(self._connection, source, schema, format))
         request = datasets_pb2.CreateDatasetRequest(dataset_id=name, dataset=message, request_id=str(uuid.uuid4()))
         created = self._connection.call(self._connection.datasets.CreateDataset, request)
         if not wait:
@@ -173,40 +186,6 @@ class Datasets:
         for message in all_pages(self._connection, self._connection.datasets.ListDatasets, request, "datasets"):
             yield _convert.dataset(cast(datasets_pb2.Dataset, message))
 
-    def _send_arrays(self, source: Arrays) -> datasets_pb2.ArraysSource:
-        inputs = {name: f"inputs[{name!r}]" if name else "inputs" for name in source.named_inputs()}
-        parts = [(inputs[name], encode(inputs[name], each)) for name, each in source.named_inputs().items()]
-        numbers = {"targets": source.targets, "weights": source.weights}
-        parts += [(field, encode(field, each)) for field, each in numbers.items() if each is not None]
-        if source.ids is not None:
-            parts.append(("ids", encode_ids("ids", source.ids)))
-        _check_rows(parts)
-        sent = {field: send_tensor(self._connection, array, field) for field, array in parts}
-        message = datasets_pb2.ArraysSource(
-            targets=sent.get("targets"), ids=sent.get("ids"), weights=sent.get("weights")
-        )
-        for name, field in inputs.items():
-            message.inputs[name].CopyFrom(sent[field])
-        return message
-
-    def _send_file(self, source: str | os.PathLike[str], schema: Schema | None) -> datasets_pb2.FileSource:
-        path, file_format = dataset_file(source)
-        if not isinstance(schema, Schema):
-            raise invalid("schema", "is needed with a file: undue.Schema(inputs=['x1', 'x2'], target='y')")
-        message = datasets_pb2.Schema(target=schema.target or "", id=schema.id or "", weight=schema.weight or "")
-        for name, columns in schema.inputs.items():
-            message.inputs[name].columns.extend(columns)
-        upload = send(self._connection, in_thread(blob_of_file, path, "source"))
-        files = [datasets_pb2.UploadedFile(name=path.name, upload=upload)]
-        return datasets_pb2.FileSource(format=file_format, files=files, schema=message)
-
 
 def _validation(connection: Connection, job: str) -> ValidationJob:
     return ValidationJob(connection, jobs_pb2.Job(name=job, state=jobs_pb2.Job.STATE_QUEUED))
-
-
-def _check_rows(parts: list[tuple[str, Encoded]]) -> None:
-    first, counted = parts[0]
-    for field, array in parts:
-        if array.rows != counted.rows:
-            raise invalid(field, f"has {array.rows} rows where {first} has {counted.rows}", reason="ROWS_MISMATCH")
