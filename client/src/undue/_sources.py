@@ -185,7 +185,7 @@ def _format_of_uri(uri: str) -> DatasetFormat:
     path = uri.partition("://")[2]
     name = path.rpartition("/")[2]
     found = _known_format(name)
-    if found is None and "." in name.lstrip("."):
+    if found is None and re.search(r"(?<=.)\.|[*?]", name):  # a folder has neither as a rule
         raise _unknown(name)
     return found or "image_folder"
 

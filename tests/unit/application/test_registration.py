@@ -34,8 +34,12 @@ def disk():
 
 
 @pytest.fixture
-def registrations(disk, tmp_path):
-    artifacts = LocalArtifacts(tmp_path)
+def artifacts(tmp_path):
+    return LocalArtifacts(tmp_path)
+
+
+@pytest.fixture
+def registrations(disk, artifacts):
     return Registrations(MemoryRegistry(MemoryJobStore()), artifacts, Changes(), NoMetrics(), SystemClock(), disk)
 
 
@@ -64,7 +68,8 @@ def test_a_repeated_request_gets_its_version_though_the_files_are_gone(registrat
     assert registrations.create_dataset("t", "d", SOURCE, request) == made
 
 
-def test_uploads_are_not_looked_for(registrations, disk):
-    source = FileSource("csv", (UploadedFile("a.csv", "ab"),), SOURCE.schema)
+def test_uploads_are_not_looked_for(registrations, disk, artifacts, tmp_path):
+    (tmp_path / "sent").write_bytes(b"x\n1\n")
+    source = FileSource("csv", (UploadedFile("a.csv", artifacts.keep("t", tmp_path / "sent")),), SOURCE.schema)
     assert registrations.create_dataset("t", "d", source, None).spec == source
     assert disk.asked == []

@@ -107,6 +107,64 @@ def test_data_sets_are_registered_with_a_schema(fake, capsys, tmp_path) -> None:
     assert "datasets/d/versions/1" in out
 
 
+def registered(fake):
+    return next(request for request in reversed(fake.requests) if type(request).__name__ == "CreateDatasetRequest")
+
+
+def test_data_sets_of_several_files_with_groups_and_a_transform(fake, capsys, tmp_path) -> None:
+    paths = [str(tmp_path / f"{name}.txt") for name in "ba"]
+    for path in paths:
+        Path(path).write_text("x")
+    words = ["datasets", "register", "d", *paths, "--format", "csv", "--inputs", "x", "--group", "site", "--group", "g"]
+    words += ["--scale", "1/255", "--mean", "0.5", "-0.001", "--std", "2", "--row-shape", "1", "28", "28", "--json"]
+    assert run_json(capsys, *words)["state"] == "READY"
+    file = registered(fake).dataset.file
+    assert (file.format, [one.name for one in file.files]) == (file.FORMAT_CSV, ["b.txt", "a.txt"])
+    assert list(file.schema.groups) == ["site", "g"]
+    transform = file.schema.inputs[""].transform
+    assert (transform.scale, list(transform.mean), list(transform.std)) == (1 / 255, [0.5, -0.001], [2.0])
+    assert list(transform.row_shape) == [1, 28, 28]
+
+
+def test_columns_of_idx_are_named_in_the_line(fake, capsys, tmp_path) -> None:
+    for name in ("a-ubyte", "b-ubyte"):
+        (tmp_path / name).write_text(name)
+    words = ["datasets", "register", "d", f"x={tmp_path / 'a-ubyte'}", f"y={tmp_path / 'b-ubyte'}"]
+    run_json(capsys, *words, "--input", "pixels", "x", "--target", "y", "--mean", "1", "--json")
+    file = registered(fake).dataset.file
+    assert [one.name for one in file.files] == ["x", "y"]
+    assert list(file.schema.inputs["pixels"].transform.mean) == [1.0]
+
+
+def test_a_path_with_an_equals_sign_is_a_path(fake, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("site=a.csv").write_text("x")
+    run_json(capsys, "datasets", "register", "d", "site=a.csv", "--inputs", "x", "--json")
+    assert [one.name for one in registered(fake).dataset.file.files] == ["site=a.csv"]
+
+
+def test_folders_of_images_and_uris_need_no_columns(fake, capsys, tmp_path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.png").touch()
+    run_json(capsys, "datasets", "register", "d", str(tmp_path), "--scale", "1/255", "--json")
+    schema = registered(fake).dataset.file.schema
+    assert schema.inputs[""].transform.scale == 1 / 255
+    assert (schema.target, schema.id, list(schema.groups)) == ("label", "path", ["class"])
+    made = run_json(capsys, "datasets", "register", "d", "file:///data/images", "--no-wait", "--json")
+    assert (made["uri"], made["format"]) == ("file:///data/images", "image_folder")
+    assert not registered(fake).dataset.file.schema.inputs[""].HasField("transform")
+
+
+def test_groups_classes_and_files_are_shown(fake, capsys) -> None:
+    status, out, _ = run(capsys, "datasets", "get", "d")
+    assert status == 0
+    shown = {line.partition("  ")[0].strip(): line.partition("  ")[2].strip() for line in out.splitlines()}
+    assert shown["group 'site'"] == "3 values"
+    assert (shown["classes"], shown["files"]) == ("cat, dog", "a.csv, b.csv")
+    report = run_json(capsys, "datasets", "get", "d", "--json")["report"]
+    assert (report["groups"], report["classes"]) == ([{"name": "site", "values": 3}], ["cat", "dog"])
+
+
 def test_influence_prints_the_ranked_table(fake, capsys, explanation) -> None:
     fake.explanations = [explanation(7)]
     status, out, _ = run(capsys, "influence", "m", "--train", "d", "--test", "d", "--rows", "7", "--top-k", "2")
@@ -217,6 +275,17 @@ def test_service_errors_end_with_2(fake, capsys, status) -> None:
         ["influence", "m", "--train", "d", "--test", "d", "--damping", "nan"],
         ["--server", "a", "--data-dir", "b", "jobs", "list"],
         ["models", "register", "m", "m.pkl", "--objective", "cross_entropy"],
+        ["datasets", "register", "d"],
+        ["datasets", "register", "d", "d.npz"],
+        ["datasets", "register", "d", "d.npz", "--scale", "2"],
+        ["datasets", "register", "d", "d.npz", "--group", "g"],
+        ["datasets", "register", "d", "d.npz", "--inputs", "x", "--scale", "half"],
+        ["datasets", "register", "d", "d.npz", "--inputs", "x", "--scale", "1/0"],
+        ["datasets", "register", "d", "d.npz", "--inputs", "x", "--scale", "nan"],
+        ["datasets", "register", "d", "d.npz", "--inputs", "x", "--std", "0"],
+        ["datasets", "register", "d", "d.npz", "--input", "x", "a", "--input", "z", "b", "--mean", "1"],
+        ["datasets", "register", "d", "d.npz", "--inputs", "x", "--format", "tsv"],
+        ["datasets", "register", "d", "x=a.idx", "x=b.idx", "--inputs", "x"],
     ],
     ids=" ".join,
 )

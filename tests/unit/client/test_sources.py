@@ -50,6 +50,7 @@ def test_format_overrides_the_extension(tmp_path) -> None:
         ("file:///data/train-*-ubyte.gz", "idx"),
         ("file:///data/images", "image_folder"),
         ("file:///data/images/", "image_folder"),
+        ("file:///data/.images", "image_folder"),
         ("file:///data.old/images", "image_folder"),
     ],
 )
@@ -93,6 +94,7 @@ def test_wildcards_mean_files_in_the_order_of_their_names(tmp_path) -> None:
         ("{tmp}/d.jsonl", None, "to_parquet"),
         ("{tmp}/d.csv", "tsv", "npz, parquet, csv, idx, image_folder"),
         ("file:///data/d.xyz", None, "format="),
+        ("file:///data/train-*", None, "format="),
         ([], None, "names no file"),
         ({}, None, "names no file"),
         (["a.csv", "b.parquet"], None, "mixes csv and parquet"),

@@ -1,9 +1,11 @@
 """Which arguments each verb takes."""
 
 import argparse
+from fractions import Fraction
 from typing import get_args
 
 from undue._inputs import Measurement, ObjectiveName
+from undue._sources import DatasetFormat
 
 
 def name(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +41,24 @@ def model(parser: argparse.ArgumentParser) -> None:
 def dataset(parser: argparse.ArgumentParser) -> None:
     """Add what registers a data set."""
     parser.add_argument("id", help="lower-case letters, digits and hyphens")
-    parser.add_argument("file", help=".npz or .parquet")
-    inputs = parser.add_mutually_exclusive_group(required=True)
+    text = "files (.npz, .parquet, .csv, IDX), COLUMN=PATH for each column of IDX, a folder of images, or a URI"
+    parser.add_argument("files", nargs="+", metavar="FILE", help=text)
+    known = "the format, where the name does not tell"
+    parser.add_argument("--format", choices=get_args(DatasetFormat), help=known)
+    inputs = parser.add_mutually_exclusive_group()
     inputs.add_argument("--inputs", nargs="+", metavar="COLUMN", help="columns of a model's only input")
     several = "an input and its columns; once for each input of the model"
     inputs.add_argument("--input", nargs="+", action="append", metavar=("NAME", "COLUMN"), help=several)
     parser.add_argument("--target", metavar="COLUMN", help="column of the targets")
     parser.add_argument("--id", dest="id_column", metavar="COLUMN", help="column of the ids")
     parser.add_argument("--weight", metavar="COLUMN", help="column of the sample weights")
+    told_apart = "column by whose values rows are told apart; may be given several times"
+    parser.add_argument("--group", action="append", default=[], metavar="COLUMN", help=told_apart)
+    transform = parser.add_argument_group("transform", "of the only input: (x · scale − mean) / std, as float32")
+    transform.add_argument("--scale", type=_fraction, help="factor, such as 1/255")
+    transform.add_argument("--mean", nargs="+", type=_fraction, help="one number, or one for each channel")
+    transform.add_argument("--std", nargs="+", type=_fraction, help="one number, or one for each channel")
+    transform.add_argument("--row-shape", nargs="+", type=int, metavar="SIZE", help="shape of one row afterwards")
     _no_wait(parser)
 
 
@@ -92,3 +104,10 @@ def _count(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'all'") from None
+
+
+def _fraction(text: str) -> float:
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a fraction such as 1/255") from None

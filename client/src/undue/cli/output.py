@@ -65,6 +65,7 @@ class Output:
             ("name", dataset.name),
             ("state", dataset.state),
             ("format", dataset.format),
+            *([("uri", dataset.uri)] if dataset.uri else []),
             ("validation job", dataset.validation_job),
         ]
         if dataset.failure:
@@ -74,6 +75,9 @@ class Output:
             rows += [(f"input {each.name!r}", f"{each.dtype} {list(each.row_shape)}") for each in report.inputs]
             if report.target:
                 rows.append(("target", f"{report.target.dtype} {list(report.target.row_shape)}"))
+            rows += [(f"group {each.name!r}", f"{each.values:,} values") for each in report.groups]
+            rows += [("classes", _listed(report.classes))] if report.classes else []
+            rows += [("files", _listed(report.files))] if report.files else []
             rows.append(("digest", report.digest))
         return _print_rows(rows)
 
@@ -175,6 +179,11 @@ def _job(job: Job) -> dict[str, object]:
 def _progress(progress: Progress) -> str:
     counted = f" {progress.done:,} of {progress.total:,}" if progress.total else ""
     return f"{progress.stage}{counted}".strip()
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names):,}; all of them with --json)"
 
 
 def _print_rows(rows: Iterable[tuple[str, object]]) -> None:

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 
-from undue import Client, InfluenceJob, Objective, Schema, SelfInfluenceJob
+from undue import Client, InfluenceJob, Objective, SelfInfluenceJob
 
+from . import files
 from .output import Output
 
 Verb = Callable[[Client, argparse.Namespace, Output], None]
@@ -37,9 +38,9 @@ def list_models(client: Client, options: argparse.Namespace, out: Output) -> Non
 
 def register_dataset(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue datasets register`."""
-    inputs = options.inputs or {name: columns for name, *columns in options.input}
-    schema = Schema(inputs, target=options.target, id=options.id_column, weight=options.weight)
-    out.dataset(client.datasets.register(options.id, options.file, schema, wait=options.wait))
+    source = files.source(options.files)
+    schema = files.schema(source, options)
+    out.dataset(client.datasets.register(options.id, source, schema, wait=options.wait, format=options.format))
 
 
 def get_dataset(client: Client, options: argparse.Namespace, out: Output) -> None:

@@ -113,7 +113,7 @@ class SafetensorsResults:
                 yield first, scores[first : min(first + size, rows)]
 
     def rows(self, path: Path) -> Instances:
-        """See ResultReader. Read at once and in another's service: whatever a runner left must not pass for an answer."""
+        """See ResultReader. Sent on as they are: what a runner left must not pass for rows that it is not."""
         try:
             with safe_open(path, framework="numpy") as file:
                 arrays: dict[str, Array] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

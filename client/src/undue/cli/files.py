@@ -1,0 +1,58 @@
+"""What the arguments of `undue datasets register` say of files and columns."""
+
+import argparse
+import os
+
+from undue import Input, InvalidArgument, Schema
+from undue._schema import image_folder_schema
+from undue._sources import Source, dataset_source
+
+
+def source(words: list[str]) -> Source:
+    """Return what the SDK registers: one path or URI, several paths, or the paths of columns.
+
+    Raises:
+        InvalidArgument: one column twice.
+    """
+    if all(_is_pair(word) for word in words):
+        columns = {column: path for column, _, path in (word.partition("=") for word in words)}
+        if len(columns) < len(words):
+            raise InvalidArgument("FILE: one column is named twice", reason="USAGE")
+        return columns
+    return words[0] if len(words) == 1 else words
+
+
+def schema(found: Source, options: argparse.Namespace) -> Schema | None:
+    """Return which columns play which part; None leaves that to the format.
+
+    Raises:
+        InvalidArgument: options that mean nothing without others.
+    """
+    names = ("row_shape", "scale", "mean", "std")
+    transform = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    inputs = {"": options.inputs} if options.inputs else {name: columns for name, *columns in options.input or ()}
+    if not inputs:
+        parts = (options.target, options.id_column, options.weight, *options.group)
+        if any(part is not None for part in parts):
+            raise InvalidArgument("--target, --id, --weight and --group need --inputs or --input", reason="USAGE")
+        if not transform:
+            return None
+        if dataset_source(found, options.format).format != "image_folder":
+            raise InvalidArgument("--scale, --mean, --std and --row-shape need --inputs or --input", reason="USAGE")
+        return image_folder_schema(Input("image", **transform))
+    if transform and len(inputs) > 1:
+        text = "--scale, --mean, --std and --row-shape are for one input; the SDK takes an undue.Input for each"
+        raise InvalidArgument(text, reason="USAGE")
+    return Schema(
+        {name: Input(columns, **transform) for name, columns in inputs.items()},
+        target=options.target,
+        id=options.id_column,
+        weight=options.weight,
+        groups=options.group,
+    )
+
+
+def _is_pair(word: str) -> bool:
+    column, _, path = word.partition("=")
+    # A path may hold a = itself, as those of partitions do: site=a/1.parquet.
+    return bool(column and path) and "/" not in column and not os.path.exists(word)
