@@ -10,7 +10,7 @@ from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import Produced
 from undue_service.engine.attribution import Attribution, RowFacts, SelfAttribution
-from undue_service.wire.results import Array, encode_ids, write
+from undue_service.wire.results import Array, encode_texts, write
 
 MAX_ROWS_BYTES = 64 << 20
 """Instances that one task reads."""
@@ -56,9 +56,9 @@ def write_rows(folder: Path, source: DatasetSource, rows: Sequence[int]) -> Prod
         violation = FieldViolation("rows", text)
         raise ResourceExhausted(Reason.INVALID_FIELD, text, metadata=metadata, violations=(violation,))
     found = next(blocks)
-    arrays = {"row": found.index, "ids": encode_ids(source.ids(rows))}
+    arrays = {"row": found.index, "ids": encode_texts(source.ids(rows))}
     arrays |= {f"input.{name}": values for name, values in found.inputs.items()}
-    arrays |= {f"group.{name}": encode_ids(values) for name, values in source.groups(rows).items()}
+    arrays |= {f"group.{name}": encode_texts(values) for name, values in source.groups(rows).items()}
     optional = {"targets": found.targets, "weights": found.weights}
     arrays |= {name: values for name, values in optional.items() if values is not None}
     write(folder / "rows.safetensors", arrays)
@@ -68,7 +68,7 @@ def write_rows(folder: Path, source: DatasetSource, rows: Sequence[int]) -> Prod
 def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     return {
         f"{prefix}row": facts.rows.astype(np.int64),
-        f"{prefix}ids": encode_ids(source.ids(facts.rows.tolist())),
+        f"{prefix}ids": encode_texts(source.ids(facts.rows.tolist())),
         f"{prefix}prediction": facts.predictions,
         f"{prefix}target": facts.targets,
         f"{prefix}loss": facts.losses,

@@ -47,13 +47,13 @@ def write(path: Path, arrays: Mapping[str, Array]) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
-def encode_ids(ids: Sequence[str]) -> Array:
+def encode_texts(ids: Sequence[str]) -> Array:
     """Return strings as bytes, each ended by a NUL byte."""
     return np.frombuffer("".join(f"{one}\0" for one in ids).encode(), dtype=np.uint8)
 
 
-def decode_ids(encoded: Array) -> tuple[str, ...]:
-    """Return the strings that `encode_ids` made bytes of."""
+def decode_texts(encoded: Array) -> tuple[str, ...]:
+    """Return the strings that `encode_texts` made bytes of."""
     return tuple(encoded.tobytes().decode().split("\0")[:-1])
 
 
@@ -122,8 +122,8 @@ class SafetensorsResults:
                 inputs=_named(arrays, "input."),
                 targets=arrays.get("targets"),
                 weights=arrays.get("weights"),
-                ids=decode_ids(arrays["ids"]),
-                groups={name: decode_ids(values) for name, values in _named(arrays, "group.").items()},
+                ids=decode_texts(arrays["ids"]),
+                groups={name: decode_texts(values) for name, values in _named(arrays, "group.").items()},
             )
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path.name} holds no rows: {error}") from error
