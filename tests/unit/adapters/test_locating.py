@@ -61,6 +61,7 @@ def test_one_file_is_what_it_is(tree, locate):
     [
         ("data/?.csv", ["a.csv", "b.csv"]),
         ("data/[ab].csv", None),
+        ("data/?hidden.csv", None),
         ("data/.h*.csv", [".hidden.csv"]),
         ("data/*.bak", ["ä.csv.bak"]),
         ("data/%C3%A4*", ["ä.csv.bak"]),

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
+from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.jobs import Failure, Progress
 from undue_service.domain.specs import TaskResult
 from undue_service.wire import frames_pb2 as frames
@@ -98,10 +99,8 @@ class RunnerProcess:
         """
         assert self._writer is not None  # noqa: S101  started
         self._state = "busy"
-        task = frames.Task(id=work.id, body=TASK.dump(work.task), scratch=str(work.scratch))
-        task.artifacts.update({digest: str(path) for digest, path in work.artifacts.items()})
         try:
-            self._writer.write(encode(frames.ToRunner(task=task)))
+            self._writer.write(await asyncio.to_thread(_task_frame, work))  # a task may name many files
             await self._writer.drain()
         except OSError as error:
             raise RunnerLostError(await asyncio.to_thread(self._how_it_ended), "died") from error
@@ -173,6 +172,16 @@ class RunnerProcess:
             return TASK_RESULT.load(data)
         except ValueError as error:
             raise RunnerLostError("the runner sent a result that does not parse", "nonsense") from error
+
+
+def _task_frame(work: Work) -> bytes:
+    task = frames.Task(id=work.id, body=TASK.dump(work.task), scratch=str(work.scratch))
+    task.artifacts.update({digest: str(path) for digest, path in work.artifacts.items()})
+    try:
+        return encode(frames.ToRunner(task=task))
+    except FrameError as error:
+        text = f"the task is too long to be handed to a runner: {error}; name fewer rows or files"
+        raise ResourceExhausted(Reason.UPLOAD_TOO_LARGE, text) from error
 
 
 def _environment() -> dict[str, str]:
