@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_tables import FORMATS, TABLES, Files, Table, located
+from dataset_formats import FORMATS, Files, located
+from dataset_tables import TABLES, Table
 from undue_service.datasets import limits, parquet_files
 from undue_service.datasets.files import DataFile
 from undue_service.datasets.opening import open_source, validate

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tables import idx_bytes
+import fashion
+from dataset_formats import idx_bytes
 from undue_service.datasets.files import DataFile
 from undue_service.datasets.idx import open_idx
 from undue_service.datasets.opening import validate
 from undue_service.datasets.scratch import Scratch
 from undue_service.datasets.table import TableSource
 from undue_service.domain.errors import Error, InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.specs import SchemaSpec
+from undue_service.domain.specs import SchemaSpec, TransformSpec
 
 X = np.arange(60, dtype=np.float32).reshape(5, 3, 4)
 SPEC = SchemaSpec({"x": ("x",)}, target="y")
@@ -144,3 +145,18 @@ def test_missing_and_doubled_columns(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as error:
         opened(tmp_path, x=idx_bytes(X), y=idx_bytes(np.zeros(4, np.uint8)))
     assert error.value.reason is Reason.ROWS_MISMATCH
+
+
+@pytest.mark.slow
+def test_fashion_mnist_as_it_comes(tmp_path: Path) -> None:
+    """10,000 real images in gzip, against a reading by hand."""
+    images, labels = fashion.load("t10k", 10_000)
+    found = {part: next(fashion.folder().rglob(f"t10k-{part}-ubyte.gz")) for part in ("images-idx3", "labels-idx1")}
+    files = [DataFile("x", found["images-idx3"]), DataFile("y", found["labels-idx1"])]
+    spec = SchemaSpec({"": ("x",)}, target="y", transforms={"": TransformSpec((1, 28, 28), std=(255,))})
+    source = open_idx(files, spec, Scratch(tmp_path))
+    assert validate(source, lambda *_: None).rows == 10_000
+    rows = np.random.default_rng(0).permutation(10_000)
+    (block,) = source.batches(rows.tolist(), 10_000)
+    np.testing.assert_array_equal(block.inputs[""], images[rows], strict=True)
+    np.testing.assert_array_equal(block.targets, labels[rows])

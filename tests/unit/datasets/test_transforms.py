@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dataset_tables import FORMATS, Files, Table
+from dataset_formats import FORMATS, Files
+from dataset_tables import Table
 from undue_service.datasets import checks
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.transforms import Transform
