@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dataset_tables import FORMATS, TABLES, Array, Files, Table, reference_digest
+from dataset_formats import FORMATS, Files
+from dataset_tables import TABLES, Array, Table, reference_digest
 from undue_service.datasets.digest import digest_of
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.source import Columns, DatasetSource

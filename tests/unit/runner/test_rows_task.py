@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_tables import FORMATS, TABLES, Files, Table, located
+from dataset_formats import FORMATS, Files, located
+from dataset_tables import TABLES, Table
 from undue_service.datasets import opening
 from undue_service.domain.errors import Error, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.results import Instances

@@ -3,13 +3,14 @@
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.csv import ConvertOptions, InvalidRow, ParseOptions, ReadOptions, open_csv
+from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, open_csv
 
 from undue_service.domain.errors import Error, InvalidArgument
 
@@ -20,6 +21,7 @@ from .refusals import bad_column, bad_file, quoted
 _GZIP = b"\x1f\x8b"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_WRONG_LENGTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 _ADVICE = "write it again as RFC 4180 says"
 
 
@@ -31,11 +33,14 @@ def header(data: DataFile) -> list[str]:
         FailedPrecondition: DATASET_CHANGED.
         ResourceExhausted: there are too many.
     """
-    with closing(_Text(data)) as text:
-        begin = text.read(MAX_LINE_BYTES).removeprefix(_UTF8_MARK)
+    with closing(_Text(data)) as file:
+        begin = file.read(MAX_LINE_BYTES).removeprefix(_UTF8_MARK)
     try:
-        names = next(csv.reader(io.StringIO(_first_part(begin).decode(), newline=""), strict=True), [])
-    except (csv.Error, UnicodeDecodeError) as error:
+        # What follows the first line, or is cut off in a character, is not looked at: only the names must be UTF-8.
+        text = io.StringIO(begin.decode(errors="surrogateescape"), newline="")
+        names = next(csv.reader(text, strict=True), [])
+        "".join(names).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
         raise bad_file(data.name, f"does not begin with a line of column names: {quoted(error)}; {_ADVICE}") from error
     if not any(names):
         raise bad_file(data.name, "does not begin with a line of column names")
@@ -58,19 +63,13 @@ def records(data: DataFile, names: Sequence[str], wanted: Sequence[str]) -> Iter
         InvalidArgument: DATASET_MALFORMED for a row of another length than the header, a line without end, a quote
             that is not closed.
     """
-    refused: list[InvalidRow] = []
-
-    def refuse(row: InvalidRow) -> str:
-        refused.append(row)
-        return "error"
-
     places = [str(names.index(name)) for name in wanted]
     with closing(_Text(data)) as text:
         try:
             reader = open_csv(
                 pa.PythonFile(text, "r"),
                 ReadOptions(use_threads=False, block_size=MAX_LINE_BYTES, column_names=[*map(str, range(len(names)))]),
-                ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+                ParseOptions(newlines_in_values=True),
                 ConvertOptions(
                     check_utf8=False,
                     column_types=dict.fromkeys(places, pa.binary()),
@@ -86,7 +85,7 @@ def records(data: DataFile, names: Sequence[str], wanted: Sequence[str]) -> Iter
                 raise text.error from error
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise _damaged(data.name, error, refused) from error
+            raise _damaged(data.name, error) from error
         if text.quotes % 2:
             raise bad_file(data.name, f"has a quote that is not closed; {_ADVICE}")
 
@@ -104,21 +103,17 @@ def _without_header(reader: Any, name: str, wanted: Sequence[str]) -> Iterator[t
             row += batch.num_rows
 
 
-def _damaged(name: str, error: Exception, refused: list[InvalidRow]) -> InvalidArgument:
-    if refused:
-        row = refused[0]
-        where = "" if row.number is None else f", row {row.number - 2:,},"
-        text = f"has a line{where} of {row.actual_columns:,} values where the header names {row.expected_columns:,}"
-        return bad_file(name, f"{text}: {quoted(row.text)}")
-    if "straddl" in str(error):
+def _damaged(name: str, error: Exception) -> InvalidArgument:
+    said = str(error)
+    row = _WRONG_LENGTH.search(said)
+    if row is not None:
+        where, expected, actual, text = row.groups()
+        shape = f"has {int(actual):,} values where the header names {int(expected):,}"
+        return bad_file(name, f"{shape}, at row {int(where) - 2:,}: {quoted(text)}")
+    if "straddl" in said:
         text = f"has a line of more than {MAX_LINE_BYTES:,} bytes, or a quote that is not closed"
         return bad_file(name, f"{text}; {_ADVICE}")
-    return bad_file(name, f"is no CSV file, or is damaged: {quoted(error)}; {_ADVICE}")
-
-
-def _first_part(begin: bytes) -> bytes:
-    """Cut a long beginning where a line ends, so that it ends in no half character."""
-    return begin if len(begin) < MAX_LINE_BYTES // 2 else begin[: begin.rfind(b"\n") + 1]
+    return bad_file(name, f"is no CSV file, or is damaged: {quoted(said)}; {_ADVICE}")
 
 
 class _Text:

@@ -37,13 +37,12 @@ class DataFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             raise self._changed(str(error.strerror)) from error
-        file = io.FileIO(descriptor)
         try:
             self._compare(os.fstat(descriptor))
+            return io.FileIO(descriptor)
         except BaseException:
-            file.close()
+            os.close(descriptor)
             raise
-        return file
 
     def check(self) -> None:
         """Raise FailedPrecondition (DATASET_CHANGED) where the file is no longer the one that was registered."""

@@ -6,6 +6,7 @@ Rows come in the order of their paths, classes in that of their names, both byte
 """
 
 import io
+import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterable
@@ -85,7 +86,10 @@ def _reader(files: list[DataFile]) -> Callable[[str], bytes]:
 
     def read(path: str) -> bytes:
         with io.BufferedReader(named[path].open()) as file:
-            return _bounded(file.read(MAX_IMAGE_FILE_BYTES + 1), path)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_IMAGE_FILE_BYTES:
+                raise _too_large(path, size)
+            return file.read(size)  # all that it asks for is set aside at once
 
     return read
 
@@ -108,7 +112,7 @@ class _Archive:
     def read(self, path: str) -> bytes:
         """Return the content of a member, checked against its CRC."""
         with damage_named("ZIP archive", _ADVICE), self._archive.open(self._members[path]) as member:
-            return _bounded(member.read(MAX_IMAGE_FILE_BYTES + 1), path)
+            return member.read()  # no more than the directory declares, which has been held against the limit
 
     @staticmethod
     def _check(path: str, info: zipfile.ZipInfo) -> None:
@@ -157,12 +161,6 @@ def _problem(name: str) -> str | None:
 
 def _litter(name: str) -> bool:
     return any(step.startswith(".") or step in _LITTER for step in name.split("/"))
-
-
-def _bounded(content: bytes, path: str) -> bytes:
-    if len(content) > MAX_IMAGE_FILE_BYTES:
-        raise _too_large(path, len(content))
-    return content
 
 
 def _too_large(path: str, size: int) -> Exception:

@@ -1,6 +1,7 @@
 """Images as arrays: decoded by Pillow from a short list of formats, never resized, never turned, never guessed at."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -35,7 +36,8 @@ def decoded(content: bytes, name: str, like: "tuple[str, Shape] | None" = None) 
         ResourceExhausted: UPLOAD_TOO_LARGE; OUT_OF_MEMORY.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        # Pillow warns of metadata that nothing here looks at.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             mode = _mode(image, name)
             shape = (1 if mode == "L" else 3, image.height, image.width)
             if like is not None and shape != like[1]:
