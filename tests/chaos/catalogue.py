@@ -39,7 +39,7 @@ JOBS = {
     "grad_dot, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="grad_dot")),
     "grad_cos, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="grad_cos", top_k=5)),
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
-    "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot", "top_k": 20}),
+    "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
 
 
@@ -63,11 +63,16 @@ class Asker:
         self.asked = Asked()
         self._channel, self._rng = channel, rng
 
-    def job(self, what: str) -> None:
-        """Queue a job."""
-        request = jobs_pb2.CreateJobRequest(job=JOBS[what], request_id=self._id())
+    def job(self, name: str, variant: int) -> None:
+        """Queue a job; each variant has a result of its own."""
+        job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
+        if job.HasField("influence"):
+            job.influence.rows[:] = random.Random(variant).sample(range(ROWS), 5)
+        else:
+            job.self_influence.top_k = 1 + variant % ROWS
+        request = jobs_pb2.CreateJobRequest(job=job, request_id=self._id())
         made = self._until_answered(lambda: self._channel.jobs.CreateJob(request, timeout=30))
-        self.asked.jobs[made.name.removeprefix("jobs/")] = what
+        self.asked.jobs[made.name.removeprefix("jobs/")] = f"{name} # {variant}"
 
     def dataset(self, number: int, size: int = 0) -> None:
         """Register a data set: a small one inside the request, or one of about `size` bytes as an upload."""

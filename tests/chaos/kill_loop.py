@@ -7,7 +7,8 @@ delay decides which part of the work it tends to hit:
     upload      bytes are arriving
     queued      calls have been answered, the runner is being started
     running     a runner reports progress
-    ending      a runner has written a result, which is being collected and noted
+    writing     a runner writes a result
+    keeping     a result is being taken, kept and noted
     startup     the service is being started after another kill
     runner      as running, but the runner is killed
     new runner  a runner is being started, and is killed
@@ -20,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -29,7 +31,7 @@ from chaos.catalogue import JOBS, TRAIN, Asker
 from chaos.process import Service
 from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS
 
-STRIKES = ("create", "upload", "queued", "running", "ending", "startup", "runner", "new runner")
+STRIKES = ("create", "upload", "queued", "running", "writing", "keeping", "startup", "runner", "new runner")
 WAIT_SECONDS = 20.0
 UPLOAD_BYTES = 2 << 20
 
@@ -87,7 +89,8 @@ class KillLoop:
         if strike in ("runner", "new runner") and self._near_the_limit():
             strike = "running"
         work = [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike == "upload" else []
-        work += [lambda what=what: self.asker.job(what) for what in self.rng.choices(sorted(JOBS), k=2)]
+        for name in self.rng.choices(sorted(JOBS), k=2):
+            work.append(partial(self.asker.job, name, self.rng.randrange(1000)))  # noqa: PERF401  drawn in this order
         work += self.rng.sample(
             [
                 lambda: self.asker.dataset(number + 1000),
@@ -103,7 +106,8 @@ class KillLoop:
             "upload": self._strike_upload,
             "queued": lambda: self._strike_queued(asking),
             "running": self._strike_running,
-            "ending": self._strike_ending,
+            "writing": lambda: self._strike_ending("writing", "scratch", 0.03),
+            "keeping": lambda: self._strike_ending("keeping", "taken", 0.012),
             "startup": self._strike_startup,
             "runner": lambda: self._strike_runner("runner"),
             "new runner": self._strike_new_runner,
@@ -115,7 +119,7 @@ class KillLoop:
         self._kill_api("create")
 
     def _strike_upload(self) -> None:
-        self._until(lambda: any(self._files("staging")))
+        self._until(lambda: self._files("staging"))
         self._sleep(0.15)
         self._kill_api("upload")
 
@@ -129,10 +133,10 @@ class KillLoop:
         self._sleep(0.6)
         self._kill_api("running")
 
-    def _strike_ending(self) -> None:
-        self._until(lambda: any(name.endswith(".safetensors") for name in self._files("scratch")), every=0.001)
-        self._sleep(0.03)
-        self._kill_api("ending")
+    def _strike_ending(self, kind: str, place: str, longest: float) -> None:
+        self._until(lambda: self._files(place), every=0.0005)
+        self._sleep(longest)
+        self._kill_api(kind)
 
     def _strike_startup(self) -> None:
         if self.service.running:
@@ -237,8 +241,10 @@ def quiet_run(root: Path, loop: KillLoop) -> dict[str, dict]:
                 continue
             case ["data", number, size]:
                 asker.dataset(int(number), int(size))
+            case [*_, "#", variant]:
+                asker.job(what.partition(" #")[0], int(variant))
             case _:
-                asker.job(what)
+                raise AssertionError(what)
     asker.wait_for_all()
     found = {job["id"]: job for job in state.jobs(service.data)}
     channel.close()
