@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A URI names no file."""
     ERROR_REASON_DATASET_CHANGED: _ErrorReason.ValueType  # 68
     """A file that the service reads where it lies has changed since it was registered: register it again."""
+    ERROR_REASON_DATASET_DEGENERATE: _ErrorReason.ValueType  # 69
+    """Training data in which every row has the same inputs, or the same target: nothing can have been learned from it."""
     ERROR_REASON_INPUT_MISMATCH: _ErrorReason.ValueType  # 80
     """The data set's inputs do not fit the model's."""
     ERROR_REASON_TARGET_MISMATCH: _ErrorReason.ValueType  # 81
@@ -216,6 +218,8 @@ ERROR_REASON_URI_NOT_FOUND: ErrorReason.ValueType  # 67
 """A URI names no file."""
 ERROR_REASON_DATASET_CHANGED: ErrorReason.ValueType  # 68
 """A file that the service reads where it lies has changed since it was registered: register it again."""
+ERROR_REASON_DATASET_DEGENERATE: ErrorReason.ValueType  # 69
+"""Training data in which every row has the same inputs, or the same target: nothing can have been learned from it."""
 ERROR_REASON_INPUT_MISMATCH: ErrorReason.ValueType  # 80
 """The data set's inputs do not fit the model's."""
 ERROR_REASON_TARGET_MISMATCH: ErrorReason.ValueType  # 81

@@ -26,7 +26,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     """Hold a job against what is known of its model and data.
 
     Raises:
-        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; LEVERAGE_UNAVAILABLE.
+        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE.
         FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED.
     """
     field = f"job.{spec.kind}"
@@ -34,6 +34,10 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     if rows.target is None:
         text = f"{train.name} has no targets, so no row of it has a loss: register it with targets"
         raise InvalidArgument.at(f"{field}.train", text, Reason.TARGETS_MISSING)
+    if not (rows.inputs_vary and rows.targets_vary):
+        same = "the same target, of one class or number only" if rows.inputs_vary else "the same inputs"
+        text = f"every row of {train.name} has {same}, so there is nothing that a model could have learned from it"
+        raise InvalidArgument.at(f"{field}.train", text, Reason.DATASET_DEGENERATE)
     if test is not None and not isinstance(spec, SelfInfluence):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = model_report(model)

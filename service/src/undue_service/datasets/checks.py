@@ -125,6 +125,34 @@ class GroupCount:
         return tuple(GroupSchema(name, len(seen)) for name, seen in self._seen.items())
 
 
+class Variation:
+    """Whether inputs and targets differ between rows at all."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, Array] = {}
+        self._varies: set[str] = set()
+
+    def update(self, columns: Columns) -> None:
+        """Take in the next rows."""
+        parts = {f"input {name}": values for name, values in columns.inputs.items()}
+        if columns.targets is not None:
+            parts["target"] = columns.targets
+        for part, values in parts.items():
+            first = self._first.setdefault(part, values[0].copy())
+            if part not in self._varies and bool((values != first).any()):
+                self._varies.add(part)
+
+    @property
+    def inputs(self) -> bool:
+        """Whether any input does."""
+        return any(part.startswith("input ") for part in self._varies)
+
+    @property
+    def targets(self) -> bool:
+        """Whether the targets do."""
+        return "target" in self._varies
+
+
 class UniqueIds:
     """No id twice. Keeps 16 bytes a row: a 128-bit hash, which two different ids share never in practice."""
 

@@ -7,7 +7,7 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.specs import ArraysSource, DatasetReport, DataSource
 
 from .arrays import open_arrays
-from .checks import FiniteCheck, GroupCount, UniqueIds, WeightCheck
+from .checks import FiniteCheck, GroupCount, UniqueIds, Variation, WeightCheck
 from .csv import open_csv
 from .digest import DatasetDigest, row_bytes
 from .files import DataFile, data_files
@@ -75,6 +75,7 @@ def validate(source: DatasetSource, progress: Progress, files: tuple[str, ...] =
         raise InvalidArgument(Reason.DATASET_EMPTY, "the data set has no rows")
     digest = DatasetDigest(schema, rows)
     finite, weights, unique, counted = FiniteCheck(schema), WeightCheck(schema), UniqueIds(), GroupCount(schema)
+    variation = Variation()
     for columns in source.batches(None, block_rows(row_bytes(schema))):
         here = range(int(columns.index[0]), int(columns.index[-1]) + 1)
         ids = source.ids(here) if schema.has_ids else None
@@ -83,6 +84,7 @@ def validate(source: DatasetSource, progress: Progress, files: tuple[str, ...] =
         weights.update(columns)
         unique.update(ids or ())
         counted.update(groups)
+        variation.update(columns)
         digest.update(columns, ids, groups)
         progress("reading", int(columns.index[-1]) + 1, rows)
     finite.finish()
@@ -98,4 +100,6 @@ def validate(source: DatasetSource, progress: Progress, files: tuple[str, ...] =
         groups=counted.finish(),
         classes=schema.classes,
         files=files,
+        inputs_vary=variation.inputs,
+        targets_vary=variation.targets,
     )

@@ -283,6 +283,10 @@ class DatasetReport:
     """What the labels 0, 1, … stand for, where the files say so."""
     files: tuple[str, ...] = ()
     """Names of the files that were read, in their order."""
+    inputs_vary: bool = True
+    """Whether any input differs between rows."""
+    targets_vary: bool = True
+    """Whether the targets do."""
     kind: Literal["dataset_report"] = "dataset_report"
 
 
