@@ -61,6 +61,7 @@ class Asker:
 
     def __init__(self, channel: Channel, rng: random.Random) -> None:
         self.asked = Asked()
+        self._made: list[tuple[Callable, str]] = []
         self._channel, self._rng = channel, rng
 
     def job(self, name: str, variant: int) -> None:
@@ -71,7 +72,7 @@ class Asker:
         else:
             job.self_influence.top_k = 1 + variant % ROWS
         request = jobs_pb2.CreateJobRequest(job=job, request_id=self._id())
-        made = self._until_answered(lambda: self._channel.jobs.CreateJob(request, timeout=30))
+        made = self._make(lambda: self._channel.jobs.CreateJob(request, timeout=30))
         self.asked.jobs[made.name.removeprefix("jobs/")] = f"{name} # {variant}"
 
     def dataset(self, number: int, size: int = 0) -> None:
@@ -88,14 +89,14 @@ class Asker:
         objective = models_pb2.Objective(loss=models_pb2.Objective.LOSS_CROSS_ENTROPY, l2=1e-2)
         model = models_pb2.Model(format=models_pb2.Model.FORMAT_PT2, upload=upload, objective=objective, sample=TRAIN)
         request = models_pb2.CreateModelRequest(model_id=name, model=model, request_id=self._id())
-        made = self._until_answered(lambda: self._channel.models.CreateModel(request, timeout=30))
+        made = self._make(lambda: self._channel.models.CreateModel(request, timeout=30))
         self._note_version(made, f"model {kind}")
 
     def upload(self, content: bytes, abandon_at: int | None = None) -> str:
         """Send a file, going on from where it stands whenever the stream breaks, or give it up on the way."""
         declared = uploads_pb2.Upload(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         create = uploads_pb2.CreateUploadRequest(upload=declared, request_id=self._id())
-        upload = self._until_answered(lambda: self._channel.uploads.CreateUpload(create, timeout=30))
+        upload = self._make(lambda: self._channel.uploads.CreateUpload(create, timeout=30))
         end = len(content) if abandon_at is None else abandon_at
         if abandon_at is not None:
             self.asked.abandoned.append(upload.name.removeprefix("uploads/"))
@@ -129,9 +130,19 @@ class Asker:
         for job in tuple(self.asked.jobs):
             self.wait(f"jobs/{job}")
 
+    def repeat_everything(self) -> None:
+        """Make every request once more: each must give what it gave the first time."""
+        for call, name in self._made:
+            assert self._until_answered(call).name == name
+
+    def _make(self, call: Callable):
+        made = self._until_answered(call)
+        self._made.append((call, made.name))
+        return made
+
     def _register_dataset(self, name: str, dataset: datasets_pb2.Dataset, what: str) -> None:
         request = datasets_pb2.CreateDatasetRequest(dataset_id=name, dataset=dataset, request_id=self._id())
-        made = self._until_answered(lambda: self._channel.datasets.CreateDataset(request, timeout=30))
+        made = self._make(lambda: self._channel.datasets.CreateDataset(request, timeout=30))
         self._note_version(made, what)
 
     def _note_version(self, made: models_pb2.Model | datasets_pb2.Dataset, what: str) -> None:

@@ -5,10 +5,11 @@ delay decides which part of the work it tends to hit:
 
     create      calls that make jobs, data sets and models are under way
     upload      bytes are arriving
+    last chunk  all bytes of an upload have arrived, or all but one chunk
     queued      calls have been answered, the runner is being started
     running     a runner reports progress
     writing     a runner writes a result
-    keeping     a result is being taken, kept and noted
+    keeping     a result has been kept and is being noted
     startup     the service is being started after another kill
     runner      as running, but the runner is killed
     new runner  a runner is being started, and is killed
@@ -27,11 +28,22 @@ from pathlib import Path
 import psutil
 
 from chaos import state
-from chaos.catalogue import JOBS, TRAIN, Asker
+from chaos.catalogue import CHUNK_BYTES, JOBS, TRAIN, Asker
 from chaos.process import Service
 from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS
 
-STRIKES = ("create", "upload", "queued", "running", "writing", "keeping", "startup", "runner", "new runner")
+STRIKES = (
+    "create",
+    "upload",
+    "last chunk",
+    "queued",
+    "running",
+    "writing",
+    "keeping",
+    "startup",
+    "runner",
+    "new runner",
+)
 WAIT_SECONDS = 20.0
 UPLOAD_BYTES = 2 << 20
 
@@ -77,6 +89,7 @@ class KillLoop:
             strikes = strikes or self.rng.sample(STRIKES, len(STRIKES))
             self._round(number, strikes.pop())
         self.asker.wait_for_all()
+        self.asker.repeat_everything()
 
     def close(self) -> None:
         """End the service in good order."""
@@ -88,7 +101,7 @@ class KillLoop:
             self.asker.wait_for_all()
         if strike in ("runner", "new runner") and self._near_the_limit():
             strike = "running"
-        work = [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike == "upload" else []
+        work = [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike in ("upload", "last chunk") else []
         for name in self.rng.choices(sorted(JOBS), k=2):
             work.append(partial(self.asker.job, name, self.rng.randrange(1000)))  # noqa: PERF401  drawn in this order
         work += self.rng.sample(
@@ -104,10 +117,11 @@ class KillLoop:
         {
             "create": self._strike_create,
             "upload": self._strike_upload,
+            "last chunk": self._strike_last_chunk,
             "queued": lambda: self._strike_queued(asking),
             "running": self._strike_running,
-            "writing": lambda: self._strike_ending("writing", "scratch", 0.03),
-            "keeping": lambda: self._strike_ending("keeping", "taken", 0.012),
+            "writing": self._strike_writing,
+            "keeping": self._strike_keeping,
             "startup": self._strike_startup,
             "runner": lambda: self._strike_runner("runner"),
             "new runner": self._strike_new_runner,
@@ -119,9 +133,14 @@ class KillLoop:
         self._kill_api("create")
 
     def _strike_upload(self) -> None:
-        self._until(lambda: self._files("staging"))
+        self._until(lambda: self._staged() > 0)
         self._sleep(0.15)
         self._kill_api("upload")
+
+    def _strike_last_chunk(self) -> None:
+        self._until(lambda: self._staged() >= UPLOAD_BYTES - CHUNK_BYTES, every=0.0005)
+        self._sleep(0.015)
+        self._kill_api("last chunk")
 
     def _strike_queued(self, asking: "_Asking") -> None:
         asking.join()
@@ -133,10 +152,16 @@ class KillLoop:
         self._sleep(0.6)
         self._kill_api("running")
 
-    def _strike_ending(self, kind: str, place: str, longest: float) -> None:
-        self._until(lambda: self._files(place), every=0.0005)
-        self._sleep(longest)
-        self._kill_api(kind)
+    def _strike_writing(self) -> None:
+        self._until(lambda: self._files("scratch"), every=0.0005)
+        self._sleep(0.05)
+        self._kill_api("writing")
+
+    def _strike_keeping(self) -> None:
+        self._until(lambda: self._files("taken"), every=0.0005)
+        self._until(lambda: not self._files("taken"), every=0.0005)
+        self._sleep(0.01)
+        self._kill_api("keeping")
 
     def _strike_startup(self) -> None:
         if self.service.running:
@@ -190,6 +215,9 @@ class KillLoop:
     def _files(self, folder: str) -> list[str]:
         return [name for _, _, names in os.walk(self.service.data / folder) for name in names]
 
+    def _staged(self) -> int:
+        return state.largest(self.service.data / "staging")
+
     def _sleep(self, longest: float) -> None:
         time.sleep(self.rng.uniform(0, longest))
 
@@ -225,30 +253,30 @@ class _Asking:
 
 def quiet_run(root: Path, loop: KillLoop) -> dict[str, dict]:
     """Ask another service for the same work, once each and in peace; return what was found, by what was asked."""
-    service = Service(root)
-    service.start()
-    channel = service.channel()
-    asker = Asker(channel, random.Random(0))
-    asker.dataset(0)
-    asker.wait_for_all()
-    for kind in ("softmax", "mlp"):
-        asker.model(kind, kind)
-    asker.wait_for_all()
-    done = set(asker.asked.jobs.values())
-    for what in dict.fromkeys(loop.asker.asked.jobs.values()):
-        match what.split():
-            case _ if what in done:
-                continue
-            case ["data", number, size]:
-                asker.dataset(int(number), int(size))
-            case [*_, "#", variant]:
-                asker.job(what.partition(" #")[0], int(variant))
-            case _:
-                raise AssertionError(what)
-    asker.wait_for_all()
-    found = {job["id"]: job for job in state.jobs(service.data)}
-    channel.close()
-    service.stop()
+    with Service(root) as service:
+        service.start()
+        channel = service.channel()
+        asker = Asker(channel, random.Random(0))
+        asker.dataset(0)
+        asker.wait_for_all()
+        for kind in ("softmax", "mlp"):
+            asker.model(kind, kind)
+        asker.wait_for_all()
+        done = set(asker.asked.jobs.values())
+        for what in dict.fromkeys(loop.asker.asked.jobs.values()):
+            match what.split():
+                case _ if what in done:
+                    continue
+                case ["data", number, size]:
+                    asker.dataset(int(number), int(size))
+                case [*_, "#", variant]:
+                    asker.job(what.partition(" #")[0], int(variant))
+                case _:
+                    raise AssertionError(what)
+        asker.wait_for_all()
+        found = {job["id"]: job for job in state.jobs(service.data)}
+        channel.close()
+        service.stop()
     assert TRAIN in asker.asked.versions
     assert {job["attempt"] for job in found.values()} == {1}, "this run was not quiet"
     return {what: state.outcome(found[job_id]) for job_id, what in asker.asked.jobs.items()}

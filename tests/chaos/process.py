@@ -57,6 +57,16 @@ class Service:
         self._process = None
         self.expect_no_orphans()
 
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:  # a test that failed leaves no process either
+            self._process.kill()
+            self._process.wait()
+            for process in self._processes():
+                process.kill()
+
     def stop(self) -> None:
         """End it in good order."""
         self._process.send_signal(signal.SIGTERM)

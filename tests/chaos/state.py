@@ -1,15 +1,18 @@
 """What is in a data directory, read past the service, and what must be true of it."""
 
+import hashlib
 import json
+import os
+import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from chaos.catalogue import Asked
 from chaos.process import Service
 from undue_service.adapters.data_dir import DataDir
-from undue_service.adapters.sql.database import connect
-from undue_service.adapters.sql.inventory import SqlInventory
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def jobs(data: Path, unfinished_only: bool = False) -> list[dict]:
@@ -53,16 +56,26 @@ def check_files(data: Path, open_uploads: list[str]) -> None:
     """Check that the folders of a service that has ended hold what is referred to and nothing else."""
     assert _files(data / "scratch") == _files(data / "taken") == set()
     assert _files(data / "staging") == {f"default/{upload}" for upload in open_uploads}
-    engine = connect(f"sqlite:///{data / 'undue.sqlite3'}")
-    inventory = SqlInventory(engine)
-    uploads = {upload.id: upload for upload in inventory.uploads()}
-    unfinished = {upload.id for upload in uploads.values() if not upload.finished}
-    assert unfinished == set(open_uploads)
-    needed = inventory.referenced() - {("default", uploads[name].sha256) for name in open_uploads}
-    engine.dispose()
-    assert _files(data / "artifacts") == {f"{tenant}/{digest[:2]}/{digest}" for tenant, digest in needed}
+    assert {upload for (upload,) in _rows(data, "select id from uploads where not finished")} == set(open_uploads)
+    needed = {digest for (digest,) in _rows(data, "select sha256 from uploads where finished")}
+    needed |= {digest for job in jobs(data) for digest in job["results"].values()}
+    needed |= {digest for (spec,) in _rows(data, "select spec from versions") for digest in _DIGEST.findall(spec)}
+    assert _files(data / "artifacts") == {f"default/{digest[:2]}/{digest}" for digest in needed}
+    for digest in needed:
+        content = (data / "artifacts" / "default" / digest[:2] / digest).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
     assert _rows(data, "pragma integrity_check") == [("ok",)]
     DataDir(data).release()
+
+
+def largest(folder: Path) -> int:
+    """Return the size of the largest file in a folder whose files come and go."""
+    sizes = [0]
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes.append(os.stat(os.path.join(place, name)).st_size)
+    return max(sizes)
 
 
 def _versions(data: Path) -> list[tuple]:

@@ -22,9 +22,8 @@ SCORES_BYTES = ROWS * ROWS * 4
 class Bench:
     """A service whose data directory is a disk of its own."""
 
-    def __init__(self, root):
-        self.disk = Disk(root / "data", SIZE)
-        self.service = Service(root)
+    def __init__(self, disk, service):
+        self.disk, self.service = disk, service
         self.service.start()
         self.channel = self.service.channel()
         self.asker = Asker(self.channel, random.Random(0))
@@ -49,14 +48,15 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path):
-    bench = Bench(tmp_path)
+    disk = Disk(tmp_path / "data", SIZE)
     try:
-        yield bench
+        with Service(tmp_path) as service:
+            bench = Bench(disk, service)
+            yield bench
+            bench.channel.close()
+            service.stop()
     finally:
-        bench.channel.close()
-        if bench.service.running:
-            bench.service.stop()
-        bench.disk.remove()
+        disk.remove()
 
 
 def refusal(call):

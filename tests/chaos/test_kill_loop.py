@@ -29,16 +29,21 @@ def test_fifty_rounds_of_kills(tmp_path):
 def story(root, rounds):
     seed = int(os.environ.get("UNDUE_CHAOS_SEED") or random.SystemRandom().getrandbits(32))
     print(f"UNDUE_CHAOS_SEED={seed}", flush=True)
-    began = time.monotonic()
     (root / "killed").mkdir()
     (root / "quiet").mkdir()
-    loop = KillLoop(Service(root / "killed"), random.Random(seed))
+    with Service(root / "killed") as service:
+        return run(service, root / "quiet", rounds, seed)
+
+
+def run(service, quiet_folder, rounds, seed):
+    began = time.monotonic()
+    loop = KillLoop(service, random.Random(seed))
     loop.prepare()
     loop.run(rounds)
     loop.close()
-    quiet = quiet_run(root / "quiet", loop)
+    quiet = quiet_run(quiet_folder, loop)
 
-    service, asked = loop.service, loop.asker.asked
+    asked = loop.asker.asked
     found = state.check_jobs(service.data, asked, quiet, loop.api_kills, loop.runner_kills)
     state.check_log(service)
     attempts = sum(job["attempt"] for job in found)
@@ -60,10 +65,8 @@ def story(root, rounds):
 
 def restart_and_sweep(service, **settings):
     service.start(**settings)
-    channel = service.channel()
     deadline = time.monotonic() + 30
     while not service.said("swept", since_start=True):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    channel.close()
     service.stop()
