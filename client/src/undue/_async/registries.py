@@ -21,7 +21,7 @@ from undue._tensors import Encoded, encode, encode_ids
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages
-from .jobs import AsyncValidationJob
+from .kinds import AsyncValidationJob
 from .uploads import send, send_tensor
 
 

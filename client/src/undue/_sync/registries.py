@@ -22,7 +22,7 @@ from undue._tensors import Encoded, encode, encode_ids
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages
-from .jobs import ValidationJob
+from .kinds import ValidationJob
 from .uploads import send, send_tensor
 
 
