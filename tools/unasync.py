@@ -47,7 +47,7 @@ def generate(target: Path) -> None:
     ruff = [sys.executable, "-m", "ruff"]
     config = ["--config", str(ROOT / "pyproject.toml"), "--quiet"]
     subprocess.run(
-        [*ruff, "check", "--select", "I,F401,UP028", "--fix", "--unsafe-fixes", *config, str(target)], check=True
+        [*ruff, "check", "--select", "I,F401,UP028,C416", "--fix", "--unsafe-fixes", *config, str(target)], check=True
     )
     subprocess.run([*ruff, "format", *config, str(target)], check=True)
 

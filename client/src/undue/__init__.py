@@ -10,7 +10,8 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
 """
 
 from ._async.client import AsyncClient
-from ._async.jobs import AsyncInfluenceJob, AsyncJob, AsyncJobs, AsyncSelfInfluenceJob, AsyncValidationJob
+from ._async.jobs import AsyncJob
+from ._async.kinds import AsyncInfluenceJob, AsyncJobs, AsyncRetrainJob, AsyncSelfInfluenceJob, AsyncValidationJob
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._errors import (
     AlreadyExists,
@@ -52,10 +53,19 @@ from ._resources import (
     Stationarity,
     TensorSpec,
 )
-from ._results import Diagnostics, Explanation, InfluenceResult, ScoredExample, SelfInfluenceResult
+from ._results import (
+    Counterfactual,
+    Diagnostics,
+    Explanation,
+    InfluenceResult,
+    RetrainResult,
+    ScoredExample,
+    SelfInfluenceResult,
+)
 from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
-from ._sync.jobs import InfluenceJob, Job, Jobs, SelfInfluenceJob, ValidationJob
+from ._sync.jobs import Job
+from ._sync.kinds import InfluenceJob, Jobs, RetrainJob, SelfInfluenceJob, ValidationJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
 
@@ -68,10 +78,12 @@ __all__ = [
     "AsyncJob",
     "AsyncJobs",
     "AsyncModels",
+    "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
     "AsyncValidationJob",
     "Cancelled",
     "Client",
+    "Counterfactual",
     "Dataset",
     "DatasetReport",
     "Datasets",
@@ -107,6 +119,8 @@ __all__ = [
     "PermissionDenied",
     "Progress",
     "QuotaExceeded",
+    "RetrainJob",
+    "RetrainResult",
     "RunnerInfo",
     "Schema",
     "ScoredExample",

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from ._errors import Internal, invalid
-from ._inputs import Measurement, Objective, ObjectiveName
+from ._inputs import Aggregate, Measurement, Objective, ObjectiveName
 from ._resources import (
     Dataset,
     DatasetReport,
@@ -30,7 +32,7 @@ from ._resources import (
     Stationarity,
     TensorSpec,
 )
-from ._results import Diagnostics, Explanation, ScoredExample, Value
+from ._results import Counterfactual, Diagnostics, Explanation, ScoredExample, Value
 from ._schema import Schema
 from ._status import from_status
 from ._tensors import decode, decode_texts, dtype_name
@@ -47,6 +49,8 @@ _MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
     "logit": jobs_pb2.MEASUREMENT_LOGIT,
     "margin": jobs_pb2.MEASUREMENT_MARGIN,
 }
+
+_AGGREGATES: dict[Aggregate, jobs_pb2.Aggregate.ValueType] = {"mean": jobs_pb2.AGGREGATE_MEAN}
 
 
 def objective_message(objective: Objective) -> models_pb2.Objective:
@@ -76,6 +80,17 @@ def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType
     if name not in _MEASUREMENTS:
         raise invalid(field, f"{name!r} is not one of {', '.join(_MEASUREMENTS)}")
     return _MEASUREMENTS[name]
+
+
+def aggregate(field: str, name: Aggregate) -> jobs_pb2.Aggregate.ValueType:
+    """Return the number of a way to make several costs one.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _AGGREGATES:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_AGGREGATES)}")
+    return _AGGREGATES[name]
 
 
 def model(message: models_pb2.Model) -> Model:
@@ -187,7 +202,8 @@ def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
         if field.is_repeated:
-            found[field.name] = list(value)
+            rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
+            found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
         elif field.enum_type is not None:
@@ -207,6 +223,7 @@ def explanation(message: jobs_pb2.Explanation) -> Explanation:
         loss=message.loss,
         helpful=tuple(scored_example(each) for each in message.helpful),
         harmful=tuple(scored_example(each) for each in message.harmful),
+        rows=tuple(message.rows),
     )
 
 
@@ -220,6 +237,24 @@ def scored_example(message: jobs_pb2.ScoredExample) -> ScoredExample:
         prediction=_value(message.prediction),
         loss=message.loss,
     )
+
+
+def counterfactual(message: jobs_pb2.Counterfactual) -> Counterfactual:
+    """Return the value of a counterfactual."""
+    return Counterfactual(
+        index=message.index,
+        without=tuple(message.without),
+        changes=numbers(message.changes),
+        gradient_norm=message.gradient_norm,
+        iterations=message.iterations,
+    )
+
+
+def numbers(values: Iterable[float]) -> npt.NDArray[np.float64]:
+    """Return numbers as an array that is not written to."""
+    array = np.array(values, dtype=np.float64)
+    array.flags.writeable = False
+    return array
 
 
 def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:

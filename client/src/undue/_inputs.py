@@ -10,6 +10,7 @@ from ._errors import invalid
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
 Measurement = Literal["loss", "logit", "margin"]
+Aggregate = Literal["mean"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -102,6 +103,31 @@ def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
         if not isinstance(row, numbers.Integral) or int(row) < 0:
             raise invalid(field, f"{row!r} is not a row number; rows count from 0")
     return [int(row) for row in rows]
+
+
+def row_sets(field: str, value: Iterable[Iterable[Any]]) -> list[list[int]]:
+    """Return sets of row numbers as plain integers.
+
+    Raises:
+        InvalidArgument: there are none, one is empty or names a row twice, or they are no sets of row numbers.
+    """
+    sets = list(value)
+    if not sets:
+        raise invalid(field, "is empty; name the rows of each set: [[3], [5, 8]]")
+    if all(isinstance(each, numbers.Integral) for each in sets):
+        raise invalid(field, "is a flat list of rows; to remove each by itself write [[i] for i in rows], all [rows]")
+    found = []
+    for place, each in enumerate(sets):
+        where = f"{field}[{place}]"
+        if isinstance(each, str) or not isinstance(each, Iterable):
+            raise invalid(where, f"{each!r} is not a set of row numbers")
+        rows = list(each)
+        if not rows:
+            raise invalid(where, "names no row")
+        found.append(row_numbers(where, rows))
+        if len(set(found[-1])) < len(rows):
+            raise invalid(where, "names a row twice")
+    return found
 
 
 def row_count(field: str, value: object) -> int | None:

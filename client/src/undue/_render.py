@@ -6,14 +6,24 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._results import Diagnostics, Explanation, InfluenceResult, ScoredExample, SelfInfluenceResult
+    from ._results import (
+        Diagnostics,
+        Explanation,
+        InfluenceResult,
+        RetrainResult,
+        ScoredExample,
+        SelfInfluenceResult,
+    )
 
 EXAMPLE_COLUMNS = ("rank", "train_row", "id", "score", "target", "prediction", "loss")
 EXPLANATION_COLUMNS = ("test_row", "test_id", "side", *EXAMPLE_COLUMNS)
+CHANGE_COLUMNS = ("counterfactual", "without", "test_row", "cost", "change")
+COUNTERFACTUAL_COLUMNS = ("without", "mean change", "largest change", "of test row", "gradient norm", "steps")
 
 _EXPLANATIONS_SHOWN = 10
 _EXAMPLES_SHOWN = 20
 _ID_WIDTH = 32
+_ROWS_SHOWN = 5
 
 
 def example_records(examples: Iterable["ScoredExample"]) -> list[tuple[object, ...]]:
@@ -24,11 +34,32 @@ def example_records(examples: Iterable["ScoredExample"]) -> list[tuple[object, .
 def explanation_records(explanations: Iterable["Explanation"]) -> list[tuple[object, ...]]:
     """Return one record of EXPLANATION_COLUMNS for each test row, side and training row."""
     return [
-        (explanation.row, explanation.id, side, *record)
+        (*((None, None) if explanation.rows else (explanation.row, explanation.id)), side, *record)
         for explanation in explanations
         for side, examples in (("helpful", explanation.helpful), ("harmful", explanation.harmful))
         for record in example_records(examples)
     ]
+
+
+def change_records(result: "RetrainResult") -> list[tuple[object, ...]]:
+    """Return one record of CHANGE_COLUMNS for each set of rows and test row."""
+    return [
+        (each.index, each.without, row, cost, change)
+        for each in result.counterfactuals
+        for row, cost, change in zip(result.rows, result.costs.tolist(), each.changes.tolist(), strict=True)
+    ]
+
+
+def counterfactual_records(result: "RetrainResult", most: int) -> list[tuple[object, ...]]:
+    """Return one record of COUNTERFACTUAL_COLUMNS for each of the first sets of rows."""
+    records: list[tuple[object, ...]] = []
+    for each in result.counterfactuals[:most]:
+        place = int(abs(each.changes).argmax())
+        largest = float(each.changes[place])
+        mean = float(each.changes.mean())
+        without = _some_rows(each.without)
+        records.append((without, mean, largest, result.rows[place], each.gradient_norm, each.iterations))
+    return records
 
 
 def table(columns: Sequence[str], records: Iterable[Sequence[object]], widest: int | None = None) -> str:
@@ -92,6 +123,19 @@ def self_influence_text(result: "SelfInfluenceResult") -> str:
     return "\n\n".join([body + (f"\n… and {more} more rows" if more > 0 else ""), _footer(result.diagnostics)])
 
 
+def retrain_text(result: "RetrainResult") -> str:
+    """Return what was measured as text: the first sets of rows, then what the numbers mean."""
+    body = table(COUNTERFACTUAL_COLUMNS, counterfactual_records(result, _EXAMPLES_SHOWN))
+    return "\n\n".join([body + _more(len(result) - _EXAMPLES_SHOWN, "fits"), _footer(result.diagnostics)])
+
+
+def retrain_html(result: "RetrainResult") -> str:
+    """Return what was measured as an HTML fragment; everything in it is escaped."""
+    shown = _html_table(COUNTERFACTUAL_COLUMNS, counterfactual_records(result, _EXAMPLES_SHOWN))
+    more = _more(len(result) - _EXAMPLES_SHOWN, "fits").strip()
+    return shown + (f"<p>{more}</p>" if more else "") + _html_lines(_footer(result.diagnostics))
+
+
 def influence_html(result: "InfluenceResult") -> str:
     """Return a result as an HTML fragment; everything in it is escaped."""
     parts = []
@@ -115,6 +159,9 @@ def self_influence_html(result: "SelfInfluenceResult") -> str:
 
 
 def _headline(explanation: "Explanation") -> str:
+    if explanation.rows:
+        rows = _some_rows(explanation.rows)
+        return f"mean over {len(explanation.rows):,} test rows ({rows}): loss {cell(explanation.loss)}"
     said = f"predicted {cell(explanation.prediction)}, target {cell(explanation.target)}, loss {cell(explanation.loss)}"
     named = "" if explanation.id in ("", str(explanation.row)) else f" ({cell(explanation.id, _ID_WIDTH)})"
     return f"test row {explanation.row}{named}: {said}"
@@ -124,6 +171,15 @@ def _footer(diagnostics: "Diagnostics") -> str:
     lines = [f"{method_text(diagnostics)}, {diagnostics.scale} scale: {diagnostics.estimand}"]
     lines += [f"warning: {warning}" for warning in diagnostics.warnings]
     return "\n".join(lines)
+
+
+def _some_rows(rows: Sequence[int]) -> str:
+    text = ", ".join(map(str, rows[:_ROWS_SHOWN]))
+    return text + (f", … ({len(rows):,})" if len(rows) > _ROWS_SHOWN else "")
+
+
+def _more(count: int, what: str) -> str:
+    return f"\n… and {count} more {what}" if count > 0 else ""
 
 
 def _html_table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:

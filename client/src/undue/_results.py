@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,20 +35,22 @@ class ScoredExample:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why the model said what it said of one test row."""
+    """Why the model said what it said of one test row, or of several together."""
 
     row: int
-    """Row of the test set."""
+    """Row of the test set; of several, the first."""
     id: str
     prediction: Value
     target: Value
     """The target that was explained; the prediction where the test set has no targets."""
     loss: float
-    """The test row's loss, whichever measurement the scores are about."""
+    """The test row's loss, whichever measurement the scores are about; of several, the mean."""
     helpful: tuple[ScoredExample, ...]
     """Training rows whose removal would raise the cost, largest score first."""
     harmful: tuple[ScoredExample, ...]
     """Training rows whose removal would lower the cost, most negative score first."""
+    rows: tuple[int, ...] = ()
+    """The rows that are explained together (`aggregate="mean"`), with neither prediction nor target; else empty."""
 
     def __str__(self) -> str:
         return _render.explanation_text(self)
@@ -94,16 +97,16 @@ class InfluenceResult:
     """What an influence job found."""
 
     explanations: tuple[Explanation, ...]
-    """One for each test row that was asked for, in that order."""
+    """One for each test row that was asked for, in that order; one of all of them with `aggregate="mean"`."""
     scores: npt.NDArray[np.float32] | None
-    """(explained rows, training rows), where the job was asked with top_k=None."""
+    """(explanations, training rows), where the job was asked with top_k=None."""
     diagnostics: Diagnostics
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return a long table: one line for each test row, side and training row.
 
         Columns: test_row, test_id, side, rank, train_row, id, score, target, prediction, loss; all from train_row on
-        are the training row's.
+        are the training row's. The first two are empty where rows are explained together.
 
         Raises:
             FailedPrecondition: pandas is not installed.
@@ -119,7 +122,8 @@ class InfluenceResult:
     def __repr__(self) -> str:
         scored = sum(len(each.helpful) + len(each.harmful) for each in self.explanations)
         kept = f"{scored} scored rows" if self.scores is None else "all scores"
-        return f"<InfluenceResult: {len(self)} test rows, {kept}, {_render.method_text(self.diagnostics)}>"
+        of_rows = sum(len(each.rows) or 1 for each in self.explanations)
+        return f"<InfluenceResult: {of_rows} test rows, {kept}, {_render.method_text(self.diagnostics)}>"
 
     def __str__(self) -> str:
         return _render.influence_text(self)
@@ -158,6 +162,66 @@ class SelfInfluenceResult:
 
     def _repr_html_(self) -> str:
         return _render.self_influence_html(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counterfactual:
+    """What was measured without some training rows."""
+
+    index: int
+    """Position among the sets that were asked for."""
+    without: tuple[int, ...]
+    """The training rows that the fit went without."""
+    changes: npt.NDArray[np.float64]
+    """Cost without them minus cost with them, for each test row; positive: their removal raises the cost."""
+    gradient_norm: float
+    """‖∇R‖ of the fit's objective at its end."""
+    iterations: int
+    """Newton steps that it took."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RetrainResult:
+    """What a retrain job measured."""
+
+    rows: tuple[int, ...]
+    """The m test rows on which the change was measured."""
+    costs: npt.NDArray[np.float64]
+    """(m,): their costs at the minimum on all training rows."""
+    counterfactuals: tuple[Counterfactual, ...]
+    """One for each set of rows that was asked for, in that order."""
+    diagnostics: Diagnostics
+
+    @cached_property
+    def changes(self) -> npt.NDArray[np.float64]:
+        """The change of each cost without each set of rows, (counterfactuals, m)."""
+        found = [each.changes for each in self.counterfactuals]
+        return np.stack(found) if found else np.zeros((0, len(self.rows)))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a long table: one line for each set of rows and test row.
+
+        Columns: counterfactual, without, test_row, cost, change; cost is the one before.
+
+        Raises:
+            FailedPrecondition: pandas is not installed.
+        """
+        return _data_frame(_render.CHANGE_COLUMNS, _render.change_records(self))
+
+    def __len__(self) -> int:
+        return len(self.counterfactuals)
+
+    def __iter__(self) -> Iterator[Counterfactual]:
+        return iter(self.counterfactuals)
+
+    def __repr__(self) -> str:
+        return f"<RetrainResult: {len(self)} fits, {len(self.rows)} test rows>"
+
+    def __str__(self) -> str:
+        return _render.retrain_text(self)
+
+    def _repr_html_(self) -> str:
+        return _render.retrain_html(self)
 
 
 def _data_frame(columns: tuple[str, ...], records: list[tuple[object, ...]]) -> "pd.DataFrame":

@@ -94,6 +94,7 @@ class FakeService(
     job_error: status_pb2.Status | None = None
     scores: list[jobs_pb2.ScoreBlock] = field(default_factory=list)
     explanations: list[jobs_pb2.Explanation] = field(default_factory=list)
+    counterfactual_pages: list[jobs_pb2.ListCounterfactualsResponse] = field(default_factory=list)
     report_warnings: list[str] = field(default_factory=list)
 
     def _enter(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
@@ -210,6 +211,9 @@ class FakeService(
                 job.model_validation.model = "models/m/versions/1"
             case "validate-dataset":
                 job.dataset_validation.dataset = "datasets/d/versions/1"
+            case "fits":
+                job.retrain.without.add(rows=[1, 2])
+                job.retrain.without.add(rows=[7])
             case "self":
                 job.self_influence.train = "datasets/d/versions/1"
             case other:
@@ -271,6 +275,13 @@ class FakeService(
         self._enter("ListSelfInfluences", request, context)
         examples = self.explanations[0].helpful if self.explanations else []
         return jobs_pb2.ListSelfInfluencesResponse(examples=examples)
+
+    def ListCounterfactuals(self, request, context):
+        self._enter("ListCounterfactuals", request, context)
+        place = int(request.page_token or 0)
+        page = self.counterfactual_pages[place]
+        page.next_page_token = str(place + 1) if place + 1 < len(self.counterfactual_pages) else ""
+        return page
 
     def ReadScores(self, request, context):
         self._enter("ReadScores", request, context)
@@ -347,3 +358,4 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"undue.{flavour}.connection.CALL", quick)
         monkeypatch.setattr(f"undue.{flavour}.uploads.FOLLOW", quick)
         monkeypatch.setattr(f"undue.{flavour}.jobs.FOLLOW", quick)
+        monkeypatch.setattr(f"undue.{flavour}.kinds.FOLLOW", quick)

@@ -179,7 +179,7 @@ def test_influence_as_json(fake, capsys, explanation) -> None:
     fake.explanations = [explanation(7)]
     fake.explanations[0].loss = float("nan")
     words = ["influence", "m", "--train", "d", "--test", "d", "--no-leverage-correction", "--damping", "0.5", "--json"]
-    words += ["--measurement", "margin", "--tolerance", "1e-4", "--max-iterations", "50"]
+    words += ["--measurement", "margin", "--tolerance", "1e-4", "--max-iterations", "50", "--aggregate", "mean"]
     found = run_json(capsys, *words)
     assert found["explanations"][0]["loss"] is None
     assert [each["score"] for each in found["explanations"][0]["helpful"]] == [0.5, 0.25]
@@ -191,6 +191,7 @@ def test_influence_as_json(fake, capsys, explanation) -> None:
     assert sent.damping == 0.5
     assert (sent.tolerance, sent.max_iterations) == (1e-4, 50)
     assert sent.measurement == jobs_pb2.MEASUREMENT_MARGIN
+    assert sent.aggregate == jobs_pb2.AGGREGATE_MEAN
 
 
 def test_all_scores_and_no_waiting(fake, capsys) -> None:
@@ -204,6 +205,25 @@ def test_self_influence(fake, capsys, explanation) -> None:
     words = ["self-influence", "m", "--train", "d", "--no-wait", "--json"]
     assert run_json(capsys, *words)["kind"] == "self_influence"
     assert [each["row"] for each in run_json(capsys, "jobs", "result", "self", "--json")["examples"]] == [11, 12]
+
+
+def test_retrain(fake, capsys) -> None:
+    data = ["--train", "d", "--test", "t"]
+    words = ["retrain", "m", *data, "--rows", "4", "--without", "1,2,3", "--without", "7", "--no-wait", "--json"]
+    assert run_json(capsys, *words)["spec"]["without"] == [[1, 2, 3], [7]]
+    sent = next(request for request in fake.requests if type(request).__name__ == "CreateJobRequest").job.retrain
+    assert [list(each.rows) for each in sent.without] == [[1, 2, 3], [7]]
+    assert not sent.HasField("tolerance")
+    page = jobs_pb2.ListCounterfactualsResponse(rows=[5], costs=[0.5])
+    page.counterfactuals.add(without=[1, 2], changes=[0.25], gradient_norm=1e-12, iterations=3)
+    fake.counterfactual_pages = [page]
+    found = run_json(capsys, "jobs", "result", "fits", "--json")
+    [one] = found["counterfactuals"]
+    assert one == {"index": 0, "without": [1, 2], "changes": [0.25], "gradient_norm": 1e-12, "iterations": 3}
+    assert (found["rows"], found["costs"]) == ([5], [0.5])
+    status, out, _ = run(capsys, "jobs", "result", "fits")
+    assert status == 0
+    assert out.splitlines()[1].split() == ["1,", "2", "0.25", "0.25", "5", "1e-12", "3"]
 
 
 def test_jobs(fake, capsys) -> None:
@@ -269,6 +289,9 @@ def test_service_errors_end_with_2(fake, capsys, status) -> None:
         ["modles", "list"],
         ["models", "register", "m"],
         ["influence", "m", "--train", "d"],
+        ["retrain", "m", "--train", "d", "--test", "d"],
+        ["retrain", "m", "--train", "d", "--test", "d", "--without", "1,x"],
+        ["retrain", "m", "--train", "d", "--test", "d", "--without", "1,1"],
         ["influence", "m", "--train", "d", "--test", "d", "--rows", "x"],
         ["influence", "m", "--train", "d", "--test", "d", "--top-k", "0"],
         ["influence", "m", "--train", "d", "--test", "d", "--top-k", "some"],

@@ -50,6 +50,7 @@ def test_what_is_left_out_stays_unset(fake, client) -> None:
         {"rows": []},
         {"rows": [-1]},
         {"measurement": "vibes"},
+        {"aggregate": "median"},
         {"train": "models/m"},
     ],
 )
@@ -134,6 +135,71 @@ def test_self_influence(fake, client, explanation) -> None:
     result = client.jobs.get("self").result()
     assert isinstance(result, undue.SelfInfluenceResult)
     assert [each.row for each in result] == [11, 12]
+
+
+def test_the_mean_over_rows_is_asked_for_and_read(fake, client) -> None:
+    client.influence("m", train="d", test="d", aggregate="mean")
+    assert fake.requests[-1].job.influence.aggregate == jobs_pb2.AGGREGATE_MEAN
+    client.influence("m", train="d", test="d")
+    assert not fake.requests[-1].job.influence.HasField("aggregate")
+    fake.explanations = [jobs_pb2.Explanation(row=4, rows=[4, 2], loss=0.5)]
+    [explained] = client.jobs.get("a").result()
+    assert (explained.rows, explained.prediction, explained.target) == ((4, 2), None, None)
+
+
+def fits() -> list[jobs_pb2.ListCounterfactualsResponse]:
+    """A result whose first page has the test rows alone."""
+    first = jobs_pb2.ListCounterfactualsResponse(rows=[5, 3], costs=[0.5, 1.5])
+    second, third = jobs_pb2.ListCounterfactualsResponse(), jobs_pb2.ListCounterfactualsResponse()
+    second.counterfactuals.add(index=0, without=[1, 2], changes=[0.25, -0.5], gradient_norm=1e-12, iterations=3)
+    third.counterfactuals.add(index=1, without=[7], changes=[0.0, 0.125], gradient_norm=1e-11, iterations=2)
+    return [first, second, third]
+
+
+def test_retraining_is_asked_for_and_read(fake, client) -> None:
+    without = [np.array([4, 2]), range(3), [9]]
+    client.retrain("m", train="d", test="t", rows=[1], without=without, measurement="margin", tolerance=1e-8)
+    sent = fake.requests[-1].job.retrain
+    assert (sent.model, sent.train, sent.test) == ("models/m", "datasets/d", "datasets/t")
+    assert [list(each.rows) for each in sent.without] == [[4, 2], [0, 1, 2], [9]]
+    assert (list(sent.rows), sent.measurement, sent.tolerance) == ([1], jobs_pb2.MEASUREMENT_MARGIN, 1e-8)
+    assert not sent.HasField("max_iterations")
+    client.retrain("m", train="d", test="t", without=np.array([[1, 2], [3, 4]]))
+    assert [list(each.rows) for each in fake.requests[-1].job.retrain.without] == [[1, 2], [3, 4]]
+    assert list(fake.requests[-1].job.retrain.rows) == []
+
+    fake.counterfactual_pages = fits()
+    job = client.jobs.get("fits")
+    assert job.spec["without"] == [[1, 2], [7]]
+    result = job.result()
+    assert isinstance(result, undue.RetrainResult)
+    assert (result.rows, result.costs.tolist()) == ((5, 3), [0.5, 1.5])
+    assert result.changes.tolist() == [[0.25, -0.5], [0.0, 0.125]]
+    assert result.changes.dtype == result.costs.dtype == np.float64
+    assert [(each.index, each.without, each.gradient_norm, each.iterations) for each in result] == [
+        (0, (1, 2), 1e-12, 3),
+        (1, (7,), 1e-11, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        ([], "is empty"),
+        ([1, 2, 3], r"\[\[i\] for i in rows\]"),
+        (np.arange(3), r"\[\[i\] for i in rows\]"),
+        ([[1], []], r"without\[1\]: names no row"),
+        ([[1], 2], r"without\[1\]: 2 is not a set"),
+        ([[1], "2"], r"without\[1\]"),
+        ([[1, -1]], r"without\[0\]: -1"),
+        ([[1, 2, 1]], "twice"),
+        ([np.array([True, False])], "mask"),
+    ],
+)
+def test_what_are_no_sets_of_rows_never_leave(fake, client, without, words) -> None:
+    with pytest.raises(undue.InvalidArgument, match=words):
+        client.retrain("m", train="d", test="d", without=without)
+    assert not fake.calls
 
 
 def test_a_failed_job_raises_what_it_failed_of(fake, client, status) -> None:

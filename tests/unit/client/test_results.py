@@ -120,3 +120,47 @@ def test_results_are_frozen_and_picklable() -> None:
     copy = pickle.loads(pickle.dumps(made))
     assert copy.explanations == made.explanations
     assert copy.diagnostics == made.diagnostics
+
+
+def retrained(sets: int = 2) -> undue.RetrainResult:
+    found = tuple(
+        undue.Counterfactual(k, tuple(range(k, 2 * k + 1)), np.array([0.25, -0.5 * k]), 1e-11, 3) for k in range(sets)
+    )
+    return undue.RetrainResult((5, 3), np.array([0.5, 1.5]), found, DIAGNOSTICS)
+
+
+def test_measured_changes_print_and_make_a_long_table() -> None:
+    result = retrained(40)
+    assert repr(result) == "<RetrainResult: 40 fits, 2 test rows>"
+    assert result.changes.shape == (40, 2)
+    lines = str(result).split("\n")
+    assert " ".join(lines[0].split()) == "without mean change largest change of test row gradient norm steps"
+    assert lines[1].split() == ["0", "0.125", "0.25", "5", "1e-11", "3"]
+    assert lines[4].split() == ["3,", "4,", "5,", "6", "-0.625", "-1.5", "3", "1e-11", "3"]
+    assert "5, 6, 7, 8, 9, … (6)" in lines[6]
+    assert "… and 20 more fits" in lines
+    assert lines[-1] == "warning: not fitted"
+    frame = retrained().to_pandas()
+    assert list(frame.columns) == ["counterfactual", "without", "test_row", "cost", "change"]
+    assert frame.values.tolist() == [
+        [0, (0,), 5, 0.5, 0.25],
+        [0, (0,), 3, 1.5, -0.0],
+        [1, (1, 2), 5, 0.5, 0.25],
+        [1, (1, 2), 3, 1.5, -0.5],
+    ]
+    page = result._repr_html_()
+    assert page.count("<tr>") == 21
+    assert "&lt;of&gt;" in page
+    assert "20 more fits" in page
+    assert retrained(0).changes.shape == (0, 2)
+    assert str(retrained(0))
+
+
+def test_rows_that_are_explained_together_say_so() -> None:
+    rows = tuple(range(4, 1204))
+    together = undue.Explanation(4, "four", None, None, 0.5, (example(1, 0.5),), (), rows)
+    assert str(together).split("\n")[0] == "mean over 1,200 test rows (4, 5, 6, 7, 8, … (1,200)): loss 0.5"
+    assert repr(result(together)).startswith("<InfluenceResult: 1200 test rows, 1 scored rows")
+    frame = result(together).to_pandas()
+    assert frame["test_row"].isna().all()
+    assert frame["train_row"].tolist() == [1]

@@ -196,6 +196,7 @@ def test_diagnostics_say_what_was_done(case):
         ({"top_k": 0}, Reason.INVALID_FIELD, "at least 1"),
         ({"damping": -1.0}, Reason.INVALID_FIELD, "damping"),
         ({"damping": math.nan, "method": "grad_dot"}, Reason.INVALID_FIELD, "damping"),
+        ({"aggregate": "median"}, Reason.INVALID_FIELD, "mean"),
         ({"measurement": "vibes"}, Reason.INVALID_FIELD, "loss, logit, margin"),
         ({"leverage_correction": True}, Reason.LEVERAGE_UNAVAILABLE, "linear in every selected parameter"),
         ({"tolerance": 1e-3}, Reason.INVALID_FIELD, "exact does not iterate"),

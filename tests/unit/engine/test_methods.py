@@ -83,6 +83,44 @@ def test_blocks_row_order_and_memory_change_no_score(case, loss, head, method):
     np.testing.assert_allclose(*selves, rtol=1e-10)
 
 
+LINEAR_IN_THE_TEST_GRADIENT = set(METHODS) - {"grad_cos"}
+
+
+@pytest.mark.parametrize(("loss", "head"), KINDS)
+@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("memory", [2**30, 12_000], ids=["one block", "streamed"])
+def test_the_mean_over_test_rows_is_the_score_of_the_mean_cost(case, loss, head, method, memory):
+    c = case(loss, head, weighted=True)
+    n = len(c.x)
+    settings = {"method": method, "damping": DAMPING, "top_k": n, **SETTINGS.get(method, {})}
+    rows = [3, 0, 11, 3, 29]
+    found = influence(c.objective, c.rows, c.rows, rows=rows, aggregate="mean", **settings, memory_bytes=memory)
+    each = lists_to_matrix(influence(c.objective, c.rows, c.rows, rows=rows, **settings), n)
+    if method in LINEAR_IN_THE_TEST_GRADIENT:
+        expected = each.mean(axis=0, keepdims=True)
+    else:
+        g = gradients(c)
+        mean = g[rows].mean(0)
+        expected = ((g / g.norm(dim=1, keepdim=True)) @ (mean / mean.norm())).numpy()[None]
+        assert abs(expected - each.mean(axis=0)).max() > 1e-3, "the mean of cosines is something else"
+    assert found.helpful_rows.shape == (1, n)
+    assert abs(lists_to_matrix(found, n) - expected).max() <= 1e-12 * abs(expected).max()
+    assert found.test.rows.tolist() == rows
+    assert found.aggregate == "mean"
+    assert found.diagnostics.estimand.endswith("the mean over 5 test rows")
+
+
+@pytest.mark.parametrize("method", REGISTRY)
+def test_the_mean_over_all_rows_is_one_line_of_the_matrix(case, method):
+    c = case("cross_entropy")
+    settings = {"method": method, "damping": DAMPING, **SETTINGS.get(method, {})}
+    matrix = influence(c.objective, c.rows, c.rows, aggregate="mean", top_k=None, measurement="margin", **settings)
+    lists = influence(c.objective, c.rows, c.rows, aggregate="mean", top_k=30, measurement="margin", **settings)
+    assert matrix.scores.shape == (1, 30)
+    np.testing.assert_allclose(matrix.scores, lists_to_matrix(lists, 30), rtol=1e-6, atol=1e-12)
+    assert matrix.test.rows.tolist() == list(range(30))
+
+
 @pytest.mark.parametrize("method", REGISTRY)
 def test_the_sign_is_that_of_removal(case, method):
     """A row helps its own prediction, and its copy with another label harms it."""

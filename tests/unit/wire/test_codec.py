@@ -19,6 +19,7 @@ from undue_service.domain.specs import (
     ModelReport,
     ModelValidation,
     ParameterInfo,
+    Retrain,
     SchemaSpec,
     SelfInfluence,
     Stationarity,
@@ -51,8 +52,14 @@ REPORTS = st.one_of(
     st.builds(InfluenceReport, diagnostics=DIAGNOSTICS, kind=st.just("influence_report")),
 )
 SPECS = st.one_of(
-    st.builds(Influence, damping=st.none() | FLOATS, kind=st.just("influence")),
+    st.builds(Influence, damping=st.none() | FLOATS, aggregate=st.none() | st.just("mean"), kind=st.just("influence")),
     st.builds(SelfInfluence, damping=st.none() | FLOATS, kind=st.just("self_influence")),
+    st.builds(
+        Retrain,
+        without=st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), max_size=3).map(tuple),
+        tolerance=st.none() | FLOATS,
+        kind=st.just("retrain"),
+    ),
     st.builds(ModelValidation, kind=st.just("model_validation")),
     st.builds(DatasetValidation, kind=st.just("dataset_validation")),
 )

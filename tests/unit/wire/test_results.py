@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undue_service.domain.results import Explanation, ScoredExample
-from undue_service.wire.results import SafetensorsResults, encode_texts, write
+from undue_service.domain.results import Counterfactual, Explanation, ScoredExample
+from undue_service.wire.results import PAGE_BYTES, SafetensorsResults, encode_texts, write
 
 READER = SafetensorsResults()
 
@@ -84,3 +84,77 @@ def test_score_blocks_join_to_the_matrix(rows, columns, tmp_path_factory):
     blocks = list(READER.score_blocks(path))
     assert [first for first, _ in blocks] == list(np.cumsum([0] + [len(block) for _, block in blocks[:-1]]))
     assert np.array_equal(np.concatenate([block for _, block in blocks]), matrix)
+
+
+def test_rows_that_are_explained_together(tmp_path):
+    columns = {
+        "row": np.array([7]),
+        "rows": np.array([7, 3, 5]),
+        "ids": encode_texts(["seven"]),
+        "loss": np.array([1.5]),
+        "helpful_rows": np.array([[4]]),
+        "helpful_scores": np.array([[0.4]]),
+        "harmful_rows": np.array([[-1]]),
+        "harmful_scores": np.array([[0.0]]),
+        "train_row": np.array([4]),
+        "train_ids": encode_texts(["d"]),
+        "train_prediction": np.array([1]),
+        "train_target": np.array([0]),
+        "train_loss": np.array([0.4]),
+    }
+    write(tmp_path / "a", columns)
+    found, more = READER.explanations(tmp_path / "a", 0, 10)
+    four = ScoredExample(4, "d", 0.4, 0, 1, 0.4)
+    assert found == (Explanation(7, "seven", None, None, 1.5, (four,), (), (7, 3, 5)),)
+    assert more is None
+
+
+def counterfactuals(folder, sets, m, seed=0):
+    """A file of counterfactuals over these sets of rows, and what should be read from it."""
+    changes = np.random.default_rng(seed).normal(size=(len(sets), m))
+    columns = {
+        "rows": np.arange(m)[::-1],
+        "costs": np.arange(m) / 2,
+        "changes": changes,
+        "gradient_norm": np.arange(len(sets)) * 1e-12,
+        "iterations": np.arange(len(sets)),
+        "without": np.concatenate([np.array(rows) for rows in sets]),
+        "offsets": np.cumsum([0, *map(len, sets)]),
+    }
+    write(folder / "counterfactuals", columns)
+    expected = tuple(
+        Counterfactual(k, tuple(rows), tuple(changes[k].tolist()), k * 1e-12, k) for k, rows in enumerate(sets)
+    )
+    return folder / "counterfactuals", expected
+
+
+@given(
+    sets=st.lists(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), min_size=1, max_size=9),
+    m=st.integers(1, 4),
+    size=st.integers(1, 10),
+)
+def test_counterfactuals_read_as_written_in_pages_and_in_blocks(sets, m, size, tmp_path_factory):
+    path, expected = counterfactuals(tmp_path_factory.mktemp("results"), sets, m)
+    joined, start = (), 0
+    while start is not None:
+        page, start = READER.counterfactuals(path, start, size)
+        assert 1 <= len(page) <= size
+        joined += page
+    assert joined == expected
+    assert sum(READER.counterfactual_blocks(path), ()) == expected
+    rows, costs = READER.measured(path)
+    assert rows.tolist() == list(range(m))[::-1]
+    assert costs.tolist() == [row / 2 for row in range(m)]
+
+
+@pytest.mark.parametrize(("sets", "m"), [([[1]] * 40, 20_000), ([list(range(100_000))] * 6, 1), ([[1]] * 3, 200_000)])
+def test_pages_of_long_counterfactuals_are_short(tmp_path, sets, m):
+    path, expected = counterfactuals(tmp_path, sets, m)
+    page, more = READER.counterfactuals(path, 0, 1000)
+    assert page == expected[:more]
+    assert 1 <= more < len(sets)
+    one = 8 * m + 5 * len(sets[0]) + 64
+    assert len(page) * one <= PAGE_BYTES or len(page) == 1
+    assert (len(page) + 1) * one > PAGE_BYTES
+    assert sum(READER.counterfactual_blocks(path), ()) == expected
+    assert READER.counterfactuals(path, len(sets), 5) == ((), None)

@@ -135,10 +135,22 @@ async def all_pages(
     Raises:
         Error: whatever the service answered.
     """
-    while True:
-        page = await connection.call(method, request)
+    async for page in pages(connection, method, request):
         for item in getattr(page, field):
             yield item
+
+
+async def pages(
+    connection: AsyncConnection, method: UnaryMethod[Request, Response], request: Request
+) -> AsyncIterator[Response]:
+    """Yield the pages of a listing (AIP-158).
+
+    Raises:
+        Error: whatever the service answered.
+    """
+    while True:
+        page = await connection.call(method, request)
+        yield page
         token: str = getattr(page, "next_page_token")  # noqa: B009 (responses share no base that has it)
         if not token:
             return

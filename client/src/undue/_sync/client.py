@@ -10,12 +10,22 @@ from typing import Self, cast
 from undue import _convert
 from undue._embedded import EmbeddedService
 from undue._grpc_blocking import in_thread
-from undue._inputs import Measurement, non_negative, positive, relative, resource_name, row_count, row_numbers
+from undue._inputs import (
+    Aggregate,
+    Measurement,
+    non_negative,
+    positive,
+    relative,
+    resource_name,
+    row_count,
+    row_numbers,
+    row_sets,
+)
 from undue._resources import Dataset, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
 from .connection import Connection
-from .jobs import InfluenceJob, Jobs, SelfInfluenceJob, job_of
+from .kinds import AnyJob, InfluenceJob, Jobs, RetrainJob, SelfInfluenceJob, job_of
 from .registries import Datasets, Models
 
 
@@ -83,6 +93,7 @@ class Client:
         leverage_correction: bool | None = None,
         tolerance: float | None = None,
         max_iterations: int | None = None,
+        aggregate: Aggregate | None = None,
     ) -> InfluenceJob:
         """Queue a job that scores training rows for test rows.
 
@@ -105,6 +116,8 @@ class Client:
             tolerance: relative residual at which an iterative solver stops (`cg`); None is 1e-8.
             max_iterations: iterations of one solve at most (`cg`); None is 1000. What needs more is an error,
                 SOLVER_NOT_CONVERGED.
+            aggregate: "mean" explains the mean of the rows' costs, which makes one explanation of all rows; None
+                explains each row by itself.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -124,6 +137,7 @@ class Client:
             leverage_correction=leverage_correction,
             tolerance=None if tolerance is None else relative("tolerance", tolerance),
             max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+            aggregate=None if aggregate is None else _convert.aggregate("aggregate", aggregate),
         )
         return cast(InfluenceJob, self._create(jobs_pb2.Job(influence=spec)))
 
@@ -169,6 +183,52 @@ class Client:
         )
         return cast(SelfInfluenceJob, self._create(jobs_pb2.Job(self_influence=spec)))
 
+    def retrain(
+        self,
+        model: Model | str,
+        *,
+        train: Dataset | str,
+        test: Dataset | str,
+        rows: Iterable[int] | None = None,
+        without: Iterable[Iterable[int]],
+        measurement: Measurement = "loss",
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
+    ) -> RetrainJob:
+        """Queue a job that measures what changes when training rows are removed, by fitting the model without them.
+
+        The model's selected parameters have to be a linear head. Its objective without the rows, 1/n kept, is
+        minimised for each set; the changes are from the minimum on all rows, and positive where removal raises a cost.
+
+        Args:
+            model: the model, or its name; without a version, the newest.
+            train: the data set that it was trained on.
+            test: the data set on whose rows the change is measured.
+            rows: rows of `test`; None means all.
+            without: sets of rows of `train`: [[3], [5, 8]] fits once without row 3 and once without rows 5 and 8.
+            measurement: which cost, as in `influence`.
+            tolerance: norm of the objective's gradient at which a fit has converged; None is 1e-10.
+            max_iterations: Newton steps of one fit at most; None is 100. What needs more is an error,
+                SOLVER_NOT_CONVERGED.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY.
+            Unavailable: the service cannot be reached.
+        """
+        spec = jobs_pb2.RetrainSpec(
+            model=resource_name("model", "models", model),
+            train=resource_name("train", "datasets", train),
+            test=resource_name("test", "datasets", test),
+            rows=None if rows is None else row_numbers("rows", rows),
+            without=[jobs_pb2.RowSet(rows=each) for each in row_sets("without", without)],
+            measurement=_convert.measurement("measurement", measurement),
+            tolerance=None if tolerance is None else relative("tolerance", tolerance),
+            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+        )
+        return cast(RetrainJob, self._create(jobs_pb2.Job(retrain=spec)))
+
     def server_info(self) -> ServerInfo:
         """Return versions, methods, limits and devices of the service.
 
@@ -195,7 +255,7 @@ class Client:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"
 
-    def _create(self, job: jobs_pb2.Job) -> InfluenceJob | SelfInfluenceJob:
+    def _create(self, job: jobs_pb2.Job) -> AnyJob:
         request = jobs_pb2.CreateJobRequest(job=job, request_id=str(uuid.uuid4()))
         created = self._connection.call(self._connection.jobs.CreateJob, request)
-        return cast(InfluenceJob | SelfInfluenceJob, job_of(self._connection, created))
+        return job_of(self._connection, created)

@@ -135,9 +135,19 @@ def all_pages(
     Raises:
         Error: whatever the service answered.
     """
+    for page in pages(connection, method, request):
+        yield from getattr(page, field)
+
+
+def pages(connection: Connection, method: UnaryMethod[Request, Response], request: Request) -> Iterator[Response]:
+    """Yield the pages of a listing (AIP-158).
+
+    Raises:
+        Error: whatever the service answered.
+    """
     while True:
         page = connection.call(method, request)
-        yield from getattr(page, field)
+        yield page
         token: str = getattr(page, "next_page_token")  # noqa: B009 (responses share no base that has it)
         if not token:
             return

@@ -23,7 +23,7 @@ from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 from .connection import Connection, all_pages
 from .data import send_arrays, send_files
 from .instances import read_rows
-from .jobs import ValidationJob
+from .kinds import ValidationJob
 from .uploads import send
 
 

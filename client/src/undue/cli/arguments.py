@@ -4,7 +4,7 @@ import argparse
 from fractions import Fraction
 from typing import get_args
 
-from undue._inputs import Measurement, ObjectiveName
+from undue._inputs import Aggregate, Measurement, ObjectiveName
 from undue._sources import DatasetFormat
 
 
@@ -65,10 +65,9 @@ def dataset(parser: argparse.ArgumentParser) -> None:
 def influence(parser: argparse.ArgumentParser) -> None:
     """Add what asks for scores."""
     _scoring(parser)
-    parser.add_argument("--test", required=True, metavar="DATASET", help="whose predictions are explained")
-    parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
-    cost = "cost of a test row whose change is scored: loss, −logit or −margin (loss)"
-    parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
+    _tested(parser, "whose predictions are explained")
+    together = "explain the mean of the rows' costs instead of each row"
+    parser.add_argument("--aggregate", choices=get_args(Aggregate), help=together)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
     _no_wait(parser)
     timeout(parser)
@@ -82,9 +81,32 @@ def self_influence(parser: argparse.ArgumentParser) -> None:
     timeout(parser)
 
 
-def _scoring(parser: argparse.ArgumentParser) -> None:
+def retrain(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for fits without rows."""
+    _trained(parser)
+    _tested(parser, "on which the change is measured")
+    sets = "training rows that a fit goes without, as 1,2,3; once for each fit"
+    parser.add_argument("--without", required=True, action="append", type=_rows, metavar="ROWS", help=sets)
+    parser.add_argument("--tolerance", type=float, help="gradient norm at which a fit has converged (1e-10)")
+    parser.add_argument("--max-iterations", type=int, metavar="N", help="Newton steps of one fit at most (100)")
+    _no_wait(parser)
+    timeout(parser)
+
+
+def _trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="name of the model")
     parser.add_argument("--train", required=True, metavar="DATASET", help="what the model was trained on")
+
+
+def _tested(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--test", required=True, metavar="DATASET", help=what)
+    parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
+    cost = "cost of a test row whose change is asked for: loss, −logit or −margin (loss)"
+    parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
+
+
+def _scoring(parser: argparse.ArgumentParser) -> None:
+    _trained(parser)
     parser.add_argument("--method", default="exact", help="as server-info lists them (exact)")
     parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
     correction = "correct for the leverage of training rows; by default where the model is a linear head"
@@ -95,6 +117,13 @@ def _scoring(parser: argparse.ArgumentParser) -> None:
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+
+
+def _rows(text: str) -> list[int]:
+    try:
+        return [int(row) for row in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of rows such as 1,2,3") from None
 
 
 def _count(text: str) -> int | None:

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         _verb(nouns, "self-influence", verbs.self_influence, "rank training rows by influence on their own loss")
     )
 
+    arguments.retrain(_verb(nouns, "retrain", verbs.retrain, "measure what changes when training rows are removed"))
+
     jobs = _noun(nouns, "jobs", "look up, follow and cancel jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))
     _verb(jobs, "list", verbs.list_jobs, "list jobs, newest first")

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from undue import Dataset, Error, InfluenceResult, Model, Progress, SelfInfluenceResult, ServerInfo
+from undue import Dataset, Error, InfluenceResult, Model, Progress, RetrainResult, SelfInfluenceResult, ServerInfo
 from undue._render import table
-from undue._sync.jobs import AnyJob
+from undue._sync.kinds import AnyJob
 
 Job = AnyJob
 
@@ -113,7 +113,7 @@ class Output:
         text = _json(progress) if self._as_json else f"{progress.state.lower():9} {_progress(progress)}".rstrip()
         print(text, flush=True)
 
-    def result(self, result: InfluenceResult | SelfInfluenceResult | Model | Dataset) -> None:
+    def result(self, result: InfluenceResult | SelfInfluenceResult | RetrainResult | Model | Dataset) -> None:
         """Print what a job found."""
         match result:
             case Model():

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from undue import Client, InfluenceJob, Objective, SelfInfluenceJob
+from undue import Client, InfluenceJob, Objective, RetrainJob, SelfInfluenceJob
 
 from . import files
 from .output import Output
@@ -67,6 +67,7 @@ def influence(client: Client, options: argparse.Namespace, out: Output) -> None:
         leverage_correction=options.leverage_correction,
         tolerance=options.tolerance,
         max_iterations=options.max_iterations,
+        aggregate=options.aggregate,
     )
     _finish(job, options, out)
 
@@ -80,6 +81,21 @@ def self_influence(client: Client, options: argparse.Namespace, out: Output) -> 
         damping=options.damping,
         top_k=options.top_k,
         leverage_correction=options.leverage_correction,
+        tolerance=options.tolerance,
+        max_iterations=options.max_iterations,
+    )
+    _finish(job, options, out)
+
+
+def retrain(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue retrain`."""
+    job = client.retrain(
+        options.model,
+        train=options.train,
+        test=options.test,
+        rows=options.rows,
+        without=options.without,
+        measurement=options.measurement,
         tolerance=options.tolerance,
         max_iterations=options.max_iterations,
     )
@@ -122,7 +138,7 @@ def server_info(client: Client, _: argparse.Namespace, out: Output) -> None:
     out.server_info(client.server_info())
 
 
-def _finish(job: InfluenceJob | SelfInfluenceJob, options: argparse.Namespace, out: Output) -> None:
+def _finish(job: InfluenceJob | SelfInfluenceJob | RetrainJob, options: argparse.Namespace, out: Output) -> None:
     if options.wait:
         out.result(job.result(options.timeout))
     else:

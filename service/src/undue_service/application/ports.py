@@ -12,7 +12,7 @@ import numpy.typing as npt
 from undue_service.domain.jobs import Job, Lease, Progress
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
-from undue_service.domain.results import Explanation, Instances, ScoredExample
+from undue_service.domain.results import Counterfactual, Explanation, Instances, ScoredExample
 from undue_service.domain.specs import FileFormat, LocatedFile, TaskResult
 from undue_service.domain.tasks import Task
 
@@ -282,6 +282,15 @@ class ResultReader(Protocol):
 
     def self_influences(self, path: Path, start: int, count: int) -> tuple[tuple[ScoredExample, ...], int | None]:
         """Return at most `count` ranked rows from position `start` on, and where the next ones start."""
+
+    def measured(self, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the test rows that counterfactuals are about, and their costs before anything was removed."""
+
+    def counterfactuals(self, path: Path, start: int, count: int) -> tuple[tuple[Counterfactual, ...], int | None]:
+        """Return at most `count` counterfactuals from position `start` on, and where the next ones start."""
+
+    def counterfactual_blocks(self, path: Path) -> Iterator[tuple[Counterfactual, ...]]:
+        """Yield all counterfactuals, some at a time."""
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""

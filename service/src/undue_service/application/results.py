@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
-from undue_service.domain.results import Explanation, ScoredExample
+from undue_service.domain.results import Counterfactual, Explanation, ScoredExample
 
 from .jobs import Jobs
 from .ports import ArtifactStore, ResultReader
@@ -43,6 +43,35 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.self_influences(self._file(tenant, name, "self_influences"), start, count)
+
+    def measured(self, tenant: str, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the test rows of a retrain job and their costs before anything was removed.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.measured(self._file(tenant, name, "counterfactuals"))
+
+    def counterfactuals(
+        self, tenant: str, name: str, start: int, count: int
+    ) -> tuple[tuple[Counterfactual, ...], int | None]:
+        """Return at most `count` counterfactuals from position `start` on, and where the next ones start.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.counterfactuals(self._file(tenant, name, "counterfactuals"), start, count)
+
+    def counterfactual_blocks(self, tenant: str, name: str) -> Iterator[tuple[Counterfactual, ...]]:
+        """Yield all counterfactuals, some at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.counterfactual_blocks(self._file(tenant, name, "counterfactuals"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.methods import self_influence_spec
+from undue_service.domain.methods import MethodSpec, self_influence_spec
 
 from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
-from .gradients import block_rows, measurement_gradients, training_batches
+from .gradients import block_rows, training_batches
 from .measurements import check_measurement
 from .methods import Factors, Method, Problem, ScoreBlock, find
 from .objective import Objective
 from .progress import Progress, silent
+from .queries import RowFacts, asked_rows, each_query, mean_query, row_facts
 from .solvers import Effort
 from .topk import TopK
 
@@ -28,24 +29,11 @@ LISTED_WITH_MATRIX = 10
 
 
 @dataclass(frozen=True)
-class RowFacts:
-    """What the model makes of some rows."""
-
-    rows: NDArray[np.int64]
-    """(r,) row numbers."""
-    predictions: NDArray[Any]
-    """Class (r,) int64; or number (r,), or numbers (r, C), float64."""
-    targets: NDArray[Any]
-    """Likewise. Without targets it is what is explained: the predicted class, or the prediction."""
-    losses: NDArray[np.float64]
-    """(r,)."""
-
-
-@dataclass(frozen=True)
 class Attribution:
     """Why the model said what it said of m test rows."""
 
     test: RowFacts
+    """Of each row that was asked about; together they are one explanation where the costs are aggregated: m = 1."""
     helpful_rows: NDArray[np.int64]
     """(m, k) training rows of the largest positive scores, best first; −1 where there are fewer. k = min(top_k, n)."""
     helpful_scores: NDArray[np.float64]
@@ -59,6 +47,8 @@ class Attribution:
     train: RowFacts
     """The training rows that are listed, in ascending order."""
     diagnostics: EngineDiagnostics
+    aggregate: Literal["mean"] | None = None
+    """How the costs of the test rows were made one."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,7 @@ def influence(
     leverage_correction: bool | None = None,
     tolerance: float | None = None,
     max_iterations: int | None = None,
+    aggregate: Literal["mean"] | None = None,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> Attribution:
@@ -102,6 +93,7 @@ def influence(
         leverage_correction: None: on where the method has one and the model is a linear head.
         tolerance: relative residual at which an iterative solver stops; None is 1e-8.
         max_iterations: iterations of one solve at most; None is 1000.
+        aggregate: "mean" explains the mean of the rows' costs, with one right-hand side; None each row by itself.
         memory_bytes: budget of the intermediate values of a block, and of the whole matrix.
         progress: called between blocks.
 
@@ -115,42 +107,51 @@ def influence(
     started = time.perf_counter()
     chosen = find(method)
     check_measurement(measurement, objective.loss)
-    wanted = _test_rows(rows, len(test))
+    if aggregate not in (None, "mean"):
+        raise InvalidArgument.at("aggregate", f'there is no aggregate {aggregate!r}; there is "mean"')
+    wanted = asked_rows(rows, len(test))
     k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
-    matrix = _matrix(len(wanted), len(train), memory_bytes) if top_k is None else None
+    matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if top_k is None else None
     problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress, tolerance, max_iterations)
     diagnosis = begin(problem)
     factors = chosen.fit(problem)
     facts: list[RowFacts] = []
     lists: list[tuple[Tensor, ...]] = []
     effort = Effort()
-    size = min(block_rows(objective, memory_bytes // 4, objective.space.dim * 4), 1024)
-    for start in range(0, len(wanted), size):
-        part = wanted[start : start + size]
-        gradients, known = _queries(objective, test, part, measurement)
+    start = 0
+    for gradients, known in (
+        [mean_query(objective, test, wanted, measurement, memory_bytes // 4, progress)]
+        if aggregate
+        else each_query(objective, test, wanted, measurement, memory_bytes // 4)
+    ):
+        m = gradients.shape[1]
         facts.append(known)
         solution = chosen.precondition(factors, gradients)
         effort += solution.effort
-        helpful, harmful = (TopK(len(part), k, objective.program.device) for _ in range(2))
+        helpful, harmful = (TopK(m, k, objective.program.device) for _ in range(2))
         for block in _finite(chosen.score(factors, solution.value, problem)):
             helpful.update(block.index, block.scores)
             harmful.update(block.index, -block.scores)
             if matrix is not None:
-                matrix[start : start + len(part), block.index.numpy()] = block.scores.to("cpu", torch.float32).numpy()
+                matrix[start : start + m, block.index.numpy()] = block.scores.to("cpu", torch.float32).numpy()
         lists.append((*helpful.result(), *harmful.result()))
+        start += m
     helpful_rows, helpful_scores, harmful_rows, harmful_scores = (
         torch.cat(parts).cpu().numpy() for parts in zip(*lists, strict=True)
     )
     listed = np.unique(np.concatenate([helpful_rows.ravel(), harmful_rows.ravel()]))
     return Attribution(
-        test=_joined(facts),
+        test=RowFacts.joined(facts),
         helpful_rows=helpful_rows,
         helpful_scores=helpful_scores,
         harmful_rows=harmful_rows,
         harmful_scores=-harmful_scores,
         scores=matrix,
         train=_train_facts(problem, listed[listed >= 0]),
-        diagnostics=diagnosis.finish(objective, chosen.spec, factors, effort, time.perf_counter() - started),
+        diagnostics=diagnosis.finish(
+            objective, _of_mean(chosen.spec, len(wanted), aggregate), factors, effort, time.perf_counter() - started
+        ),
+        aggregate=aggregate,
     )
 
 
@@ -210,16 +211,8 @@ def _self_scores(method: Method[Any], factors: Factors, problem: Problem) -> tup
     return scores, total
 
 
-def _test_rows(rows: Sequence[int] | None, length: int) -> list[int]:
-    wanted = list(range(length)) if rows is None else [int(row) for row in rows]
-    if not wanted:
-        raise InvalidArgument.at("rows", "name at least one test row, or leave rows out for all")
-    wrong = next((row for row in wanted if not 0 <= row < length), None)
-    if wrong is not None:
-        raise InvalidArgument.at(
-            "rows", f"there is no test row {wrong}; there are rows 0…{length - 1}", Reason.ROW_OUT_OF_RANGE
-        )
-    return wanted
+def _of_mean(spec: MethodSpec, m: int, aggregate: str | None) -> MethodSpec:
+    return replace(spec, estimand=f"{spec.estimand}; the cost is the mean over {m:,} test rows") if aggregate else spec
 
 
 def _list_length(top_k: int, rows: int) -> int:
@@ -239,54 +232,14 @@ def _matrix(m: int, n: int, memory_bytes: int) -> NDArray[np.float32]:
     return np.empty((m, n), dtype=np.float32)
 
 
-def _queries(objective: Objective, test: Rows, rows: Sequence[int], measurement: str) -> tuple[Tensor, RowFacts]:
-    """Return ∇m_t of test rows as columns, (P, m), and what the model makes of them."""
-    gradients, facts = [], []
-    for raw in test.batches(len(rows), rows):
-        placed = objective.place(raw)
-        batch = objective.explained(placed)
-        gradients.append(measurement_gradients(objective, batch, measurement).dense())
-        facts.append(_facts(objective, replace(batch, index=placed.index)))
-    return torch.cat(gradients).T, _joined(facts)
-
-
 def _train_facts(problem: Problem, rows: NDArray[np.int64]) -> RowFacts:
     if not len(rows):
         # No row has a score of its sign; the shapes and types still have to be right.
-        first = next(training_batches(problem.objective, problem.train, 1, [0]))
-        facts = _facts(problem.objective, first)
+        facts = row_facts(problem.objective, next(training_batches(problem.objective, problem.train, 1, [0])))
         return RowFacts(facts.rows[:0], facts.predictions[:0], facts.targets[:0], facts.losses[:0])
     size = block_rows(problem.objective, problem.memory_bytes)
-    return _joined(
-        [
-            _facts(problem.objective, batch)
-            for batch in training_batches(problem.objective, problem.train, size, rows.tolist())
-        ]
-    )
-
-
-def _facts(objective: Objective, batch: Any) -> RowFacts:
-    f = objective.outputs(objective.theta, batch.inputs)
-    predictions = objective.loss.predictions(f)
-    targets = predictions if batch.targets is None else batch.targets
-    losses = torch.zeros(len(f)) if batch.targets is None else objective.loss.losses(f, targets)
-    return RowFacts(
-        batch.index.numpy(), _values(predictions), _values(targets), losses.to("cpu", torch.float64).numpy()
-    )
-
-
-def _values(values: Tensor) -> NDArray[Any]:
-    flat = values[:, 0] if values.dim() == 2 and values.shape[1] == 1 else values
-    return flat.to("cpu", torch.float64 if flat.is_floating_point() else torch.int64).numpy()
-
-
-def _joined(parts: Sequence[RowFacts]) -> RowFacts:
-    return RowFacts(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("rows", "predictions", "targets", "losses")
-        )
-    )
+    batches = training_batches(problem.objective, problem.train, size, rows.tolist())
+    return RowFacts.joined([row_facts(problem.objective, batch) for batch in batches])
 
 
 def _finite(found: Iterator[ScoreBlock]) -> Iterator[ScoreBlock]:

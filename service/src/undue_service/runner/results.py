@@ -9,7 +9,9 @@ from undue_service.datasets.digest import row_bytes
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import Produced
-from undue_service.engine.attribution import Attribution, RowFacts, SelfAttribution
+from undue_service.engine.attribution import Attribution, SelfAttribution
+from undue_service.engine.queries import RowFacts
+from undue_service.engine.retrain import Retraining
 from undue_service.wire.results import Array, encode_texts, write
 
 MAX_ROWS_BYTES = 64 << 20
@@ -20,7 +22,8 @@ def write_influence(
     folder: Path, found: Attribution, train: DatasetSource, test: DatasetSource
 ) -> tuple[Produced, ...]:
     """Write explanations and, where they were kept, scores."""
-    arrays = _facts("", found.test, test) | _facts("train_", found.train, train)
+    tests = _together(found.test, test) if found.aggregate else _facts("", found.test, test)
+    arrays = tests | _facts("train_", found.train, train)
     for name in ("helpful_rows", "helpful_scores", "harmful_rows", "harmful_scores"):
         arrays[name] = getattr(found, name)
     write(folder / "explanations.safetensors", arrays)
@@ -63,6 +66,31 @@ def write_rows(folder: Path, source: DatasetSource, rows: Sequence[int]) -> Prod
     arrays |= {name: values for name, values in optional.items() if values is not None}
     write(folder / "rows.safetensors", arrays)
     return Produced("rows", "rows.safetensors")
+
+
+def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
+    """Write what was measured without each set of rows."""
+    arrays = {
+        "rows": found.rows,
+        "costs": found.costs,
+        "changes": found.changes,
+        "gradient_norm": found.gradient_norms,
+        "iterations": found.iterations,
+        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in found.without]),
+        "offsets": np.cumsum([0, *map(len, found.without)], dtype=np.int64),
+    }
+    write(folder / "counterfactuals.safetensors", arrays)
+    return Produced("counterfactuals", "counterfactuals.safetensors")
+
+
+def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
+    """Return what is known of test rows that are explained together."""
+    return {
+        "rows": facts.rows.astype(np.int64),
+        "row": facts.rows[:1].astype(np.int64),
+        "ids": encode_texts(source.ids(facts.rows[:1].tolist())),
+        "loss": facts.losses.mean(keepdims=True),
+    }
 
 
 def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:

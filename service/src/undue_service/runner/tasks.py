@@ -27,16 +27,25 @@ from undue_service.domain.specs import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.tasks import DatasetTask, InfluenceTask, ModelTask, RowsTask, SelfInfluenceTask, Task
+from undue_service.domain.tasks import (
+    DatasetTask,
+    InfluenceTask,
+    ModelTask,
+    RetrainTask,
+    RowsTask,
+    SelfInfluenceTask,
+    Task,
+)
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
+from undue_service.engine.retrain import retrain
 from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel, open_model
 from undue_service.models.parity import parity
 
-from .results import write_influence, write_rows, write_self_influence
+from .results import write_counterfactuals, write_influence, write_rows, write_self_influence
 from .rows import SourceRows
 from .sources import Shelf
 from .speed import measure_speed, peak_bytes
@@ -47,6 +56,10 @@ PARITY_ROWS = 256
 """Rows of the sample on which onnxruntime and torch are compared."""
 
 RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
+RETRAIN_RECIPE = (
+    "the minimiser of the registered objective without the rows, 1/n kept, by Newton's method from the minimiser on "
+    "all rows, at which the costs before are measured and from which the registered weights lie {distance:.2g} away"
+)
 
 
 def libraries() -> dict[str, str]:
@@ -119,6 +132,8 @@ class Workshop:
                 return self._influence(task, place)
             case SelfInfluenceTask():
                 return self._self_influence(task, place)
+            case RetrainTask():
+                return self._retrain(task, place)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
@@ -170,6 +185,7 @@ class Workshop:
             leverage_correction=spec.leverage_correction,
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
+            aggregate=spec.aggregate,
             progress=place.report,
         )
         files = write_influence(place.scratch, found, train, test)
@@ -196,6 +212,26 @@ class Workshop:
         digests = task.digests | {"code": code_digest()}
         diagnostics = found.diagnostics.complete(recipe=RECIPE, seed=SEED, digests=digests)
         return TaskResult(InfluenceReport(diagnostics, len(found.train.rows), len(train)), files)
+
+    def _retrain(self, task: RetrainTask, place: Place) -> TaskResult:
+        spec = task.spec
+        objective = self._objective(task.model, self._open(task.model, place))
+        train = place.source(task.train)
+        found = retrain(
+            objective,
+            SourceRows(train),
+            SourceRows(place.source(task.test)),
+            without=spec.without,
+            rows=spec.rows or None,
+            measurement=spec.measurement,
+            tolerance=spec.tolerance,
+            max_iterations=spec.max_iterations,
+            progress=place.report,
+        )
+        recipe, digests = RETRAIN_RECIPE.format(distance=found.distance), task.digests | {"code": code_digest()}
+        diagnostics = found.diagnostics.complete(recipe=recipe, seed=SEED, digests=digests)
+        report = InfluenceReport(diagnostics, len(found.rows), len(train))
+        return TaskResult(report, (write_counterfactuals(place.scratch, found),))
 
     def _open(self, model: ModelSpec, place: Place) -> OpenedModel:
         if self._opened is None or self._opened[0] != model.digest:

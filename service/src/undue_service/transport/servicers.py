@@ -278,6 +278,37 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         async for one in _all_pages(partial(self._results.self_influences, tenant(context), request.name)):
             yield responses.scored_example(one)
 
+    async def ListCounterfactuals(
+        self, request: jobs_pb2.ListCounterfactualsRequest, context: Context
+    ) -> jobs_pb2.ListCounterfactualsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"counterfactuals {request.parent}")
+
+        def page() -> jobs_pb2.ListCounterfactualsResponse:
+            answer = jobs_pb2.ListCounterfactualsResponse()
+            more: int | None = start
+            if not request.page_token:
+                rows, costs = self._results.measured(tenant(context), request.parent)
+                answer.rows.extend(rows.tolist())
+                answer.costs.extend(costs.tolist())
+            # The first page of very many test rows has those alone; the page after it starts at 0.
+            if answer.ByteSize() <= MAX_PAGE_BYTES // 2:
+                found, more = self._results.counterfactuals(tenant(context), request.parent, start, limit)
+                answer.counterfactuals.extend(responses.counterfactual(one) for one in found)
+            answer.next_page_token = write_token(more, listing)
+            return answer
+
+        return await to_thread(page)
+
+    async def ReadCounterfactuals(
+        self, request: jobs_pb2.ReadCounterfactualsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.Counterfactual]:
+        """See jobs.proto."""
+        blocks = await to_thread(self._results.counterfactual_blocks, tenant(context), request.name)
+        while (block := await to_thread(next, blocks, None)) is not None:
+            for one in block:
+                yield responses.counterfactual(one)
+
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.ScoreBlock]:

@@ -1,12 +1,15 @@
-"""Result files of influence jobs: safetensors, written by a runner and read by the API process.
+"""Result files of jobs: safetensors, written by a runner and read by the API process.
 
 explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`, `loss` (m,), and `helpful_rows`,
 `helpful_scores`, `harmful_rows`, `harmful_scores` (m, k), unused places −1; for each of the u training rows named in
-them `train_row` (ascending), `train_ids`, `train_prediction`, `train_target`, `train_loss` (u,).
+them `train_row` (ascending), `train_ids`, `train_prediction`, `train_target`, `train_loss` (u,). Of rows that are
+explained together m is 1, `loss` their mean, and there is `rows` (r,) instead of `prediction` and `target`.
 self_influences: `row`, `ids`, `score`, `prediction`, `target`, `loss` (n,), most self-influential first.
 scores: `scores` (m, n) float32.
 rows: for each of m rows of a data set `row`, `ids`, `input.{name}` (m, …), and where there are any `targets`,
 `weights`, `group.{name}`, strings like the ids.
+counterfactuals: of m test rows `rows` and `costs` (m,); of k fits `changes` (k, m), `gradient_norm`, `iterations` (k,),
+and the training rows that fit j goes without, `without`[`offsets`[j] : `offsets`[j + 1]].
 
 Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
 each ended by a NUL byte.
@@ -14,6 +17,7 @@ each ended by a NUL byte.
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +27,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from undue_service.domain.results import Explanation, Instances, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, Instances, ScoredExample, Value
 
 Array = npt.NDArray[Any]
 
 BLOCK_BYTES = 1 << 20
+PAGE_BYTES = 1 << 20
+"""Most bytes of counterfactuals as messages in a page that has more than one."""
 PAGE_EXAMPLES = 20_000
 """Most scored rows in a page of explanations: about 1 MiB as messages."""
 
@@ -71,6 +77,7 @@ class SafetensorsResults:
             here = range(start, min(start + count, len(tests.rows)))
             if not here:
                 return (), None
+            rows = tuple(file.get_tensor("rows").tolist()) if "rows" in file.keys() else ()  # noqa: SIM118  no mapping
             sides = {name: file.get_slice(name)[here.start : here.stop] for name in _SIDES}
 
         def scored(side: str, at: int) -> tuple[ScoredExample, ...]:
@@ -85,11 +92,12 @@ class SafetensorsResults:
             Explanation(
                 row=int(tests.rows[place]),
                 id=tests.ids[place],
-                prediction=_value(tests.predictions, place),
-                target=_value(tests.targets, place),
+                prediction=None if tests.predictions is None else _value(tests.predictions, place),
+                target=None if tests.targets is None else _value(tests.targets, place),
                 loss=float(tests.losses[place]),
                 helpful=scored("helpful", place - start),
                 harmful=scored("harmful", place - start),
+                rows=rows,
             )
             for place in here
         )
@@ -102,6 +110,44 @@ class SafetensorsResults:
         places = range(start, min(start + count, len(scores)))
         found = tuple(examples.scored(place, float(scores[place])) for place in places)
         return found, places.stop if places.stop < len(scores) else None
+
+    def measured(self, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor("rows"), file.get_tensor("costs")
+
+    def counterfactuals(self, path: Path, start: int, count: int) -> tuple[tuple[Counterfactual, ...], int | None]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            offsets, without = file.get_tensor("offsets"), file.get_slice("without")
+            norms, iterations = file.get_tensor("gradient_norm"), file.get_tensor("iterations")
+            slices = file.get_slice("changes")
+            k, m = slices.get_shape()
+            here = range(start, max(start, min(start + count, k)))
+            sizes = np.cumsum(8 * m + 5 * np.diff(offsets[here.start : here.stop + 1]) + 64)
+            here = here[: max(1, int(np.searchsorted(sizes, PAGE_BYTES, side="right")))]
+            if not here:
+                return (), None
+            changes = slices[here.start : here.stop]
+            removed = without[int(offsets[here.start]) : int(offsets[here.stop])]
+        found = tuple(
+            Counterfactual(
+                index=index,
+                without=tuple(removed[offsets[index] - offsets[start] : offsets[index + 1] - offsets[start]].tolist()),
+                changes=tuple(changes[index - start].tolist()),
+                gradient_norm=float(norms[index]),
+                iterations=int(iterations[index]),
+            )
+            for index in here
+        )
+        return found, here.stop if here.stop < k else None
+
+    def counterfactual_blocks(self, path: Path) -> Iterator[tuple[Counterfactual, ...]]:
+        """See ResultReader."""
+        start: int | None = 0
+        while start is not None:
+            block, start = self.counterfactuals(path, start, sys.maxsize)
+            yield block
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""
@@ -142,11 +188,14 @@ class _Examples:
     def __init__(self, file: Any, prefix: str) -> None:
         self.rows: Array = file.get_tensor(f"{prefix}row")
         self.ids = file.get_tensor(f"{prefix}ids").tobytes().decode().split("\0")
-        self.predictions: Array = file.get_tensor(f"{prefix}prediction")
-        self.targets: Array = file.get_tensor(f"{prefix}target")
+        known = f"{prefix}target" in file.keys()  # noqa: SIM118  no mapping
+        self.predictions: Array | None = file.get_tensor(f"{prefix}prediction") if known else None
+        self.targets: Array | None = file.get_tensor(f"{prefix}target") if known else None
         self.losses: Array = file.get_tensor(f"{prefix}loss")
 
     def scored(self, place: int, score: float) -> ScoredExample:
+        assert self.targets is not None  # noqa: S101  only rows that are explained together have none
+        assert self.predictions is not None  # noqa: S101
         return ScoredExample(
             row=int(self.rows[place]),
             id=self.ids[place],

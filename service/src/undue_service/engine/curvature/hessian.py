@@ -1,5 +1,7 @@
 """The Hessian of the objective over the selected parameters."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
@@ -142,20 +144,34 @@ class Hessian:
     def _head_dense(self) -> Tensor:
         head, n = self._objective.head, len(self._train)
         C, d = head.outputs, head.features
-        H = torch.zeros(C, d, C, d, dtype=self._objective.theta.dtype, device=self._objective.theta.device)
-        done = 0
         rows = block_rows(self._objective, self._memory // 2, 2 * C * d + 3 * C * C)
-        for batch in training_batches(self._objective, self._train, rows):
-            x, S = self._head_factors(batch)
-            for c in range(C):
-                right = (S[:, c, c:, None] * x[:, None, :]).reshape(len(x), -1)
-                H[c, :, c:] += (x.T @ right).view(d, C - c, d)
-            done += len(batch.index)
-            self._progress("curvature", done, n)
-        for c in range(C):
-            H[c + 1 :, :, c] = H[c, :, c + 1 :].permute(1, 2, 0)
-        flat = H.view(self.dim, self.dim)
+
+        def factors() -> Iterator[tuple[Tensor, Tensor]]:
+            done = 0
+            for batch in training_batches(self._objective, self._train, rows):
+                yield self._head_factors(batch)
+                done += len(batch.index)
+                self._progress("curvature", done, n)
+
+        flat = head_blocks(factors(), self._objective.theta.new_zeros(C, d, C, d)).view(self.dim, self.dim)
         order = torch.argsort(head.positions.reshape(-1))
         flat = flat[order[:, None], order]
         flat.diagonal().add_(self._objective.l2)
         return flat
+
+
+def head_blocks(factors: Iterable[tuple[Tensor, Tensor]], into: Tensor) -> Tensor:
+    """Add Σ_i S_i[c, e] x̃_i x̃_iᵀ to the blocks (c, e) of `into` (C, d, C, d), which holds zeros, and return it.
+
+    Args:
+        factors: x̃ (B, d) and symmetric S (B, C, C), block by block.
+        into: what is filled; only one triangle of the blocks is computed.
+    """
+    C, d = into.shape[:2]
+    for x, S in factors:
+        for c in range(C):
+            right = (S[:, c, c:, None] * x[:, None, :]).reshape(len(x), -1)
+            into[c, :, c:] += (x.T @ right).view(d, C - c, d)
+    for c in range(C):
+        into[c + 1 :, :, c] = into[c, :, c + 1 :].permute(1, 2, 0)
+    return into

@@ -1,0 +1,182 @@
+"""Newton's method with a line search, for several convex objectives in step.
+
+Each step solves H_k s = −∇R_k by conjugate gradients with products of the objective's own Hessian, preconditioned by
+one that was factorised once (Nocedal & Wright 2006, algorithms 7.1 and 3.1). A removed row changes the Hessian by a
+matrix of rank C, so a few products are enough; and because the Hessian is the objective's own and every step has to
+decrease it, a fit that ends is at its minimum, whatever the preconditioner was.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .removal import Removals
+
+Preconditioner = Callable[[Tensor], Tensor]
+"""V (d, K, C) → M⁻¹ V_k."""
+
+CONVERGED = "converged"
+_FORCING = 1e-2
+"""Relative residual of a step's linear system: the gradient that it leaves is this much, or of second order."""
+_NOTHING = 1e-4
+"""Share of the tolerance below which a fit is at its minimum before its first step: elsewhere it takes one, so that a
+row that hardly matters is measured too."""
+_MOST_PRODUCTS = 300
+_DECREASE = 1e-4
+_ROUNDING = 1e-13
+_SHORTEST = 2.0**-40
+_STILL = 1e-4
+"""Change of an output below which a Newton step counts as none, where ‖∇R‖ alone says little."""
+_PATIENCE = 5
+"""Steps that ‖∇R‖ may be below the tolerance while the outputs still move."""
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Where K fits ended."""
+
+    coefficients: Tensor
+    """Θ_k, (d, K, C)."""
+    gradient_norms: Tensor
+    """‖∇R_k‖, (K,)."""
+    iterations: Tensor
+    """Newton steps, (K,) int64."""
+    status: list[str]
+    """CONVERGED, or in words why not."""
+    products: int
+    """Products of a Hessian with one vector."""
+
+
+@dataclass(frozen=True)
+class Newton:
+    """When a fit has converged, and when it is given up."""
+
+    tolerance: float = 1e-10
+    """‖∇R‖."""
+    max_iterations: int = 100
+
+    def polish(self, found: Minima, objectives: Removals, precondition: Callable[[Tensor], Preconditioner]) -> Minima:
+        """Return minima as near as rounding lets a few steps more come: every later fit starts there."""
+        finer = replace(self, tolerance=_NOTHING * self.tolerance, max_iterations=3)
+        better = finer.minimise(objectives, found.coefficients, precondition)
+        if not bool((better.gradient_norms < found.gradient_norms).all()):
+            return found
+        return replace(found, coefficients=better.coefficients, gradient_norms=better.gradient_norms)
+
+    def minimise(self, objectives: Removals, start: Tensor, precondition: Callable[[Tensor], Preconditioner]) -> Minima:
+        """Return the minimisers of K objectives, from `start` (d, K, C).
+
+        Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too: there a fit has converged
+        only once its next step would move no output.
+
+        Args:
+            objectives: R_k.
+            start: where each begins.
+            precondition: Θ (d, K, C) of an iteration → its preconditioner.
+        """
+        theta = start.clone()
+        running = torch.arange(start.shape[1], device=start.device)
+        values, gradients = objectives.evaluate(theta, running)
+        iterations = torch.zeros_like(running)
+        restless = torch.zeros_like(running)
+        status = [""] * len(running)
+        products = 0
+
+        def ending(ended: Tensor, why: str) -> Tensor:
+            """Note why the running fits of a mask have ended, and return the mask of the others."""
+            for k in running[ended].tolist():
+                status[k] = why
+            return ~ended
+
+        while len(running):
+            norms = _norm(gradients[:, running])
+            running = running[ending(~torch.isfinite(norms), "a cost or its gradient is not finite")]
+            norms = _norm(gradients[:, running])
+            small = norms <= self.tolerance * torch.where(iterations[running] > 0, 1, _NOTHING)
+            if objectives.strongly_convex:
+                running, small = running[ending(small, CONVERGED)], small[~small]
+            if not len(running):
+                break
+            at = theta[:, running]
+            step, solved, taken = self._step(objectives, running, at, gradients[:, running], precondition(at))
+            products += taken
+            left = torch.ones_like(small)
+            if not objectives.strongly_convex:
+                restless[running] += small
+                still = small & solved & (objectives.largest_move(step, running) <= _STILL)
+                grows = ~still & (restless[running] > _PATIENCE)
+                left = ending(still, CONVERGED)
+                left &= ending(grows, "the gradient vanishes while the outputs grow: there is no minimum")
+            spent = left & (iterations[running] >= self.max_iterations)
+            left &= ending(spent, f"{self.max_iterations} iterations were not enough")
+            running, step = running[left], step[:, left]
+            if not len(running):
+                break
+            found = _search(objectives, running, theta[:, running], values[running], gradients[:, running], step)
+            theta[:, running], values[running], gradients[:, running], moved = found
+            iterations[running] += 1
+            running = running[ending(~moved, "rounding hides any further decrease")]
+        return Minima(theta, _norm(gradients), iterations, status, products)
+
+    def _step(
+        self, objectives: Removals, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return −H⁻¹∇R, (d, K, C), as far as it pays, for which fits that far was reached, (K,), and the products."""
+        norms = _norm(gradients)
+        nothing = _NOTHING * self.tolerance
+        # A quadratic is at its minimum after one exact step; elsewhere the next step corrects what this one leaves.
+        goal = (0 if objectives.quadratic else _FORCING) * norms
+        goal = torch.where(norms > nothing, goal.clamp(min=10 * nothing).minimum(0.5 * norms), norms)
+        product = objectives.curvature(theta, at)
+        step, residual = torch.zeros_like(gradients), -gradients
+        z = precondition(residual)
+        direction, rho = z, _dot(residual, z)
+        products = 0
+        open_ = _norm(residual) > goal
+        while bool(open_.any()) and products < _MOST_PRODUCTS * len(at):
+            H = product(direction)
+            products += len(at)
+            curvature = _dot(direction, H)
+            open_ &= (curvature > 0) & (rho > 0)  # else rounding has taken over
+            alpha = torch.where(open_, rho / curvature.where(open_, 1), 0)[:, None]
+            step, residual = step + alpha * direction, residual - alpha * H
+            z = precondition(residual)
+            before, rho = rho, _dot(residual, z)
+            direction = z + (rho / before.where(before > 0, 1))[:, None] * direction
+            open_ &= _norm(residual) > goal
+        return step, _norm(residual) <= goal, products
+
+
+def _search(
+    objectives: Removals, at: Tensor, theta: Tensor, values: Tensor, gradients: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return Θ, R and ∇R at the first of 1, ½, ¼, … of the step that decreases R enough, and where one did, (K,).
+
+    Near the minimum the decrease drowns in the rounding of R; there the slope decides (Hager & Zhang 2005).
+    """
+    slope = _dot(gradients, step)
+    theta_, values_, gradients_ = theta.clone(), values.clone(), gradients.clone()
+    moved = torch.zeros_like(values, dtype=torch.bool)
+    trying = torch.arange(len(at), device=at.device)
+    scale = 1.0
+    while len(trying) and scale >= _SHORTEST:
+        trial = theta[:, trying] + scale * step[:, trying]
+        value, gradient = objectives.evaluate(trial, at[trying])
+        old, down = values[trying], slope[trying]
+        flat = (value <= old + _ROUNDING * old.abs()) & (_dot(gradient, step[:, trying]) <= 0.8 * down.abs())
+        good = (down < 0) & ((value <= old + _DECREASE * scale * down) | flat)
+        here = trying[good]
+        theta_[:, here], values_[here], gradients_[:, here] = trial[:, good], value[good], gradient[:, good]
+        moved[here] = True
+        trying, scale = trying[~good], scale / 2
+    return theta_, values_, gradients_, moved
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=(0, 2))
+
+
+def _norm(a: Tensor) -> Tensor:
+    return _dot(a, a).sqrt()

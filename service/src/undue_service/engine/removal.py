@@ -1,0 +1,136 @@
+"""The objective without some rows, for several sets of rows at once.
+
+R_k(Θ) = (1/n) Σ_{i ∉ S_k} w_i ℓ(x̃_i Θ + o_i, y_i) + ½ Σ l2 ∘ Θ², Θ (d, C): 1/n stays, as `docs/scores.md` has it.
+K heads are (d, K, C), so that one product with the features serves them all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .curvature.hessian import head_blocks
+from .head_rows import HeadBlock, HeadRows, l2_of, repeated
+from .losses import Loss, SquaredError
+from .objective import Objective
+
+Product = Callable[[Tensor], Tensor]
+"""V (d, K, C) → H_k V_k."""
+
+_GRAPH = 10
+"""Numbers for each output of each row that one linearisation keeps."""
+
+
+class Removals:
+    """K objectives over the same rows, each without some of them."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        rows: HeadRows,
+        without: Sequence[Sequence[int]],
+        *,
+        memory_bytes: int = 2**30,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Bind objectives; `told` is called after every block of rows."""
+        self.loss: Loss = objective.loss
+        self.l2 = l2_of(objective)
+        self._rows = rows
+        self._told = told
+        self._memory = memory_bytes
+        self._kept = torch.ones(len(rows), len(without), dtype=torch.bool)
+        for k, removed in enumerate(without):
+            self._kept[torch.as_tensor(removed, dtype=torch.int64), k] = False
+        self._kept = self._kept.to(self.l2.device)
+
+    @property
+    def strongly_convex(self) -> bool:
+        """Whether L2 holds every coefficient, so that there is one minimiser and its distance is ≤ ‖∇R‖ / min l2."""
+        return bool((self.l2 > 0).all())
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether R is a quadratic of Θ."""
+        return isinstance(self.loss, SquaredError)
+
+    def evaluate(self, theta: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return R_k, (K,), and ∇R_k, (d, K, C), of the objectives `at` (K,) at Θ_k."""
+        gradient = self.l2[:, None] * theta
+        value = 0.5 * (gradient * theta).sum(dim=(0, 2))
+        for block in self._rows.blocks():
+            f, costs = self._costs(block, theta, at)
+            (residuals,) = torch.autograd.grad(costs.sum(), f)
+            value = value + costs.detach().sum(dim=0)
+            gradient = gradient + block.gather(residuals)
+            self._told()
+        return value, gradient
+
+    def curvature(self, theta: Tensor, at: Tensor) -> Product:
+        """Return the products with the Hessians of the objectives `at` (K,) at Θ_k."""
+        taken = len(self._rows) * theta[0].numel() * theta.element_size() * _GRAPH
+        kept = list(self._linearised(theta, at)) if taken <= self._memory else None
+
+        def product(V: Tensor) -> Tensor:
+            found = self.l2[:, None] * V
+            for block, f, residuals in self._linearised(theta, at) if kept is None else kept:
+                (curved,) = torch.autograd.grad(residuals, f, block.project(V), retain_graph=True)
+                found = found + block.gather(curved)
+                self._told()
+            return found
+
+        return product
+
+    def largest_move(self, step: Tensor, at: Tensor) -> Tensor:
+        """Return the largest change of an output, over the rows that each objective holds, for a step: (K,)."""
+        largest = step.new_zeros(step.shape[1])
+        for block in self._rows.blocks():
+            moved = block.project(step).abs().amax(dim=2) * self._weights(block, at).gt(0)
+            largest = torch.maximum(largest, moved.amax(dim=0))
+        return largest
+
+    def weight(self) -> Tensor:
+        """Return Σ_{i ∉ S_k} w_i, (K,)."""
+        every = torch.arange(self._kept.shape[1], device=self._kept.device)
+        return sum(self._weights(block, every).sum(dim=0) for block in self._rows.blocks()) * len(self._rows)
+
+    def dense(self, theta: Tensor, k: int = 0, features: Tensor | None = None) -> Tensor:
+        """Return the Hessian of one objective at Θ (d, C), as a matrix over coefficients (d, C) laid flat.
+
+        Args:
+            theta: Θ.
+            k: which objective.
+            features: numbers of those whose coefficients it is over, (d',); None means all.
+        """
+        l2 = self.l2 if features is None else self.l2[features]
+        d, C = l2.shape
+        at = torch.tensor([k], device=theta.device)
+
+        def factors() -> Iterator[tuple[Tensor, Tensor]]:
+            for block in self._rows.blocks():
+                S = self.loss.curvature(block.outputs(theta[:, None])[:, 0])
+                x = block.features if features is None else block.features[:, features]
+                yield x, S * self._weights(block, at)[:, :, None]
+                self._told()
+
+        H = head_blocks(factors(), theta.new_zeros(C, d, C, d)).permute(1, 0, 3, 2).reshape(d * C, d * C)
+        H.diagonal().add_(l2.reshape(-1))
+        return H
+
+    def _linearised(self, theta: Tensor, at: Tensor) -> Iterator[tuple[HeadBlock, Tensor, Tensor]]:
+        for block in self._rows.blocks():
+            f, costs = self._costs(block, theta, at)
+            (residuals,) = torch.autograd.grad(costs.sum(), f, create_graph=True)
+            yield block, f, residuals
+
+    def _costs(self, block: HeadBlock, theta: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f (B, K, C) and (w_i/n) ℓ_i, 0 for a removed row, (B, K)."""
+        f = block.outputs(theta).requires_grad_()
+        K, C = f.shape[1:]
+        losses = self.loss.losses(f.view(-1, C), repeated(block.targets, K)).view(-1, K)
+        return f, losses * self._weights(block, at)
+
+    def _weights(self, block: HeadBlock, at: Tensor) -> Tensor:
+        """Return w_i/n, 0 for a removed row, (B, K)."""
+        kept = self._kept[block.index.to(self._kept.device)][:, at].to(block.features.dtype) / len(self._rows)
+        return kept if block.weights is None else kept * block.weights[:, None]
