@@ -32,7 +32,7 @@ from ._resources import (
     Stationarity,
     TensorSpec,
 )
-from ._results import Counterfactual, Diagnostics, Explanation, ScoredExample, Value
+from ._results import Counterfactual, Diagnostics, Explanation, Instances, ScoredExample, Value
 from ._schema import Schema
 from ._status import from_status
 from ._tensors import decode, decode_texts, dtype_name
@@ -213,22 +213,23 @@ def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
     return found
 
 
-def explanation(message: jobs_pb2.Explanation) -> Explanation:
-    """Return the value of an explanation."""
+def explanation(message: jobs_pb2.Explanation, test: Instances | None, train: Instances | None) -> Explanation:
+    """Return the value of an explanation; `test` and `train` are where the instances can be read."""
     return Explanation(
         row=message.row,
         id=message.id,
         prediction=_value(message.prediction),
         target=_value(message.target),
         loss=message.loss,
-        helpful=tuple(scored_example(each) for each in message.helpful),
-        harmful=tuple(scored_example(each) for each in message.harmful),
+        helpful=tuple(scored_example(each, train) for each in message.helpful),
+        harmful=tuple(scored_example(each, train) for each in message.harmful),
         rows=tuple(message.rows),
+        _instances=test,
     )
 
 
-def scored_example(message: jobs_pb2.ScoredExample) -> ScoredExample:
-    """Return the value of a scored training row."""
+def scored_example(message: jobs_pb2.ScoredExample, train: Instances | None) -> ScoredExample:
+    """Return the value of a scored training row; `train` is where the instances can be read."""
     return ScoredExample(
         row=message.row,
         id=message.id,
@@ -236,6 +237,7 @@ def scored_example(message: jobs_pb2.ScoredExample) -> ScoredExample:
         target=_value(message.target),
         prediction=_value(message.prediction),
         loss=message.loss,
+        _instances=train,
     )
 
 

@@ -1,9 +1,9 @@
 """What a job found, as frozen values that print themselves."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,13 @@ Value = int | float | tuple[float, ...] | None
 """A class, a number, several numbers, or nothing."""
 
 
+class Instances(Protocol):
+    """Where rows can be read."""
+
+    def get(self, row: int) -> Any:
+        """Return a row, or what can be awaited for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredExample:
     """A training row with its score."""
@@ -31,6 +38,17 @@ class ScoredExample:
     target: Value
     prediction: Value
     loss: float
+    _instances: "Instances | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def example(self) -> Any:
+        """The instance itself, an `undue.Example`, read from the service on demand; `await` it with an AsyncClient.
+
+        Raises:
+            NotFound: the training set has been deleted.
+            Unavailable: the service cannot be reached.
+        """
+        return _read(self._instances, self.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,17 @@ class Explanation:
     """Training rows whose removal would lower the cost, most negative score first."""
     rows: tuple[int, ...] = ()
     """The rows that are explained together (`aggregate="mean"`), with neither prediction nor target; else empty."""
+    _instances: "Instances | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def example(self) -> Any:
+        """The test row itself, an `undue.Example`, read from the service on demand; `await` it with an AsyncClient.
+
+        Raises:
+            NotFound: the test set has been deleted.
+            Unavailable: the service cannot be reached.
+        """
+        return _read(self._instances, self.row)
 
     def __str__(self) -> str:
         return _render.explanation_text(self)
@@ -231,3 +260,9 @@ def _data_frame(columns: tuple[str, ...], records: list[tuple[object, ...]]) -> 
         text = "to_pandas() needs pandas: pip install 'undue[pandas]'"
         raise FailedPrecondition(text, reason="PANDAS_MISSING") from None
     return pandas.DataFrame.from_records(records, columns=list(columns))
+
+
+def _read(instances: Instances | None, row: int) -> Any:
+    if instances is None:
+        raise FailedPrecondition("this row did not come from a service that it could be read from", reason="NO_SERVICE")
+    return instances.get(row)

@@ -5,23 +5,13 @@ import os
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
-from undue import _convert
+from undue import _convert, _specs
 from undue._embedded import EmbeddedService
 from undue._grpc_blocking import in_thread
-from undue._inputs import (
-    Aggregate,
-    Measurement,
-    non_negative,
-    positive,
-    relative,
-    resource_name,
-    row_count,
-    row_numbers,
-    row_sets,
-)
-from undue._resources import Dataset, Model, ServerInfo
+from undue._inputs import Aggregate, Measurement
+from undue._resources import Dataset, Estimate, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
 from .connection import Connection
@@ -94,6 +84,7 @@ class Client:
         tolerance: float | None = None,
         max_iterations: int | None = None,
         aggregate: Aggregate | None = None,
+        timeout_seconds: float | None = None,
     ) -> InfluenceJob:
         """Queue a job that scores training rows for test rows.
 
@@ -118,6 +109,7 @@ class Client:
                 SOLVER_NOT_CONVERGED.
             aggregate: "mean" explains the mean of the rows' costs, which makes one explanation of all rows; None
                 explains each row by itself.
+            timeout_seconds: how long it may run; None for as long as it takes. Past it the job fails, JOB_DEADLINE.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -125,21 +117,22 @@ class Client:
             FailedPrecondition: model or data set is not READY.
             Unavailable: the service cannot be reached.
         """
-        spec = jobs_pb2.InfluenceSpec(
-            model=resource_name("model", "models", model),
-            train=resource_name("train", "datasets", train),
-            test=resource_name("test", "datasets", test),
-            rows=None if rows is None else row_numbers("rows", rows),
+        spec = _specs.influence(
+            model,
+            train=train,
+            test=test,
+            rows=rows,
             method=method,
-            measurement=_convert.measurement("measurement", measurement),
-            damping=None if damping is None else non_negative("damping", damping),
-            top_k=row_count("top_k", top_k),
+            measurement=measurement,
+            damping=damping,
+            top_k=top_k,
             leverage_correction=leverage_correction,
-            tolerance=None if tolerance is None else relative("tolerance", tolerance),
-            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
-            aggregate=None if aggregate is None else _convert.aggregate("aggregate", aggregate),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            aggregate=aggregate,
+            timeout_seconds=timeout_seconds,
         )
-        return cast(InfluenceJob, self._create(jobs_pb2.Job(influence=spec)))
+        return cast(InfluenceJob, self._create(spec))
 
     def self_influence(
         self,
@@ -152,6 +145,7 @@ class Client:
         leverage_correction: bool | None = None,
         tolerance: float | None = None,
         max_iterations: int | None = None,
+        timeout_seconds: float | None = None,
     ) -> SelfInfluenceJob:
         """Queue a job that ranks training rows by their influence on their own loss; mislabelled rows come first.
 
@@ -164,6 +158,7 @@ class Client:
             leverage_correction: as in `influence`.
             tolerance: as in `influence`.
             max_iterations: as in `influence`.
+            timeout_seconds: as in `influence`.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -171,17 +166,18 @@ class Client:
             FailedPrecondition: model or data set is not READY.
             Unavailable: the service cannot be reached.
         """
-        spec = jobs_pb2.SelfInfluenceSpec(
-            model=resource_name("model", "models", model),
-            train=resource_name("train", "datasets", train),
+        spec = _specs.self_influence(
+            model,
+            train=train,
             method=method,
-            damping=None if damping is None else non_negative("damping", damping),
-            top_k=row_count("top_k", top_k),
+            damping=damping,
+            top_k=top_k,
             leverage_correction=leverage_correction,
-            tolerance=None if tolerance is None else relative("tolerance", tolerance),
-            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            timeout_seconds=timeout_seconds,
         )
-        return cast(SelfInfluenceJob, self._create(jobs_pb2.Job(self_influence=spec)))
+        return cast(SelfInfluenceJob, self._create(spec))
 
     def retrain(
         self,
@@ -194,6 +190,7 @@ class Client:
         measurement: Measurement = "loss",
         tolerance: float | None = None,
         max_iterations: int | None = None,
+        timeout_seconds: float | None = None,
     ) -> RetrainJob:
         """Queue a job that measures what changes when training rows are removed, by fitting the model without them.
 
@@ -210,6 +207,7 @@ class Client:
             tolerance: norm of the objective's gradient at which a fit has converged; None is 1e-10.
             max_iterations: Newton steps of one fit at most; None is 100. What needs more is an error,
                 SOLVER_NOT_CONVERGED.
+            timeout_seconds: as in `influence`.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -217,17 +215,44 @@ class Client:
             FailedPrecondition: model or data set is not READY.
             Unavailable: the service cannot be reached.
         """
-        spec = jobs_pb2.RetrainSpec(
-            model=resource_name("model", "models", model),
-            train=resource_name("train", "datasets", train),
-            test=resource_name("test", "datasets", test),
-            rows=None if rows is None else row_numbers("rows", rows),
-            without=[jobs_pb2.RowSet(rows=each) for each in row_sets("without", without)],
-            measurement=_convert.measurement("measurement", measurement),
-            tolerance=None if tolerance is None else relative("tolerance", tolerance),
-            max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+        spec = _specs.retrain(
+            model,
+            train=train,
+            test=test,
+            rows=rows,
+            without=without,
+            measurement=measurement,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            timeout_seconds=timeout_seconds,
         )
-        return cast(RetrainJob, self._create(jobs_pb2.Job(retrain=spec)))
+        return cast(RetrainJob, self._create(spec))
+
+    def estimate(
+        self, model: Model | str, *, train: Dataset | str, test: Dataset | str | None = None, **arguments: Any
+    ) -> Estimate:
+        """Say what a job would take, without queueing it: the request is checked as if it were.
+
+        Args:
+            model: the model, or its name; registered with a sample, on which its speed was measured.
+            train: the data set that it was trained on.
+            test: as in `influence`; None is for `self_influence`.
+            **arguments: the other arguments of `influence`; with `without`, those of `retrain`; without `test`, those
+                of `self_influence`.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY, or the model was registered without a sample.
+            Unavailable: the service cannot be reached.
+        """
+        if test is None:
+            job = _specs.self_influence(model, train=train, **arguments)
+        else:
+            ask = _specs.retrain if "without" in arguments else _specs.influence
+            job = ask(model, train=train, test=test, **arguments)
+        request = jobs_pb2.CreateJobRequest(job=job, validate_only=True)
+        return _convert.estimate((self._connection.call(self._connection.jobs.CreateJob, request)).estimate)
 
     def server_info(self) -> ServerInfo:
         """Return versions, methods, limits and devices of the service.

@@ -63,6 +63,11 @@ class Job:
         return self._message.attempt
 
     @property
+    def etag(self) -> str:
+        """Changes whenever the job does; `client.jobs.delete` takes it, to delete only what was seen."""
+        return self._message.etag
+
+    @property
     def create_time(self) -> datetime:
         """When it was queued."""
         return _convert.moment(self._message.create_time)

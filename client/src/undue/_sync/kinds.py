@@ -18,6 +18,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .instances import Instances
 from .jobs import Job
 
 _PAGE_BYTES = 1 << 20
@@ -46,7 +47,8 @@ class InfluenceJob(Job):
         size = max(1, min(_PAGE_ROWS, _PAGE_BYTES // (_EXAMPLE_BYTES * (1 + 2 * spec.top_k))))
         request = jobs_pb2.ListExplanationsRequest(parent=self.name, page_size=size)
         pages = all_pages(self._connection, self._connection.jobs.ListExplanations, request, "explanations")
-        found = [_convert.explanation(cast(jobs_pb2.Explanation, message)) for message in pages]
+        test, train = (Instances(self._connection, name) for name in (spec.test, spec.train))
+        found = [_convert.explanation(cast(jobs_pb2.Explanation, each), test, train) for each in pages]
         scores = None if spec.HasField("top_k") else self._read_scores(len(found))
         return InfluenceResult(tuple(found), scores, _convert.diagnostics(self._message.diagnostics))
 
@@ -97,7 +99,8 @@ class SelfInfluenceJob(Job):
         self.wait(timeout, progress)
         request = jobs_pb2.ListSelfInfluencesRequest(parent=self.name, page_size=_PAGE_ROWS)
         pages = all_pages(self._connection, self._connection.jobs.ListSelfInfluences, request, "examples")
-        found = [_convert.scored_example(cast(jobs_pb2.ScoredExample, message)) for message in pages]
+        train = Instances(self._connection, self._message.self_influence.train)
+        found = [_convert.scored_example(cast(jobs_pb2.ScoredExample, each), train) for each in pages]
         return SelfInfluenceResult(tuple(found), _convert.diagnostics(self._message.diagnostics))
 
 
@@ -199,3 +202,20 @@ class Jobs:
         request = jobs_pb2.ListJobsRequest()
         for message in all_pages(self._connection, self._connection.jobs.ListJobs, request, "jobs"):
             yield job_of(self._connection, cast(jobs_pb2.Job, message))
+
+    def delete(self, name: Job | str, *, force: bool = False, etag: str | None = None) -> None:
+        """Delete a job that has ended, and its result.
+
+        Args:
+            name: the job, or its name.
+            force: cancel and delete a job that has not ended.
+            etag: delete only what was seen: the `.etag` it had then.
+
+        Raises:
+            NotFound: there is no such job.
+            FailedPrecondition: it has not ended (JOB_NOT_FINISHED), is the validation of a model or a data set, with
+                which it goes (RESOURCE_IN_USE), or has changed (ETAG_MISMATCH).
+            Unavailable: the service cannot be reached.
+        """
+        request = jobs_pb2.DeleteJobRequest(name=resource_name("name", "jobs", name), etag=etag or "", force=force)
+        self._connection.call(self._connection.jobs.DeleteJob, request)

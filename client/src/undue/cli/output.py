@@ -206,7 +206,11 @@ def _json(value: object) -> str:
 def _plain(value: Any) -> Any:
     """Return a value in terms of JSON, which has neither NaN nor infinity: those become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name[0] != "_"
+        }
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, np.ndarray):

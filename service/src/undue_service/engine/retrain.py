@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
 
-from .curvature.hessian import PARAMETER_LIMIT
 from .data import Rows
 from .determined import Determination
 from .diagnostics import EngineDiagnostics, begin
@@ -163,12 +163,12 @@ def _check_head(objective: Objective) -> None:
             "is not: register it with the last layer alone, parameters=[…] (its report lists the names)"
         )
         raise FailedPrecondition(Reason.RETRAIN_UNSUPPORTED, text)
-    if objective.space.dim > PARAMETER_LIMIT:
+    if objective.space.dim > DENSE_PARAMETER_LIMIT:
         text = (
             f"retraining factorises a matrix over the selected parameters, of which there are {objective.space.dim:,}; "
-            f"the limit is {PARAMETER_LIMIT:,}: select fewer with parameters="
+            f"the limit is {DENSE_PARAMETER_LIMIT:,}: select fewer with parameters="
         )
-        metadata = {"parameters": str(objective.space.dim), "limit": str(PARAMETER_LIMIT)}
+        metadata = {"parameters": str(objective.space.dim), "limit": str(DENSE_PARAMETER_LIMIT)}
         raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
 
 
