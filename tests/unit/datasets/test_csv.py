@@ -139,6 +139,12 @@ def test_what_is_no_table_of_numbers(case: str, tmp_path: Path) -> None:
     assert len(error.message) < 1000
 
 
+def test_a_header_that_two_parsers_read_differently(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x,y\n1,2\n")
+    with pytest.raises(InvalidArgument, match="first line that can be read in two ways"):
+        list(csv_records.records(DataFile("data", tmp_path / "data"), ["x", "z"], ["z"]))
+
+
 def test_infinities_are_named(tmp_path: Path) -> None:
     for token in ("nan", "inf", "-Infinity", "1e999", "9" * 400):
         error = refusal(tmp_path, f"x\n1\n{token}\n")

@@ -135,6 +135,13 @@ def test_ids_that_are_no_text(ids: pa.Array, problem: str, tmp_path: Path) -> No
         read(path, SchemaSpec({"x": ("x",)}, id="k"))
 
 
+def test_the_first_row_of_a_value_that_comes_again_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "data", {"x": np.zeros(5), "site": ["a", "a", "b", "c\0", "c\0"]}, row_group_size=4)
+    source = ParquetSource([DataFile("data", path)], SchemaSpec({"x": ("x",)}, groups=("site",)))
+    with pytest.raises(InvalidArgument, match="column 'site', row 3: the group value holds a NUL"):
+        source.groups([0])
+
+
 def test_categories_of_numbers_are_numbers(tmp_path: Path) -> None:
     path = written(tmp_path / "data", {"x": pa.array([3.5, 1.5, 3.5]).dictionary_encode()})
     np.testing.assert_array_equal(read(path), [3.5, 1.5, 3.5], strict=True)
@@ -220,6 +227,19 @@ def test_the_cache_keeps_to_its_budget(ten_groups: Path, decoded: list[int]) -> 
         decoded.clear()
         assert values(source.batches(rows, 2)) == rows
         assert decoded == expected
+
+
+def test_the_cache_counts_text_and_equal_texts_once(tmp_path: Path, decoded: list[int]) -> None:
+    columns = {"x": np.arange(100.0), "k": [f"{row:0200}" for row in range(100)], "site": ["s" * 200] * 100}
+    path = written(tmp_path / "data", columns, row_group_size=10)
+    spec = SchemaSpec({"x": ("x",)}, id="k", groups=("site",))
+    source = ParquetSource([DataFile("data", path)], spec, cache_bytes=1000)  # 10 texts of 200 do not fit, 1 does
+    for _ in range(2):
+        source.ids([3])
+    assert decoded == [0, 0]
+    for _ in range(2):
+        source.groups([3])
+    assert decoded == [0, 0, 0]
 
 
 def test_memory_is_bounded_by_the_block(tmp_path: Path) -> None:
