@@ -67,6 +67,54 @@ def test_from_files_to_the_ranked_table(server, tmp_path) -> None:
     assert again["explanations"] == found["explanations"]
 
 
+def test_every_verb_prints_json_that_a_program_reads(server, tmp_path) -> None:
+    """As `undue … --json | python -m json.tool` would."""
+    rng = np.random.default_rng(2)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(30, 4)).astype(np.float32), y=np.arange(30) % 3)
+    softmax_model(tmp_path / "m.onnx")
+    data, model = str(tmp_path / "d.npz"), str(tmp_path / "m.onnx")
+    asked = ["v", "--train", "v", "--method", "grad_dot", "--no-wait"]
+    verbs = [
+        ["datasets", "register", "v", data, "--inputs", "x", "--target", "y"],
+        ["datasets", "get", "v"],
+        ["datasets", "list"],
+        ["datasets", "read", "v", "0", "29"],
+        ["models", "register", "v", model, "--objective", "cross_entropy", "--l2", "0.01", "--sample", "v"],
+        ["models", "get", "v"],
+        ["models", "list", "v"],
+        ["influence", "v", "--train", "v", "--test", "v", "--rows", "0", "--top-k", "2"],
+        ["influence", "v", "--train", "v", "--test", "v", "--aggregate", "mean", "--method", "cg", "--top-k", "all"],
+        ["influence", "v", "--train", "v", "--test", "v", "--estimate"],
+        ["self-influence", "v", "--train", "v", "--top-k", "5", "--timeout-seconds", "60"],
+        ["self-influence", *asked],
+        ["retrain", "v", "--train", "v", "--test", "v", "--rows", "0", "1", "--without", "3", "--without", "4,5"],
+        ["retrain", "v", "--train", "v", "--test", "v", "--without", "3", "--estimate"],
+        ["jobs", "list"],
+        ["server-info"],
+    ]
+    said = {" ".join(words): tool(run("--server", server, *words, "--json")) for words in verbs}
+    job = said[" ".join(["self-influence", *asked])]["name"]
+    for verb in ("watch", "get", "result", "cancel", "delete"):
+        said[verb] = tool(run("--server", server, "jobs", verb, job, "--json"))
+    assert said["watch"][-1]["state"] == "SUCCEEDED"
+    assert said["delete"] == {"deleted": job}
+    assert said["datasets read v 0 29"][1]["row"] == 29
+    assert said[" ".join(verbs[9])]["seconds"] > 0
+    assert len(said[" ".join(verbs[12])]["counterfactuals"]) == 2
+    error = json.loads(run("--server", server, "datasets", "delete", "v", "--json", status=2))["error"]
+    assert error["reason"] == "RESOURCE_IN_USE"
+    assert int(error["metadata"]["count"]) == 5  # four jobs and the model
+    for noun in ("models", "datasets"):
+        assert tool(run("--server", server, noun, "delete", "v", "--force", "--json")) == {"deleted": "v"}
+    run("--server", server, "datasets", "get", "v", status=2)
+
+
+def tool(text: str) -> object:
+    command = [sys.executable, "-m", "json.tool"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def test_errors_end_with_2(server) -> None:
     error = json.loads(run("--server", server, "models", "get", "nothing", "--json", status=2))["error"]
     assert (error["code"], error["reason"]) == ("NOT_FOUND", "RESOURCE_NOT_FOUND")

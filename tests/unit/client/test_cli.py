@@ -249,7 +249,8 @@ def test_jobs(fake, capsys) -> None:
 def test_watching_prints_a_line_a_change(fake, capsys) -> None:
     status, out, _ = run(capsys, "jobs", "watch", "a", "--json")
     assert status == 0
-    assert [json.loads(line)["state"] for line in out.splitlines()] == ["RUNNING", "SUCCEEDED"]
+    assert [step["state"] for step in json.loads(out)] == ["RUNNING", "SUCCEEDED"]
+    assert json.loads(out.splitlines()[0].rstrip(",") + "]")[0]["state"] == "RUNNING"  # each is there at once, on a line of its own
     status, out, _ = run(capsys, "jobs", "watch", "a")
     assert out.splitlines()[-1].split() == ["succeeded", "scoring", "4", "of", "4"]
 
@@ -259,7 +260,7 @@ def test_watching_a_job_that_fails_is_an_error(fake, capsys, status) -> None:
     fake.job_error = status(grpc.StatusCode.FAILED_PRECONDITION, "HESSIAN_SINGULAR", "use damping")
     code, out, err = run(capsys, "jobs", "watch", "a", "--json")
     assert code == 2
-    assert len(out.splitlines()) == 2
+    assert len(json.loads(out)) == 2
     error = json.loads(err)["error"]
     assert (error["code"], error["reason"], error["request_id"]) == ("JOB_FAILED", "HESSIAN_SINGULAR", "request-7")
 

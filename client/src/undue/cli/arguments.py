@@ -18,6 +18,19 @@ def parent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parent", nargs="?", help="only versions of this one")
 
 
+def deletion(parser: argparse.ArgumentParser) -> None:
+    """Add what is deleted."""
+    name(parser)
+    parser.add_argument("--force", action="store_true", help="although others name it, or it has not ended")
+    parser.add_argument("--etag", help="only if it still has this etag")
+
+
+def rows(parser: argparse.ArgumentParser) -> None:
+    """Add which rows of which data set."""
+    name(parser)
+    parser.add_argument("rows", nargs="+", type=int, metavar="ROW", help="row numbers")
+
+
 def timeout(parser: argparse.ArgumentParser) -> None:
     """Add how long to wait."""
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer; the job goes on")
@@ -69,16 +82,14 @@ def influence(parser: argparse.ArgumentParser) -> None:
     together = "explain the mean of the rows' costs instead of each row"
     parser.add_argument("--aggregate", choices=get_args(Aggregate), help=together)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
-    _no_wait(parser)
-    timeout(parser)
+    _running(parser)
 
 
 def self_influence(parser: argparse.ArgumentParser) -> None:
     """Add what asks for a ranking."""
     _scoring(parser)
     parser.add_argument("--top-k", type=_count, default=None, metavar="K", help="rows to keep, or 'all' (all)")
-    _no_wait(parser)
-    timeout(parser)
+    _running(parser)
 
 
 def retrain(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +100,7 @@ def retrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without", required=True, action="append", type=_rows, metavar="ROWS", help=sets)
     parser.add_argument("--tolerance", type=float, help="gradient norm at which a fit has converged (1e-10)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="Newton steps of one fit at most (100)")
-    _no_wait(parser)
-    timeout(parser)
+    _running(parser)
 
 
 def _trained(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +127,15 @@ def _scoring(parser: argparse.ArgumentParser) -> None:
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+    how.add_argument("--estimate", action="store_true", help="say what it would take, without doing it")
+    limit = "let it run no longer"
+    parser.add_argument("--timeout-seconds", type=float, metavar="SECONDS", help=limit)
+    timeout(parser)
 
 
 def _rows(text: str) -> list[int]:

@@ -67,15 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON; may stand anywhere in the line")
     nouns = parser.add_subparsers(metavar="command", required=True)
 
-    models = _noun(nouns, "models", "register and look up models")
+    models = _noun(nouns, "models", "register, look up and delete models")
     arguments.model(_verb(models, "register", verbs.register_model, "register a new version of a model"))
     arguments.name(_verb(models, "get", verbs.get_model, "show a model"))
     arguments.parent(_verb(models, "list", verbs.list_models, "list versions of models, newest first"))
+    arguments.deletion(_verb(models, "delete", verbs.delete_model, "delete a version, or all of a bare name"))
 
-    datasets = _noun(nouns, "datasets", "register and look up data sets")
+    datasets = _noun(nouns, "datasets", "register, look up, read and delete data sets")
     arguments.dataset(_verb(datasets, "register", verbs.register_dataset, "register a new version of a data set"))
     arguments.name(_verb(datasets, "get", verbs.get_dataset, "show a data set"))
     arguments.parent(_verb(datasets, "list", verbs.list_datasets, "list versions of data sets, newest first"))
+    arguments.deletion(_verb(datasets, "delete", verbs.delete_dataset, "delete a version, or all of a bare name"))
+    arguments.rows(_verb(datasets, "read", verbs.read_dataset, "show rows as a model sees them"))
 
     arguments.influence(_verb(nouns, "influence", verbs.influence, "score training rows for test rows"))
     arguments.self_influence(
@@ -84,11 +87,12 @@ def _parser() -> argparse.ArgumentParser:
 
     arguments.retrain(_verb(nouns, "retrain", verbs.retrain, "measure what changes when training rows are removed"))
 
-    jobs = _noun(nouns, "jobs", "look up, follow and cancel jobs, and read their results")
+    jobs = _noun(nouns, "jobs", "look up, follow, cancel and delete jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))
     _verb(jobs, "list", verbs.list_jobs, "list jobs, newest first")
     arguments.name(_verb(jobs, "watch", verbs.watch_job, "follow a job until it has ended"))
     arguments.name(_verb(jobs, "cancel", verbs.cancel_job, "cancel a job"))
+    arguments.deletion(_verb(jobs, "delete", verbs.delete_job, "delete a job that has ended, and its result"))
     result = _verb(jobs, "result", verbs.job_result, "wait for a job and print its result")
     arguments.name(result)
     arguments.timeout(result)

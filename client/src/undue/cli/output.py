@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from undue import Dataset, Error, InfluenceResult, Model, Progress, RetrainResult, SelfInfluenceResult, ServerInfo
+from undue import (
+    Dataset,
+    Error,
+    Estimate,
+    Example,
+    InfluenceResult,
+    Model,
+    Progress,
+    RetrainResult,
+    SelfInfluenceResult,
+    ServerInfo,
+)
 from undue._render import table
 from undue._sync.kinds import AnyJob
 
@@ -108,10 +119,41 @@ class Output:
         records = [(j.name, j.kind, j.state, _progress(j.progress), j.create_time) for j in jobs]
         return _print_table(("name", "kind", "state", "progress", "queued"), records)
 
-    def progress(self, progress: Progress) -> None:
-        """Print how far a job has come, at once."""
-        text = _json(progress) if self._as_json else f"{progress.state.lower():9} {_progress(progress)}".rstrip()
-        print(text, flush=True)
+    def watch(self, steps: Iterable[Progress]) -> None:
+        """Print how far a job has come, each step at once; as JSON, one array."""
+        opening = "["
+        for step in steps:
+            text = opening + _json(step) if self._as_json else f"{step.state.lower():9} {_progress(step)}".rstrip()
+            print(text, end="" if self._as_json else "\n", flush=True)
+            opening = ",\n"
+        if self._as_json:
+            print("]")
+
+    def estimate(self, estimate: Estimate) -> None:
+        """Print what a job would take."""
+        if self._as_json:
+            return _print_json(estimate)
+        peak = f"{estimate.peak_bytes / 2**20:,.0f} MiB"
+        return _print_rows([("rows", f"{estimate.rows:,}"), ("peak memory", peak), ("seconds", estimate.seconds)])
+
+    def examples(self, examples: Iterable[Example]) -> None:
+        """Print rows of a data set."""
+        if self._as_json:
+            return _print_json(list(examples))
+        for each in examples:
+            rows: list[tuple[str, object]] = [("row", each.row), ("id", each.id)]
+            rows += [(f"input {name!r}", _brief(values)) for name, values in each.inputs.items()]
+            optional = {"target": each.target, "weight": each.weight, **each.groups}
+            rows += [(name, value) for name, value in optional.items() if value is not None]
+            _print_rows(rows)
+            print()
+        return None
+
+    def deleted(self, name: str) -> None:
+        """Print what is gone."""
+        if self._as_json:
+            return _print_json({"deleted": name})
+        return print(f"{name} is deleted")
 
     def result(self, result: InfluenceResult | SelfInfluenceResult | RetrainResult | Model | Dataset) -> None:
         """Print what a job found."""
@@ -174,6 +216,10 @@ def _job(job: Job) -> dict[str, object]:
         "start_time": job.start_time,
         "end_time": job.end_time,
     }
+
+
+def _brief(values: np.ndarray[Any, Any]) -> str:
+    return np.array2string(values, threshold=16, edgeitems=4, precision=4).replace("\n", " ")
 
 
 def _progress(progress: Progress) -> str:

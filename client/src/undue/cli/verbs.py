@@ -36,6 +36,12 @@ def list_models(client: Client, options: argparse.Namespace, out: Output) -> Non
     out.models(client.models.list(options.parent))
 
 
+def delete_model(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue models delete`."""
+    client.models.delete(options.name, force=options.force, etag=options.etag)
+    out.deleted(options.name)
+
+
 def register_dataset(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue datasets register`."""
     source = files.source(options.files)
@@ -53,53 +59,30 @@ def list_datasets(client: Client, options: argparse.Namespace, out: Output) -> N
     out.datasets(client.datasets.list(options.parent))
 
 
+def delete_dataset(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue datasets delete`."""
+    client.datasets.delete(options.name, force=options.force, etag=options.etag)
+    out.deleted(options.name)
+
+
+def read_dataset(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue datasets read`."""
+    out.examples(client.datasets.read(options.name, options.rows))
+
+
 def influence(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue influence`."""
-    job = client.influence(
-        options.model,
-        train=options.train,
-        test=options.test,
-        rows=options.rows,
-        method=options.method,
-        measurement=options.measurement,
-        damping=options.damping,
-        top_k=options.top_k,
-        leverage_correction=options.leverage_correction,
-        tolerance=options.tolerance,
-        max_iterations=options.max_iterations,
-        aggregate=options.aggregate,
-    )
-    _finish(job, options, out)
+    _ask(client, client.influence, _SCORED | _TESTED | {"aggregate"}, options, out)
 
 
 def self_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue self-influence`."""
-    job = client.self_influence(
-        options.model,
-        train=options.train,
-        method=options.method,
-        damping=options.damping,
-        top_k=options.top_k,
-        leverage_correction=options.leverage_correction,
-        tolerance=options.tolerance,
-        max_iterations=options.max_iterations,
-    )
-    _finish(job, options, out)
+    _ask(client, client.self_influence, _SCORED, options, out)
 
 
 def retrain(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue retrain`."""
-    job = client.retrain(
-        options.model,
-        train=options.train,
-        test=options.test,
-        rows=options.rows,
-        without=options.without,
-        measurement=options.measurement,
-        tolerance=options.tolerance,
-        max_iterations=options.max_iterations,
-    )
-    _finish(job, options, out)
+    _ask(client, client.retrain, _ITERATED | _TESTED | {"without"}, options, out)
 
 
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
@@ -115,8 +98,7 @@ def list_jobs(client: Client, _: argparse.Namespace, out: Output) -> None:
 def watch_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs watch`; a job that failed is an error at the end."""
     job = client.jobs.get(options.name)
-    for progress in job.watch():
-        out.progress(progress)
+    out.watch(job.watch())
     job.wait()
 
 
@@ -125,6 +107,12 @@ def cancel_job(client: Client, options: argparse.Namespace, out: Output) -> None
     job = client.jobs.get(options.name)
     job.cancel()
     out.job(job)
+
+
+def delete_job(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue jobs delete`."""
+    client.jobs.delete(options.name, force=options.force, etag=options.etag)
+    out.deleted(options.name)
 
 
 def job_result(client: Client, options: argparse.Namespace, out: Output) -> None:
@@ -138,8 +126,20 @@ def server_info(client: Client, _: argparse.Namespace, out: Output) -> None:
     out.server_info(client.server_info())
 
 
-def _finish(job: InfluenceJob | SelfInfluenceJob | RetrainJob, options: argparse.Namespace, out: Output) -> None:
-    if options.wait:
-        out.result(job.result(options.timeout))
-    else:
-        out.job(job)
+_ITERATED = {"train", "tolerance", "max_iterations", "timeout_seconds"}
+_SCORED = _ITERATED | {"method", "damping", "top_k", "leverage_correction"}
+_TESTED = {"test", "rows", "measurement"}
+
+
+def _ask(
+    client: Client,
+    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob],
+    names: set[str],
+    options: argparse.Namespace,
+    out: Output,
+) -> None:
+    arguments = {name: getattr(options, name) for name in names}
+    if options.estimate:
+        return out.estimate(client.estimate(options.model, **arguments))
+    job = ask(options.model, **arguments)
+    return out.result(job.result(options.timeout)) if options.wait else out.job(job)
