@@ -123,6 +123,18 @@ def test_a_network_is_told_what_to_select(client, digits, registered):
     assert error.value.reason == "ROW_OUT_OF_RANGE"
 
 
+def test_a_retrain_job_is_cancelled_in_the_middle(client, registered):
+    sets = [[row] for row in range(1200)] * 4
+    job = client.retrain(registered.model, train=registered.train, test=registered.test, rows=[0], without=sets)
+    for step in job.watch():
+        if step.stage == "fits without rows" and step.done > 0:
+            assert (step.done % 64, step.total) == (0, len(sets))
+            job.cancel()
+            break
+    with pytest.raises(undue.Cancelled):
+        job.result(timeout=60)
+
+
 @pytest.mark.parametrize("method", ["exact", "cg", "grad_dot", "grad_cos"])
 def test_the_mean_over_test_rows(client, registered, method):
     rows = [3, 8, 250]

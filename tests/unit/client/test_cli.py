@@ -250,7 +250,8 @@ def test_watching_prints_a_line_a_change(fake, capsys) -> None:
     status, out, _ = run(capsys, "jobs", "watch", "a", "--json")
     assert status == 0
     assert [step["state"] for step in json.loads(out)] == ["RUNNING", "SUCCEEDED"]
-    assert json.loads(out.splitlines()[0].rstrip(",") + "]")[0]["state"] == "RUNNING"  # each is there at once, on a line of its own
+    first = out.splitlines()[0].rstrip(",") + "]"  # each is there at once, on a line of its own
+    assert json.loads(first)[0]["state"] == "RUNNING"
     status, out, _ = run(capsys, "jobs", "watch", "a")
     assert out.splitlines()[-1].split() == ["succeeded", "scoring", "4", "of", "4"]
 

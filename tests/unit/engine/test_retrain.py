@@ -349,3 +349,29 @@ def test_nan_is_an_error(case):
     with pytest.raises(FailedPrecondition) as error:
         retrain(c.objective, c.rows, TensorRows({"x": x}, c.y), without=SETS)
     assert (error.value.reason, error.value.metadata["row"]) == (Reason.NON_FINITE_RESULT, "5")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("exclude", [(), ("bias",)], ids=["l2", "bias excluded"])
+def test_it_comes_home_from_far_away(case, loss, exclude):
+    """Newton's method alone would not: from weights that saturate every row its first step is far too long."""
+    c = case(loss, exclude=exclude)
+    near = retrain(c.objective, c.rows, c.rows, without=SETS)
+    far = {name: 300 * torch.sin(7 * tensor) for name, tensor in c.objective.program.parameters.items()}
+    there = Objective(replace(c.objective.program, parameters=far), ObjectiveSpec(loss, 0.1, exclude))
+    found = retrain(there, c.rows, c.rows, without=SETS)
+    assert found.distance > 100
+    np.testing.assert_allclose(found.changes, near.changes, atol=1e-7)
+
+
+@pytest.mark.parametrize("l2", [1e-5, 1e-7, 1e-9])
+def test_where_l2_is_tiny_a_small_gradient_is_not_enough(case, l2):
+    """On separable data ‖∇R‖ ≤ 1e-10 holds far from the minimum; two tolerances have to agree all the same."""
+    c = case("binary_logistic", l2=l2)
+    train = TensorRows({"x": c.x}, (c.x[:, 0] > 0).to(torch.int64))
+    found = [
+        retrain(c.objective, train, train, without=[[0], [1]], tolerance=t, measurement="logit").changes
+        for t in (1e-10, 1e-13)
+    ]
+    np.testing.assert_allclose(*found, atol=1e-3)
+    assert abs(found[0]).max() > 1e-2

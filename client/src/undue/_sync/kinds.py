@@ -12,7 +12,7 @@ from undue._errors import Internal, Unavailable
 from undue._grpc_blocking import sleep
 from undue._inputs import resource_name
 from undue._resources import Dataset, Model
-from undue._results import InfluenceResult, RetrainResult, SelfInfluenceResult
+from undue._results import Counterfactual, InfluenceResult, RetrainResult, SelfInfluenceResult
 from undue._retry import FOLLOW
 from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
@@ -122,13 +122,15 @@ class RetrainJob(Job):
         """
         self.wait(timeout, progress)
         request = jobs_pb2.ListCounterfactualsRequest(parent=self.name, page_size=_PAGE_ROWS)
-        found = list(pages(self._connection, self._connection.jobs.ListCounterfactuals, request))
-        return RetrainResult(
-            rows=tuple(found[0].rows),
-            costs=_convert.numbers(found[0].costs),
-            counterfactuals=tuple(_convert.counterfactual(each) for page in found for each in page.counterfactuals),
-            diagnostics=_convert.diagnostics(self._message.diagnostics),
-        )
+        rows: list[int] = []
+        costs: list[float] = []
+        found: list[Counterfactual] = []
+        for page in pages(self._connection, self._connection.jobs.ListCounterfactuals, request):
+            rows += page.rows
+            costs += page.costs
+            found += [_convert.counterfactual(each) for each in page.counterfactuals]
+        measured = _convert.diagnostics(self._message.diagnostics)
+        return RetrainResult(tuple(rows), _convert.numbers(costs), tuple(found), measured)
 
 
 class ValidationJob(Job):

@@ -23,6 +23,9 @@ _FORCING = 1e-2
 _NOTHING = 1e-4
 """Share of the tolerance below which a fit is at its minimum before its first step: elsewhere it takes one, so that a
 row that hardly matters is measured too."""
+_LIFT = 1e-3
+"""Of ‖∇R‖, added to a Hessian that L2 does not hold: far from the minimum, where every row is saturated, it may have no
+curvature left; near it the lift vanishes with the gradient (Polyak 2009)."""
 _MOST_PRODUCTS = 300
 _DECREASE = 1e-4
 _ROUNDING = 1e-13
@@ -68,14 +71,15 @@ class Newton:
     def minimise(self, objectives: Removals, start: Tensor, precondition: Callable[[Tensor], Preconditioner]) -> Minima:
         """Return the minimisers of K objectives, from `start` (d, K, C).
 
-        Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too: there a fit has converged
-        only once its next step would move no output.
+        Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too, and where it hardly does a
+        small ‖∇R‖ says little: there a fit has converged only once its next step would move no output.
 
         Args:
             objectives: R_k.
             start: where each begins.
             precondition: Θ (d, K, C) of an iteration → its preconditioner.
         """
+        sure = objectives.modulus * _STILL >= self.tolerance
         theta = start.clone()
         running = torch.arange(start.shape[1], device=start.device)
         values, gradients = objectives.evaluate(theta, running)
@@ -95,29 +99,30 @@ class Newton:
             running = running[ending(~torch.isfinite(norms), "a cost or its gradient is not finite")]
             norms = _norm(gradients[:, running])
             small = norms <= self.tolerance * torch.where(iterations[running] > 0, 1, _NOTHING)
-            if objectives.strongly_convex:
-                running, small = running[ending(small, CONVERGED)], small[~small]
+            if sure:
+                running, norms, small = running[ending(small, CONVERGED)], norms[~small], small[~small]
             if not len(running):
                 break
             at = theta[:, running]
             step, solved, taken = self._step(objectives, running, at, gradients[:, running], precondition(at))
             products += taken
-            left = torch.ones_like(small)
-            if not objectives.strongly_convex:
-                restless[running] += small
-                still = small & solved & (objectives.largest_move(step, running) <= _STILL)
-                grows = ~still & (restless[running] > _PATIENCE)
-                left = ending(still, CONVERGED)
+            still = solved & (sure or objectives.largest_move(step, running) <= _STILL)
+            restless[running] += small & ~still
+            left = ending(small & still, CONVERGED)
+            if objectives.modulus == 0:
+                grows = left & (restless[running] > _PATIENCE)
                 left &= ending(grows, "the gradient vanishes while the outputs grow: there is no minimum")
             spent = left & (iterations[running] >= self.max_iterations)
             left &= ending(spent, f"{self.max_iterations} iterations were not enough")
-            running, step = running[left], step[:, left]
+            running, step, there = running[left], step[:, left], (still & (norms <= self.tolerance))[left]
             if not len(running):
                 break
             found = _search(objectives, running, theta[:, running], values[running], gradients[:, running], step)
             theta[:, running], values[running], gradients[:, running], moved = found
             iterations[running] += 1
-            running = running[ending(~moved, "rounding hides any further decrease")]
+            # A fit that is already near enough may find that rounding leaves it no step.
+            left = ending(~moved & there, CONVERGED) & ending(~moved & ~there, "rounding hides any further decrease")
+            running = running[left]
         return Minima(theta, _norm(gradients), iterations, status, products)
 
     def _step(
@@ -130,18 +135,19 @@ class Newton:
         goal = (0 if objectives.quadratic else _FORCING) * norms
         goal = torch.where(norms > nothing, goal.clamp(min=10 * nothing).minimum(0.5 * norms), norms)
         product = objectives.curvature(theta, at)
+        lift = 0 if objectives.quadratic or objectives.modulus > 0 else _LIFT * norms[:, None]
         step, residual = torch.zeros_like(gradients), -gradients
         z = precondition(residual)
         direction, rho = z, _dot(residual, z)
         products = 0
         open_ = _norm(residual) > goal
         while bool(open_.any()) and products < _MOST_PRODUCTS * len(at):
-            H = product(direction)
+            pushed = product(direction) + lift * direction
             products += len(at)
-            curvature = _dot(direction, H)
+            curvature = _dot(direction, pushed)
             open_ &= (curvature > 0) & (rho > 0)  # else rounding has taken over
             alpha = torch.where(open_, rho / curvature.where(open_, 1), 0)[:, None]
-            step, residual = step + alpha * direction, residual - alpha * H
+            step, residual = step + alpha * direction, residual - alpha * pushed
             z = precondition(residual)
             before, rho = rho, _dot(residual, z)
             direction = z + (rho / before.where(before > 0, 1))[:, None] * direction

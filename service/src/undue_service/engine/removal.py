@@ -45,9 +45,9 @@ class Removals:
         self._kept = self._kept.to(self.l2.device)
 
     @property
-    def strongly_convex(self) -> bool:
-        """Whether L2 holds every coefficient, so that there is one minimiser and its distance is ≤ ‖∇R‖ / min l2."""
-        return bool((self.l2 > 0).all())
+    def modulus(self) -> float:
+        """Return μ for which R − μ/2 ‖Θ‖² is convex: with μ > 0 there is one minimiser, at most ‖∇R‖ / μ away."""
+        return float(self.l2.min())
 
     @property
     def quadratic(self) -> bool:

@@ -23,6 +23,7 @@ from .objective import Objective
 from .progress import Progress, silent
 from .queries import asked_rows
 from .removal import Removals
+from .solvers.refusals import refuse_not_finite
 
 DEFAULT_TOLERANCE = 1e-10
 DEFAULT_MAX_ITERATIONS = 100
@@ -233,6 +234,8 @@ def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
     # What L2 leaves free may hold directions without curvature, where rounding must not be magnified.
     free = objectives.l2.reshape(-1) == 0
     H.diagonal().add_(_LIFT * free * H.diagonal()[free].mean() if bool(free.any()) else 0)
+    if not bool(torch.isfinite(H).all()):
+        refuse_not_finite("the Hessian")
     factor, info = torch.linalg.cholesky_ex(H)
     lift = len(H) * torch.finfo(H.dtype).eps * max(float(torch.linalg.matrix_norm(H, 1)), torch.finfo(H.dtype).tiny)
     while int(info):
