@@ -38,6 +38,7 @@ JOBS = {
     "cg, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="cg", damping=1.0, top_k=3)),
     "grad_dot, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="grad_dot")),
     "grad_cos, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="grad_cos", top_k=5)),
+    "retrain": jobs_pb2.Job(retrain={**_influence, "model": SOFTMAX, "without": [{"rows": [0]}, {"rows": [1, 2]}]}),
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
     "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
@@ -67,10 +68,11 @@ class Asker:
     def job(self, name: str, variant: int) -> None:
         """Queue a job; each variant has a result of its own."""
         job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
-        if job.HasField("influence"):
-            job.influence.rows[:] = random.Random(variant).sample(range(ROWS), 5)
-        else:
+        if job.HasField("self_influence"):
             job.self_influence.top_k = 1 + variant % ROWS
+        else:
+            spec = getattr(job, job.WhichOneof("spec"))
+            spec.rows[:] = random.Random(variant).sample(range(ROWS), 5)
         request = jobs_pb2.CreateJobRequest(job=job, request_id=self._id())
         made = self._make(lambda: self._channel.jobs.CreateJob(request, timeout=30))
         self.asked.jobs[made.name.removeprefix("jobs/")] = f"{name} # {variant}"

@@ -24,9 +24,10 @@ def jobs(data: Path, unfinished_only: bool = False) -> list[dict]:
 
 
 def outcome(job: dict) -> dict:
-    """Return what a job found, but for the time that it took."""
-    report = json.loads(json.dumps(job["report"]))
-    report.get("diagnostics", {}).pop("seconds", None)
+    """Return what a job found, but for what was measured of the machine: the time that it took, its speed."""
+    report = {name: value for name, value in job["report"].items() if name != "speed"}
+    if "diagnostics" in report:
+        report["diagnostics"] = {name: value for name, value in report["diagnostics"].items() if name != "seconds"}
     return {"results": job["results"], "report": report}
 
 
