@@ -1,11 +1,14 @@
 """Retraining against optimisers that know nothing of it: torch's L-BFGS on digits, and Newton's method on its own."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from conftest import fit_softmax
-from reference.test_leave_one_out import breast_cancer, diabetes, measured, trained
+from reference.test_leave_one_out import Agreement, breast_cancer, diabetes, matrix, measured, trained
+from reference.test_leave_one_out import digits as digits_problem
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
@@ -62,3 +65,24 @@ def test_leave_one_out_takes_few_products(softmax):
     found = retrain(*softmax, rows=[0], without=[[row] for row in range(100)])
     assert found.diagnostics.matvecs < 8 * 100
     assert found.iterations.max() <= 5
+
+
+@pytest.mark.slow
+def test_all_leave_one_outs_of_digits(capsys):
+    _, objective, train, test = trained(digits_problem(1e-2))
+    rows = list(range(len(train)))
+    started = time.process_time()
+    found = retrain(objective, train, test, without=[[row] for row in rows])
+    seconds = time.process_time() - started
+    exact = Agreement.of(matrix(objective, train, test, rows), found.changes.T)
+    plain = Agreement.of(matrix(objective, train, test, rows, leverage_correction=False), found.changes.T)
+    products = found.diagnostics.matvecs / len(rows)
+    with capsys.disabled():
+        print(
+            f"\n{len(rows):,} leave-one-outs, {found.iterations.mean():.1f} steps and {products:.1f} products each, ",
+            end="",
+        )
+        print(f"{seconds:.1f} s of one core\n  exact {exact}\n  plain {plain}")
+    assert found.diagnostics.residual <= 1e-10
+    assert exact.pearson > 0.9999
+    assert abs(1 - exact.slope) < abs(1 - plain.slope)

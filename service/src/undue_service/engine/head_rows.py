@@ -36,6 +36,18 @@ class HeadBlock:
         """Return f of K heads (d, K, C): (B, K, C)."""
         return self.project(coefficients) + self.offsets[:, None, :]
 
+    def parts(self, size: int) -> Iterator["HeadBlock"]:
+        """Yield the rows, at most `size` at a time."""
+        for start in range(0, len(self.index), size):
+            at = slice(start, start + size)
+            yield HeadBlock(
+                self.features[at],
+                self.offsets[at],
+                None if self.targets is None else self.targets[at],
+                None if self.weights is None else self.weights[at],
+                self.index[at],
+            )
+
     def gather(self, values: Tensor) -> Tensor:
         """Return Σ_i x̃_i ⊗ v_i of (B, K, C): (d, K, C)."""
         _, K, C = values.shape

@@ -106,11 +106,14 @@ class Removals:
         d, C = l2.shape
         at = torch.tensor([k], device=theta.device)
 
+        size = max(1, self._memory // (theta.element_size() * (4 * theta.shape[1] ** 2 + 2 * d * C)))
+
         def factors() -> Iterator[tuple[Tensor, Tensor]]:
             for block in self._rows.blocks():
-                S = self.loss.curvature(block.outputs(theta[:, None])[:, 0])
-                x = block.features if features is None else block.features[:, features]
-                yield x, S * self._weights(block, at)[:, :, None]
+                for part in block.parts(size):
+                    S = self.loss.curvature(part.outputs(theta[:, None])[:, 0])
+                    x = part.features if features is None else part.features[:, features]
+                    yield x, S * self._weights(part, at)[:, :, None]
                 self._told()
 
         H = head_blocks(factors(), theta.new_zeros(C, d, C, d)).permute(1, 0, 3, 2).reshape(d * C, d * C)

@@ -28,6 +28,7 @@ from .solvers.refusals import refuse_not_finite
 DEFAULT_TOLERANCE = 1e-10
 DEFAULT_MAX_ITERATIONS = 100
 _LIFT = 1e-6
+_FEW_AT_ONCE = 8
 _MOST_AT_ONCE = 64  # more fits in step are no faster, and a caller wants to hear from us
 
 
@@ -211,9 +212,14 @@ def _changes(k: int, m: int, memory_bytes: int) -> NDArray[np.float64]:
 
 def _at_once(objective: Objective, train: HeadRows, test: HeadRows, memory_bytes: int) -> int:
     """Return how many fits fit into a byte budget, at least one."""
-    C = objective.head.outputs
-    numel = 12 * C * max(len(train), test.largest_block) + 16 * objective.space.dim
-    return max(1, min(_MOST_AT_ONCE, memory_bytes // (8 * numel)))
+    C, own = objective.head.outputs, 16 * objective.space.dim
+
+    def fitting(rows: int) -> int:
+        return memory_bytes // (8 * (12 * C * max(rows, test.largest_block) + own) + len(train))
+
+    # Kept for all rows, what a step computes of them serves all its products; but few fits at a time are slow.
+    whole = fitting(len(train))
+    return max(1, min(_MOST_AT_ONCE, whole if whole >= _FEW_AT_ONCE else fitting(train.largest_block)))
 
 
 def _check_left(objectives: Removals, some: Sequence[Sequence[int]], first: int) -> None:
