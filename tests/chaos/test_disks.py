@@ -30,7 +30,14 @@ class Bench:
         self.alive()
 
     def alive(self):
-        self.channel.server.GetServerInfo(server_info_pb2.GetServerInfoRequest(), wait_for_ready=True, timeout=30)
+        """Wait until it answers; a call may still meet the connection to the service before this one."""
+        request, deadline = server_info_pb2.GetServerInfoRequest(), time.monotonic() + 30
+        while True:
+            try:
+                return self.channel.server.GetServerInfo(request, wait_for_ready=True, timeout=30)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
 
     def register(self):
         self.asker.dataset(0)
