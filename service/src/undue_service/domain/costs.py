@@ -1,11 +1,12 @@
 """What a job would take: floating-point operations and bytes of each method, at the speed that was measured.
 
 P selected parameters, C outputs, n training rows, m test rows. A pass over the training rows costs n row gradients, as
-timed at registration. The constants in front were fitted once to jobs on digits and are good to a factor of about two
-(tests/e2e/test_estimates.py holds them to three).
+timed at registration. The constants were fitted to jobs on digits, on two idle cores, where the estimates came to
+0.3–2.2 times the seconds and 0.8–1.1 times the memory measured (tests/e2e/test_estimates.py, which allows for a machine
+that is busy).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .specs import Influence, ModelReport, RequestedJob, Retrain, SelfInfluence, Speed
 
@@ -15,7 +16,12 @@ BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
 """Of conjugate gradients; the true number is about √κ and not known before."""
-NEWTON_ITERATIONS = 3
+FIT_PRODUCTS = 9
+"""Passes over the features that a fit without some rows takes: three Newton steps, each some products and a value."""
+EFFICIENCY = 0.4
+"""Of the products of a job, beside one large square product."""
+SCORE_SECONDS = 5e-8
+"""Of ranking one score among the most helpful and the most harmful."""
 _FLOAT64 = 8
 
 
@@ -42,6 +48,10 @@ class _Work:
     """Bytes."""
     products: float = 0
     """Hessian-vector products over all training rows, of a model that is no linear head."""
+    columns: float = 0
+    """As many of them as are made in one pass."""
+    scores: float = 0
+    """Numbers that are ranked."""
 
 
 def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: int, test_rows: int) -> Estimate:
@@ -52,18 +62,23 @@ def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: i
             work = _solving(spec, method, model, n, m)
             together = min(m, QUERIES_TOGETHER)
             scoring = min(BLOCK_BYTES / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
-            scores = 4 * n * m if spec.top_k is None else 0
-            held = work.held + scoring + scores + _FLOAT64 * 2 * model.dim * together
-            work = _Work(work.passes + 1, work.flops + 2 * n * model.dim * m, held, work.products)
+            matrix = 4 * n * m if spec.top_k is None else 0
+            held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
+            work = replace(
+                work, passes=work.passes + 1, flops=work.flops + 2 * n * model.dim * m, held=held, scores=n * m
+            )
         case SelfInfluence(method=method):
             work = _solving(spec, method, model, n, n)
         case Retrain(without=without):
             work = _retraining(model, n, m, len(without))
-    seconds = (work.passes * n + test_rows) * speed.row_seconds
-    seconds += work.products * n * speed.product_seconds + work.flops / speed.flops_per_second
-    block: float = min(BLOCK_BYTES, min(n, BLOCK_ROWS) * speed.row_bytes)
+    seconds = (work.passes * n + test_rows) * speed.row_seconds + work.products * n * speed.product_seconds
+    seconds += work.flops / (EFFICIENCY * speed.flops_per_second) + work.scores * SCORE_SECONDS
+    rows = min(n, BLOCK_ROWS)
+    block: float = min(BLOCK_BYTES, rows * speed.row_bytes)
     if work.products:
-        block = min(BLOCK_BYTES, block * min(work.products, 64))
+        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that.
+        values = max(0, speed.row_bytes / _FLOAT64 - 3 * model.dim) / 4
+        block = min(0.6 * BLOCK_BYTES, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
@@ -74,7 +89,7 @@ def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n
         dense = _FLOAT64 * P * P
         solving = P**3 + 4 * P * P * columns
         if not model.linear_head:
-            return _Work(1, solving, 3 * dense, products=P)
+            return _Work(1, solving, 3 * dense, products=P, columns=P)
         curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
         # The leverage correction is a pass over the same blocks.
         passes = 2 if spec.leverage_correction is not False else 1
@@ -85,7 +100,7 @@ def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n
         held = _FLOAT64 * 8 * P * together
         if model.linear_head:
             return _Work(1 + iterations * -(-columns // together), 4 * n * P * columns * iterations, held)
-        return _Work(1, 0, held, products=iterations * columns)
+        return _Work(1, 0, held, products=iterations * columns, columns=together)
     return _Work(1)
 
 
@@ -93,6 +108,6 @@ def _retraining(model: ModelReport, n: int, m: int, fits: int) -> _Work:
     """Return what the fits take: some Newton iterations each, over features that are computed once."""
     P, C = model.dim, model.outputs_per_row
     curvature = n * P * P * (C + 1) / C
-    per_fit = NEWTON_ITERATIONS * 6 * n * P + 2 * m * P
+    per_fit = FIT_PRODUCTS * 4 * n * P + 2 * m * P
     held = 3 * _FLOAT64 * P * P + _FLOAT64 * n * (P / C + C) + _FLOAT64 * fits * m
     return _Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
