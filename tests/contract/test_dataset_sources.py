@@ -16,7 +16,8 @@ from undue_service.datasets.digest import digest_of
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.source import Columns, DatasetSource
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ColumnSchema, FileSource, GroupSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema, GroupSchema
+from undue_service.domain.specs import FileSource, SchemaSpec
 
 
 def small() -> Table:

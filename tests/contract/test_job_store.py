@@ -15,10 +15,10 @@ from undue_service.application.ports import StaleLeaseError
 from undue_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import Job, JobState, Progress
 from undue_service.domain.names import new_token
+from undue_service.domain.reports import DatasetReport
 from undue_service.domain.resources import Registration, RequestKey, ResourceState, Upload
 from undue_service.domain.specs import (
     ArraysSource,
-    DatasetReport,
     DatasetValidation,
     FileSource,
     Influence,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from . import _convert
+from . import _convert_jobs
 from ._inputs import (
     Aggregate,
     Measurement,
@@ -45,13 +45,13 @@ def influence(
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
         method=method,
-        measurement=_convert.measurement("measurement", measurement),
+        measurement=_convert_jobs.measurement("measurement", measurement),
         damping=None if damping is None else non_negative("damping", damping),
         top_k=row_count("top_k", top_k),
         leverage_correction=leverage_correction,
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
-        aggregate=None if aggregate is None else _convert.aggregate("aggregate", aggregate),
+        aggregate=None if aggregate is None else _convert_jobs.aggregate("aggregate", aggregate),
     )
     return jobs_pb2.Job(influence=spec, timeout_seconds=_timeout(timeout_seconds))
 
@@ -109,7 +109,7 @@ def retrain(
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
         without=[jobs_pb2.RowSet(rows=each) for each in row_sets("without", without)],
-        measurement=_convert.measurement("measurement", measurement),
+        measurement=_convert_jobs.measurement("measurement", measurement),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
     )

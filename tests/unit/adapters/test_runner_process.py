@@ -13,7 +13,8 @@ from undue_service.adapters.pool.local import LocalPool
 from undue_service.adapters.pool.runner_process import RunnerProcess
 from undue_service.application.ports import RunnerLostError, Work
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
-from undue_service.domain.specs import ArraysSource, DatasetReport, TaskResult, TensorRef
+from undue_service.domain.reports import DatasetReport, TaskResult
+from undue_service.domain.specs import ArraysSource, TensorRef
 from undue_service.domain.tasks import DatasetTask
 from undue_service.wire.codec import TASK_RESULT
 

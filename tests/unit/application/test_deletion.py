@@ -21,16 +21,8 @@ from undue_service.application.retention import RELEASE_GRACE, Retention
 from undue_service.application.uploads import Uploads
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import JobState
-from undue_service.domain.specs import (
-    ArraysSource,
-    ColumnSchema,
-    DatasetReport,
-    ModelReport,
-    ModelSpec,
-    ObjectiveSpec,
-    SelfInfluence,
-    TensorRef,
-)
+from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, SelfInfluence, TensorRef
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REPORT = DatasetReport(4, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")

@@ -20,7 +20,8 @@ from undue_service.application.registration import Registrations
 from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS, Scheduler
 from undue_service.domain.errors import InvalidArgument, Reason, Unavailable
 from undue_service.domain.jobs import JobState, Progress
-from undue_service.domain.specs import ArraysSource, DatasetReport, Produced, TaskResult, TensorRef
+from undue_service.domain.reports import DatasetReport, Produced, TaskResult
+from undue_service.domain.specs import ArraysSource, TensorRef
 from undue_service.domain.tasks import DatasetTask
 
 REPORT = DatasetReport(4, (), None, has_ids=False, has_weights=False, digest="d")

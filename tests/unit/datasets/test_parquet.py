@@ -15,7 +15,8 @@ from undue_service.datasets.files import DataFile
 from undue_service.datasets.opening import validate
 from undue_service.datasets.parquet import ParquetSource
 from undue_service.domain.errors import Error, InvalidArgument, Reason
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 SPEC = SchemaSpec({"x": ("x",)})
 

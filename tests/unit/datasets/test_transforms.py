@@ -15,7 +15,8 @@ from undue_service.datasets import checks
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.transforms import Transform
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ArraysSource, ColumnSchema, FileSource, SchemaSpec, TensorRef, TransformSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import ArraysSource, FileSource, SchemaSpec, TensorRef, TransformSpec
 
 NUMBER = st.floats(-100, 100, width=32)
 POSITIVE = st.floats(1e-3, 100)

@@ -10,18 +10,9 @@ from dataset_formats import FORMATS, Files, located
 from dataset_tables import TABLES, Table
 from undue_service.datasets import opening
 from undue_service.domain.errors import Error, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.reports import Produced, RowsReport, TaskResult
 from undue_service.domain.results import Instances
-from undue_service.domain.specs import (
-    ArraysSource,
-    DataSource,
-    FileSource,
-    Produced,
-    RowsReport,
-    SchemaSpec,
-    TaskResult,
-    TensorRef,
-    TransformSpec,
-)
+from undue_service.domain.specs import ArraysSource, DataSource, FileSource, SchemaSpec, TensorRef, TransformSpec
 from undue_service.domain.tasks import DatasetTask, RowsTask
 from undue_service.runner import sources
 from undue_service.runner.tasks import Workshop

@@ -11,7 +11,7 @@ from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.specs import Influence, Measurement, Retrain, SelfInfluence
-from undue_service.transport import requests, responses
+from undue_service.transport import job_responses, requests
 from undue_service.transport.validation import check
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -67,7 +67,7 @@ def read(convert, request, *more):
 
 @given(INFLUENCE | SELF_INFLUENCE | RETRAIN, st.floats(0, 1e8))
 def test_a_job_spec_round_trips(spec, timeout):
-    message = responses.job(Job("t", "j", spec, NOW, timeout))
+    message = job_responses.job(Job("t", "j", spec, NOW, timeout))
     request = jobs_pb2.CreateJobRequest(job=message)
     assert read(requests.job_spec, request) == (spec, timeout)
 

@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from undue.v1 import datasets_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import Job
+from undue_service.domain.reports import DatasetReport, GroupSchema
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     SEVERAL_FILES,
     ArraysSource,
-    DatasetReport,
     DatasetValidation,
     DType,
     FileFormat,
     FileSource,
-    GroupSchema,
     LocatedFile,
     SchemaSpec,
     TensorRef,

@@ -7,22 +7,24 @@ from hypothesis import strategies as st
 
 from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
-from undue_service.domain.specs import (
+from undue_service.domain.reports import (
     ColumnSchema,
     DatasetReport,
-    DatasetValidation,
     Diagnostics,
+    InfluenceReport,
+    ModelReport,
+    ParameterInfo,
+    Stationarity,
+)
+from undue_service.domain.specs import (
+    DatasetValidation,
     FileSource,
     Influence,
-    InfluenceReport,
     LocatedFile,
-    ModelReport,
     ModelValidation,
-    ParameterInfo,
     Retrain,
     SchemaSpec,
     SelfInfluence,
-    Stationarity,
     TransformSpec,
     UploadedFile,
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, cast
 
-from undue import _convert, _specs
+from undue import _convert, _convert_jobs, _specs
 from undue._embedded import EmbeddedService
 from undue._grpc_aio import in_thread
 from undue._inputs import Aggregate, Measurement
@@ -251,7 +251,7 @@ class AsyncClient:
             ask = _specs.retrain if "without" in arguments else _specs.influence
             job = ask(model, train=train, test=test, **arguments)
         request = jobs_pb2.CreateJobRequest(job=job, validate_only=True)
-        return _convert.estimate((await self._connection.call(self._connection.jobs.CreateJob, request)).estimate)
+        return _convert_jobs.estimate((await self._connection.call(self._connection.jobs.CreateJob, request)).estimate)
 
     async def server_info(self) -> ServerInfo:
         """Return versions, methods, limits and devices of the service.

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from undue import _convert
+from undue import _convert, _convert_jobs
 from undue._errors import Cancelled, DeadlineExceeded, Unavailable
 from undue._grpc_aio import sleep
 from undue._progress import ProgressBar
@@ -39,17 +39,17 @@ class AsyncJob:
     @property
     def spec(self) -> dict[str, object]:
         """What was asked, with the versions that were settled when it was queued."""
-        return _convert.job_spec(self._message)
+        return _convert_jobs.job_spec(self._message)
 
     @property
     def state(self) -> JobState:
         """How far it has come."""
-        return _convert.job_state(self._message.state)
+        return _convert_jobs.job_state(self._message.state)
 
     @property
     def progress(self) -> Progress:
         """How far it has come, in numbers."""
-        return _convert.progress(self._message)
+        return _convert_jobs.progress(self._message)
 
     @property
     def failure(self) -> Failure | None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from undue import _convert
+from undue import _convert, _convert_jobs
 from undue._errors import Internal, Unavailable
 from undue._grpc_aio import sleep
 from undue._inputs import resource_name
@@ -47,9 +47,9 @@ class AsyncInfluenceJob(AsyncJob):
         request = jobs_pb2.ListExplanationsRequest(parent=self.name, page_size=size)
         pages = all_pages(self._connection, self._connection.jobs.ListExplanations, request, "explanations")
         test, train = (AsyncInstances(self._connection, name) for name in (spec.test, spec.train))
-        found = [_convert.explanation(cast(jobs_pb2.Explanation, each), test, train) async for each in pages]
+        found = [_convert_jobs.explanation(cast(jobs_pb2.Explanation, each), test, train) async for each in pages]
         scores = None if spec.HasField("top_k") else await self._read_scores(len(found))
-        return InfluenceResult(tuple(found), scores, _convert.diagnostics(self._message.diagnostics))
+        return InfluenceResult(tuple(found), scores, _convert_jobs.diagnostics(self._message.diagnostics))
 
     async def _read_scores(self, rows: int) -> npt.NDArray[np.float32]:
         """Return the whole score matrix; a broken stream is read again from the start."""
@@ -99,8 +99,8 @@ class AsyncSelfInfluenceJob(AsyncJob):
         request = jobs_pb2.ListSelfInfluencesRequest(parent=self.name, page_size=_PAGE_ROWS)
         pages = all_pages(self._connection, self._connection.jobs.ListSelfInfluences, request, "examples")
         train = AsyncInstances(self._connection, self._message.self_influence.train)
-        found = [_convert.scored_example(cast(jobs_pb2.ScoredExample, each), train) async for each in pages]
-        return SelfInfluenceResult(tuple(found), _convert.diagnostics(self._message.diagnostics))
+        found = [_convert_jobs.scored_example(cast(jobs_pb2.ScoredExample, each), train) async for each in pages]
+        return SelfInfluenceResult(tuple(found), _convert_jobs.diagnostics(self._message.diagnostics))
 
 
 class AsyncRetrainJob(AsyncJob):
@@ -127,9 +127,9 @@ class AsyncRetrainJob(AsyncJob):
         async for page in pages(self._connection, self._connection.jobs.ListCounterfactuals, request):
             rows += page.rows
             costs += page.costs
-            found += [_convert.counterfactual(each) for each in page.counterfactuals]
-        measured = _convert.diagnostics(self._message.diagnostics)
-        return RetrainResult(tuple(rows), _convert.numbers(costs), tuple(found), measured)
+            found += [_convert_jobs.counterfactual(each) for each in page.counterfactuals]
+        measured = _convert_jobs.diagnostics(self._message.diagnostics)
+        return RetrainResult(tuple(rows), _convert_jobs.numbers(costs), tuple(found), measured)
 
 
 class AsyncValidationJob(AsyncJob):

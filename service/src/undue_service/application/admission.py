@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.methods import MethodSpec, method_spec, self_influence_spec
+from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import DatasetReport, Influence, ModelReport, RequestedJob, Retrain, SelfInfluence
+from undue_service.domain.specs import Influence, RequestedJob, Retrain, SelfInfluence
 
 
 def check_method(spec: RequestedJob) -> None:

@@ -5,22 +5,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from undue_service.domain.jobs import Job
+from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelReport, RowsReport, TaskResult
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     ArraysSource,
-    DatasetReport,
     DatasetValidation,
     DataSource,
     FileSource,
     Influence,
-    InfluenceReport,
-    ModelReport,
     ModelSpec,
     ModelValidation,
     Retrain,
-    RowsReport,
     SelfInfluence,
-    TaskResult,
 )
 from undue_service.domain.tasks import (
     DatasetTask,

@@ -20,7 +20,7 @@ from undue_service.domain.errors import (
     Unavailable,
 )
 from undue_service.domain.jobs import Job, Lease, Progress
-from undue_service.domain.specs import RowsReport, TaskResult
+from undue_service.domain.reports import RowsReport, TaskResult
 
 from .changes import Changes
 from .planning import Planner

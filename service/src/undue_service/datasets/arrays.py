@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from undue_service.domain.specs import ArraysSource, ColumnSchema, SchemaSpec, TensorRef
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import ArraysSource, SchemaSpec, TensorRef
 
 from .dtypes import NUMERIC, little
 from .layout import ARRAYS_ID, ARRAYS_TARGET, ARRAYS_WEIGHT, check_column

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import GroupSchema
+from undue_service.domain.reports import GroupSchema
 
 from .limits import MAX_GROUP_VALUES
 from .refusals import bad_column, bad_value, quoted, too_many_groups

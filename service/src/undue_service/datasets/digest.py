@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 
 from .dtypes import little
 from .limits import block_rows

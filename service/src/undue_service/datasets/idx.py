@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 from .files import DataFile
 from .layout import check_column, check_exist, numeric_columns, text_columns

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 from .dtypes import LISTED, NUMERIC
 from .limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 from .archives import BoundedFile, damage_named, members, packing_problem
 from .files import DataFile

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ArraysSource, DatasetReport, DataSource
+from undue_service.domain.reports import DatasetReport
+from undue_service.domain.specs import ArraysSource, DataSource
 
 from .arrays import open_arrays
 from .checks import FiniteCheck, GroupCount, UniqueIds, Variation, WeightCheck

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from undue_service.domain.errors import InvalidArgument
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 from .arrow import check_text_type, leaf_dtype, row_shape, to_numpy, to_texts
 from .blocks import Block, BlockCache, Piece, Placed, length, regrouped, taken

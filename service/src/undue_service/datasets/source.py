@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 
 Array = npt.NDArray[Any]
 

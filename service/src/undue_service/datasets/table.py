@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from undue_service.domain.specs import ColumnSchema, SchemaSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import SchemaSpec
 
 from .dtypes import LISTED, NUMERIC
 from .layout import Layout, numeric_columns

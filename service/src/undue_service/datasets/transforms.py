@@ -4,7 +4,8 @@ from math import prod
 
 import numpy as np
 
-from undue_service.domain.specs import ColumnSchema, TransformSpec
+from undue_service.domain.reports import ColumnSchema
+from undue_service.domain.specs import TransformSpec
 
 from .limits import MAX_RANK
 from .refusals import bad_input

@@ -8,7 +8,8 @@ that is busy).
 
 from dataclasses import dataclass, replace
 
-from .specs import Influence, ModelReport, RequestedJob, Retrain, SelfInfluence, Speed
+from .reports import ModelReport, Speed
+from .specs import Influence, RequestedJob, Retrain, SelfInfluence
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows."""

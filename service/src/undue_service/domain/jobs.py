@@ -15,7 +15,8 @@ from enum import StrEnum
 
 from .errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Reason
 from .etags import etag
-from .specs import DatasetReport, InfluenceReport, JobSpec, ModelReport
+from .reports import DatasetReport, InfluenceReport, ModelReport
+from .specs import JobSpec
 
 Report = ModelReport | DatasetReport | InfluenceReport
 

@@ -8,7 +8,8 @@ from .errors import FailedPrecondition, Reason
 from .etags import etag
 from .jobs import Failure, Job, JobState
 from .names import Collection
-from .specs import DatasetReport, DataSource, ModelReport, ModelSpec
+from .reports import DatasetReport, ModelReport
+from .specs import DataSource, ModelSpec
 
 
 class ResourceState(StrEnum):

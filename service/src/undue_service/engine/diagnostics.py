@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from undue_service.domain.methods import MethodSpec
-from undue_service.domain.specs import Diagnostics, Stationarity
+from undue_service.domain.reports import Diagnostics, Stationarity
 
 from .methods import Factors, Problem
 from .objective import Objective

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ObjectiveSpec, ParameterInfo
+from undue_service.domain.reports import ParameterInfo
+from undue_service.domain.specs import ObjectiveSpec
 
 from .data import Batch
 from .head import LinearHead, find_head

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.specs import Stationarity
+from undue_service.domain.reports import Stationarity
 
 from .data import Batch, Rows
 from .gradients import block_rows, loss_gradients, training_batches

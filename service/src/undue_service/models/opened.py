@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export.graph_signature import InputKind
 
 from undue_service.domain.errors import InvalidArgument, Reason
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 
 from .opened import OpenedModel
 from .refusals import malformed, quoted, static_batch, unsupported

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from undue_service.domain.errors import Error, FailedPrecondition, Internal, Reason, ResourceExhausted, Unavailable
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.reports import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
 from undue_service.wire.framing import ALIVE_SECONDS, MAX_FRAME_BYTES, RunnerChannel

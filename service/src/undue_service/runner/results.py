@@ -8,7 +8,7 @@ import numpy as np
 from undue_service.datasets.digest import row_bytes
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.specs import Produced
+from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from undue_service.domain.specs import Speed
+from undue_service.domain.reports import Speed
 from undue_service.engine.curvature import Hessian
 from undue_service.engine.data import Rows, TensorRows
 from undue_service.engine.gradients import block_rows, loss_gradients, row_bytes, training_batches

@@ -15,18 +15,16 @@ from undue_service.datasets.files import check_unchanged
 from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.specs import (
+from undue_service.domain.reports import (
     ColumnSchema,
     DatasetReport,
-    DataSource,
-    FileSource,
     InfluenceReport,
     ModelReport,
-    ModelSpec,
     Produced,
     RowsReport,
     TaskResult,
 )
+from undue_service.domain.specs import DataSource, FileSource, ModelSpec
 from undue_service.domain.tasks import (
     DatasetTask,
     InfluenceTask,

@@ -6,7 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import ArraysSource, FileSource, ModelSpec, TaskResult
+from undue_service.domain.reports import TaskResult
+from undue_service.domain.specs import ArraysSource, FileSource, ModelSpec
 from undue_service.domain.tasks import Task
 
 T = TypeVar("T")

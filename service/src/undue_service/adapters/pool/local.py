@@ -9,7 +9,7 @@ from undue_service.application.ports import Metrics, PoolStatus, RunnerLostError
 from undue_service.domain.errors import Error
 from undue_service.domain.jobs import Progress
 from undue_service.domain.names import DEFAULT_TENANT
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.reports import TaskResult
 
 from .runner_process import LAUNCHER, RunnerProcess
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from undue_service.application.ports import PoolStatus, Work
 from undue_service.domain.jobs import Progress
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.reports import TaskResult
 
 Body = Callable[[Work, Callable[[Progress], None]], Awaitable[TaskResult]]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.jobs import Failure, Progress
-from undue_service.domain.specs import TaskResult
+from undue_service.domain.reports import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
 from undue_service.wire.framing import FrameError, encode, read_from_runner

@@ -7,7 +7,7 @@ from torch._dynamo.exc import UserError
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 
 from undue_service.domain.errors import Error
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 from undue_service.models.naming import name_inputs, name_tensors
 from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch

@@ -4,7 +4,7 @@ import math
 
 import onnx
 
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 from undue_service.models.limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch, unsupported
 

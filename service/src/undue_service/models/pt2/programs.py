@@ -8,7 +8,7 @@ import torch
 from torch._export.serde import schema
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 from undue_service.models.limits import MAX_ROW_ELEMENTS, too_large
 from undue_service.models.naming import is_placeholder_name
 from undue_service.models.refusals import PT2_EXPORT, malformed, quoted, static_batch, unsafe, unsupported

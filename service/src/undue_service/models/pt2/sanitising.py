@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.export.pt2_archive import PT2ArchiveWriter
 
-from undue_service.domain.specs import ColumnSchema
+from undue_service.domain.reports import ColumnSchema
 from undue_service.models.refusals import malformed, unsupported
 
 from .archive import (

@@ -1,0 +1,168 @@
+"""Messages of jobs and their results to values of the SDK. Pure functions."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from ._convert import name, scale, stationarity
+from ._errors import invalid
+from ._inputs import Aggregate, Measurement
+from ._resources import (
+    Estimate,
+    JobState,
+    Progress,
+)
+from ._results import Counterfactual, Diagnostics, Explanation, Instances, ScoredExample, Value
+from ._tensors import dtype_name
+from .v1 import jobs_pb2, tensors_pb2
+
+_MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
+    "loss": jobs_pb2.MEASUREMENT_LOSS,
+    "logit": jobs_pb2.MEASUREMENT_LOGIT,
+    "margin": jobs_pb2.MEASUREMENT_MARGIN,
+}
+
+
+_AGGREGATES: dict[Aggregate, jobs_pb2.Aggregate.ValueType] = {"mean": jobs_pb2.AGGREGATE_MEAN}
+
+
+def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType:
+    """Return the number of a measurement.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _MEASUREMENTS:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_MEASUREMENTS)}")
+    return _MEASUREMENTS[name]
+
+
+def aggregate(field: str, name: Aggregate) -> jobs_pb2.Aggregate.ValueType:
+    """Return the number of a way to make several costs one.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _AGGREGATES:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_AGGREGATES)}")
+    return _AGGREGATES[name]
+
+
+def estimate(message: jobs_pb2.Estimate) -> Estimate:
+    """Return what a job would take."""
+    return Estimate(message.rows, message.peak_bytes, message.seconds)
+
+
+def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
+    """Return the state of a job."""
+    return JobState(name(jobs_pb2.Job.State, state, "STATE_"))
+
+
+def progress(message: jobs_pb2.Job) -> Progress:
+    """Return how far a job has come."""
+    return Progress(job_state(message.state), message.progress.stage, message.progress.done, message.progress.total)
+
+
+def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
+    """Return what a job was asked, by the names of the API; what was left unset is None."""
+    kind = message.WhichOneof("spec")
+    if kind is None:
+        return {}
+    spec = getattr(message, kind)
+    found: dict[str, object] = {}
+    for field in spec.DESCRIPTOR.fields:
+        value = getattr(spec, field.name)
+        if field.is_repeated:
+            rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
+            found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
+        elif field.has_presence and not spec.HasField(field.name):
+            found[field.name] = None
+        elif field.enum_type is not None:
+            found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
+        else:
+            found[field.name] = value
+    return found
+
+
+def explanation(message: jobs_pb2.Explanation, test: Instances | None, train: Instances | None) -> Explanation:
+    """Return the value of an explanation; `test` and `train` are where the instances can be read."""
+    return Explanation(
+        row=message.row,
+        id=message.id,
+        prediction=_value(message.prediction),
+        target=_value(message.target),
+        loss=message.loss,
+        helpful=tuple(scored_example(each, train) for each in message.helpful),
+        harmful=tuple(scored_example(each, train) for each in message.harmful),
+        rows=tuple(message.rows),
+        _instances=test,
+    )
+
+
+def scored_example(message: jobs_pb2.ScoredExample, train: Instances | None) -> ScoredExample:
+    """Return the value of a scored training row; `train` is where the instances can be read."""
+    return ScoredExample(
+        row=message.row,
+        id=message.id,
+        score=message.score,
+        target=_value(message.target),
+        prediction=_value(message.prediction),
+        loss=message.loss,
+        _instances=train,
+    )
+
+
+def counterfactual(message: jobs_pb2.Counterfactual) -> Counterfactual:
+    """Return the value of a counterfactual."""
+    return Counterfactual(
+        index=message.index,
+        without=tuple(message.without),
+        changes=numbers(message.changes),
+        gradient_norm=message.gradient_norm,
+        iterations=message.iterations,
+    )
+
+
+def numbers(values: Iterable[float]) -> npt.NDArray[np.float64]:
+    """Return numbers as an array that is not written to."""
+    array = np.array(values, dtype=np.float64)
+    array.flags.writeable = False
+    return array
+
+
+def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
+    """Return the value of a result's diagnostics."""
+    sources = jobs_pb2.Diagnostics.DampingSource
+    return Diagnostics(
+        estimand=message.estimand,
+        scale=scale(message.scale),
+        method=message.method,
+        damping=message.damping,
+        damping_source=name(sources, message.damping_source, "DAMPING_SOURCE_").lower(),
+        leverage_correction=message.leverage_correction,
+        solver=message.solver,
+        solver_status=message.solver_status,
+        residual=message.residual,
+        stationarity=stationarity(message.stationarity),
+        recipe=message.recipe,
+        seed=message.seed,
+        dtype=dtype_name(message.dtype),
+        device=message.device,
+        digests=dict(message.digests),
+        seconds=message.seconds,
+        warnings=tuple(message.warnings),
+        matvecs=message.matvecs,
+    )
+
+
+def _value(message: tensors_pb2.Value) -> Value:
+    match message.WhichOneof("kind"):
+        case "label":
+            return message.label
+        case "number":
+            return message.number
+        case "numbers":
+            return tuple(message.numbers.values)
+        case _:
+            return None

@@ -1,0 +1,71 @@
+"""Ports: processes that run tasks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from undue_service.domain.jobs import Progress
+from undue_service.domain.reports import TaskResult
+from undue_service.domain.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A task for a runner."""
+
+    tenant: str
+    id: str
+    task: Task
+    artifacts: Mapping[str, Path]
+    """Every artifact that the task may read."""
+    scratch: Path
+    """Where it leaves what it produces."""
+    lane: Literal["batch", "serve"] = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """One runner process."""
+
+    pid: int
+    device: str
+    lane: str
+    state: Literal["starting", "idle", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What the pool is made of."""
+
+    devices: tuple[str, ...]
+    runners: tuple[RunnerStatus, ...]
+    libraries: Mapping[str, str]
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Device to the most memory that one runner has held there."""
+
+
+class RunnerLostError(Exception):
+    """The runner died, hung up or spoke nonsense. The work can be given to another."""
+
+    def __init__(self, message: str, reason: Literal["died", "nonsense", "silent", "start"]) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WorkerPool(Protocol):
+    """Processes that run tasks, one at a time on each slot and lane."""
+
+    async def run(self, work: Work, on_progress: Callable[[Progress], None]) -> TaskResult:
+        """Run one task to its end. Cancelling the call kills the runner.
+
+        Raises:
+            Error: whatever typed error the task ended with.
+            RunnerLostError: the process was lost.
+        """
+
+    def status(self) -> PoolStatus:
+        """Return what the pool is made of."""
+
+    async def close(self) -> None:
+        """End every runner."""

@@ -1,0 +1,179 @@
+"""What was found: reports of validations and jobs, as plain values."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+from .specs import DType
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSchema:
+    """One column of a data set as it was found."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    """Shape of one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSchema:
+    """A column by whose values rows are told apart."""
+
+    name: str
+    values: int
+    """How many different ones it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """What validation found in a data set."""
+
+    rows: int
+    inputs: tuple[ColumnSchema, ...]
+    target: ColumnSchema | None
+    has_ids: bool
+    has_weights: bool
+    digest: str
+    """sha256 over names, types, shapes and values: the same data has the same digest in every format."""
+    groups: tuple[GroupSchema, ...] = ()
+    classes: tuple[str, ...] = ()
+    """What the labels 0, 1, … stand for, where the files say so."""
+    files: tuple[str, ...] = ()
+    """Names of the files that were read, in their order."""
+    inputs_vary: bool = True
+    """Whether any input differs between rows."""
+    targets_vary: bool = True
+    """Whether the targets do."""
+    kind: Literal["dataset_report"] = "dataset_report"
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """One parameter of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+    selected: bool
+    """Whether influence runs over it."""
+    l2: bool
+    """Whether the L2 term covers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stationarity:
+    """How near the registered weights are to a minimum of the registered objective."""
+
+    gradient_norm: float
+    """‖∇R(θ)‖ over the selected parameters."""
+    relative: float
+    """‖∇R(θ)‖ over the mean of ‖∇ℓ_i(θ)‖: 0 at a minimum, near 1 where all rows pull the same way."""
+    mean_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What was measured of a model's cost when it was registered, on the device that checked it."""
+
+    row_seconds: float
+    """Of one training row's loss and gradient."""
+    product_seconds: float
+    """Of one training row's share in the product of the Hessian with one vector; 0 for a linear head, where it is two
+    matrix products."""
+    flops_per_second: float
+    """Of a float64 matrix product."""
+    base_bytes: int
+    """Memory of the runner with the model open."""
+    row_bytes: int
+    """Memory of one row in a block of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What validation found in a model."""
+
+    inputs: tuple[ColumnSchema, ...]
+    outputs: tuple[str, ...]
+    parameters: tuple[ParameterInfo, ...]
+    dtype: DType
+    linear_head: bool
+    """Whether the prediction is linear in every selected parameter."""
+    output_activation: str
+    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    parity_max_abs: float | None
+    """Largest difference between onnxruntime and torch on the sample rows; None without ONNX or a sample."""
+    parity_rows: int
+    stationarity: Stationarity | None
+    warnings: tuple[str, ...]
+    outputs_per_row: int = 1
+    """C: how many numbers a prediction is."""
+    speed: Speed | None = None
+    """None without a sample."""
+    kind: Literal["model_report"] = "model_report"
+
+    @property
+    def dim(self) -> int:
+        """Return P, the number of selected parameters."""
+        return sum(prod(one.shape) for one in self.parameters if one.selected)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What a score is an estimate of, and how far to trust it."""
+
+    estimand: str
+    scale: Literal["removal", "relative"]
+    method: str
+    damping: float
+    damping_source: Literal["given", "convex", "mean_eigenvalue", "unused"]
+    leverage_correction: bool
+    solver: str
+    solver_status: str
+    residual: float
+    """Largest ‖(H+λI)s − v‖ / ‖v‖ over the right-hand sides; 0 where nothing was solved."""
+    stationarity: Stationarity
+    recipe: str
+    seed: int
+    dtype: DType
+    device: str
+    digests: dict[str, str]
+    """model, train, test and code, each sha256."""
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    matvecs: int = 0
+    """Products of the damped Hessian with one vector that the solves took, those for the residuals included."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceReport:
+    """What a job that scores or measures leaves: diagnostics beside its result artifacts."""
+
+    diagnostics: Diagnostics
+    rows: int
+    train_rows: int
+    kind: Literal["influence_report"] = "influence_report"
+
+
+@dataclass(frozen=True, slots=True)
+class RowsReport:
+    """What reading some rows leaves beside the file that holds them."""
+
+    rows: int
+    kind: Literal["rows_report"] = "rows_report"
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A file that a runner left in its scratch folder, to be kept as an artifact."""
+
+    role: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a finished task hands back."""
+
+    report: ModelReport | DatasetReport | InfluenceReport | RowsReport
+    files: tuple[Produced, ...] = field(default=())

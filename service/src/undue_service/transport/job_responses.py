@@ -1,0 +1,171 @@
+"""Jobs and what they found into messages of the API. Pure."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from undue.v1 import jobs_pb2, tensors_pb2
+from undue_service.domain.costs import Estimate
+from undue_service.domain.jobs import Job
+from undue_service.domain.reports import (
+    Diagnostics,
+    InfluenceReport,
+)
+from undue_service.domain.results import Counterfactual, Explanation, ScoredExample, Value
+from undue_service.domain.specs import (
+    DatasetValidation,
+    Influence,
+    JobSpec,
+    ModelValidation,
+    RequestedJob,
+    Retrain,
+    SelfInfluence,
+)
+
+from .enums import (
+    DAMPING_SOURCES,
+    DTYPES,
+    JOB_STATES,
+    MEASUREMENTS,
+    SCALES,
+)
+from .errors import failure_to_status
+from .responses import stationarity, timestamp
+
+
+def job(value: Job) -> jobs_pb2.Job:
+    """Return a job."""
+    message = jobs_pb2.Job(
+        name=value.name,
+        state=JOB_STATES.to_proto(value.state),
+        progress=jobs_pb2.Progress(stage=value.progress.stage, done=value.progress.done, total=value.progress.total),
+        error=failure_to_status(value.failure) if value.failure else None,
+        attempt=value.attempt,
+        create_time=timestamp(value.create_time),
+        start_time=timestamp(value.start_time),
+        end_time=timestamp(value.end_time),
+        timeout_seconds=value.timeout_seconds,
+        etag=value.etag,
+    )
+    if isinstance(value.report, InfluenceReport):
+        message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
+    _put_spec(message, value.spec)
+    return message
+
+
+def estimated_job(spec: RequestedJob, timeout_seconds: float, value: Estimate) -> jobs_pb2.Job:
+    """Return a job that was not queued, with what it would take."""
+    estimate = jobs_pb2.Estimate(rows=value.rows, peak_bytes=value.peak_bytes, seconds=value.seconds)
+    message = jobs_pb2.Job(timeout_seconds=timeout_seconds, estimate=estimate)
+    _put_spec(message, spec)
+    return message
+
+
+def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
+    match spec:
+        case Influence():
+            measurement = MEASUREMENTS.to_proto(spec.measurement)
+            aggregate = jobs_pb2.AGGREGATE_MEAN if spec.aggregate else None
+            influence = jobs_pb2.InfluenceSpec(
+                rows=spec.rows, test=spec.test, measurement=measurement, aggregate=aggregate, **_common(spec)
+            )
+            message.influence.CopyFrom(influence)
+        case SelfInfluence():
+            message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(**_common(spec)))
+        case Retrain():
+            retrain = jobs_pb2.RetrainSpec(
+                model=spec.model,
+                train=spec.train,
+                test=spec.test,
+                rows=spec.rows,
+                measurement=MEASUREMENTS.to_proto(spec.measurement),
+                without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
+                tolerance=spec.tolerance,
+                max_iterations=spec.max_iterations,
+            )
+            message.retrain.CopyFrom(retrain)
+        case ModelValidation(model=name):
+            message.model_validation.model = name
+        case DatasetValidation(dataset=name):
+            message.dataset_validation.dataset = name
+
+
+def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:
+    """Return what scores mean."""
+    return jobs_pb2.Diagnostics(
+        estimand=value.estimand,
+        scale=SCALES.to_proto(value.scale),
+        method=value.method,
+        damping=value.damping,
+        damping_source=DAMPING_SOURCES.to_proto(value.damping_source),
+        leverage_correction=value.leverage_correction,
+        solver=value.solver,
+        solver_status=value.solver_status,
+        residual=value.residual,
+        stationarity=stationarity(value.stationarity),
+        recipe=value.recipe,
+        seed=value.seed,
+        dtype=DTYPES.to_proto(value.dtype),
+        device=value.device,
+        digests=value.digests,
+        seconds=value.seconds,
+        warnings=value.warnings,
+        matvecs=value.matvecs,
+    )
+
+
+def explanation(value: Explanation) -> jobs_pb2.Explanation:
+    """Return why the model said what it said of one row."""
+    return jobs_pb2.Explanation(
+        row=value.row,
+        id=value.id,
+        prediction=None if value.prediction is None else _value(value.prediction),
+        target=None if value.target is None else _value(value.target),
+        loss=value.loss,
+        helpful=[scored_example(one) for one in value.helpful],
+        harmful=[scored_example(one) for one in value.harmful],
+        rows=value.rows,
+    )
+
+
+def scored_example(value: ScoredExample) -> jobs_pb2.ScoredExample:
+    """Return a training row with its score."""
+    return jobs_pb2.ScoredExample(
+        row=value.row,
+        id=value.id,
+        score=value.score,
+        target=_value(value.target),
+        prediction=_value(value.prediction),
+        loss=value.loss,
+    )
+
+
+def counterfactual(value: Counterfactual) -> jobs_pb2.Counterfactual:
+    """Return what was measured without some training rows."""
+    return jobs_pb2.Counterfactual(
+        index=value.index,
+        without=value.without,
+        changes=value.changes,
+        gradient_norm=value.gradient_norm,
+        iterations=value.iterations,
+    )
+
+
+def score_block(first: int, scores: npt.NDArray[np.float32]) -> jobs_pb2.ScoreBlock:
+    """Return some rows of a score matrix."""
+    data = np.ascontiguousarray(scores, dtype="<f4").tobytes()
+    return jobs_pb2.ScoreBlock(
+        first=first, scores=tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_FLOAT32, shape=scores.shape, data=data)
+    )
+
+
+def _common(spec: Influence | SelfInfluence) -> dict[str, Any]:
+    names = ("model", "train", "method", "damping", "top_k", "leverage_correction", "tolerance", "max_iterations")
+    return {name: getattr(spec, name) for name in names}
+
+
+def _value(value: Value) -> tensors_pb2.Value:
+    if isinstance(value, tuple):
+        return tensors_pb2.Value(numbers=tensors_pb2.NumberList(values=value))
+    return tensors_pb2.Value(label=value) if isinstance(value, int) else tensors_pb2.Value(number=value)

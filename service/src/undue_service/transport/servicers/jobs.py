@@ -1,0 +1,168 @@
+"""JobService."""
+
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from google.protobuf import empty_pb2
+
+from undue.v1 import (
+    jobs_pb2,
+    jobs_pb2_grpc,
+)
+from undue_service.transport import job_responses, requests
+from undue_service.transport.paging import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_SIZE,
+    PageRequest,
+    page_size,
+    read_token,
+    request_key,
+    write_token,
+)
+
+from .cases import Context, UseCases, tenant
+
+T = TypeVar("T")
+
+
+class JobServicer(jobs_pb2_grpc.JobServiceServicer):
+    """See jobs.proto."""
+
+    def __init__(self, cases: UseCases) -> None:
+        self._deletions = cases.deletions
+        self._jobs = cases.jobs
+        self._results = cases.results
+
+    async def CreateJob(self, request: jobs_pb2.CreateJobRequest, context: Context) -> jobs_pb2.Job:
+        """See jobs.proto."""
+        spec, timeout = requests.job_spec(request)
+        if request.validate_only:
+            settled, estimate = await to_thread(self._jobs.estimate, tenant(context), spec)
+            return job_responses.estimated_job(settled, timeout, estimate)
+        key = request_key(request, request.request_id)
+        return job_responses.job(await to_thread(self._jobs.create, tenant(context), spec, timeout, key))
+
+    async def GetJob(self, request: jobs_pb2.GetJobRequest, context: Context) -> jobs_pb2.Job:
+        """See jobs.proto."""
+        return job_responses.job(await to_thread(self._jobs.get, tenant(context), request.name))
+
+    async def ListJobs(self, request: jobs_pb2.ListJobsRequest, context: Context) -> jobs_pb2.ListJobsResponse:
+        """See jobs.proto."""
+        limit, before = page_size(request), read_token(request, "jobs")
+
+        def page(most: int) -> jobs_pb2.ListJobsResponse:
+            found = self._jobs.list(tenant(context), most, before)
+            jobs = [job_responses.job(one) for one in found.items]
+            answer = jobs_pb2.ListJobsResponse(jobs=jobs, next_page_token=write_token(found.next_before, "jobs"))
+            # A job holds its rows; a page of large ones is made smaller rather than refused by the client.
+            return page(most // 2) if answer.ByteSize() > MAX_PAGE_BYTES and most > 1 else answer
+
+        return await to_thread(page, limit)
+
+    async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.Job:
+        """See jobs.proto."""
+        return job_responses.job(await to_thread(self._jobs.cancel, tenant(context), request.name))
+
+    async def WatchJob(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
+        """See jobs.proto."""
+        async for job in self._jobs.watch(tenant(context), request.name):
+            yield job_responses.job(job)
+
+    async def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> empty_pb2.Empty:
+        """See jobs.proto."""
+        await to_thread(partial(self._deletions.job, tenant(context), request.name, request.etag, force=request.force))
+        return empty_pb2.Empty()
+
+    async def ListExplanations(
+        self, request: jobs_pb2.ListExplanationsRequest, context: Context
+    ) -> jobs_pb2.ListExplanationsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"explanations {request.parent}")
+
+        def page() -> jobs_pb2.ListExplanationsResponse:
+            found, more = self._results.explanations(tenant(context), request.parent, start, limit)
+            messages = [job_responses.explanation(one) for one in found]
+            return jobs_pb2.ListExplanationsResponse(explanations=messages, next_page_token=write_token(more, listing))
+
+        return await to_thread(page)
+
+    async def ListSelfInfluences(
+        self, request: jobs_pb2.ListSelfInfluencesRequest, context: Context
+    ) -> jobs_pb2.ListSelfInfluencesResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"self_influences {request.parent}")
+
+        def page() -> jobs_pb2.ListSelfInfluencesResponse:
+            found, more = self._results.self_influences(tenant(context), request.parent, start, limit)
+            messages = [job_responses.scored_example(one) for one in found]
+            return jobs_pb2.ListSelfInfluencesResponse(examples=messages, next_page_token=write_token(more, listing))
+
+        return await to_thread(page)
+
+    async def ReadExplanations(
+        self, request: jobs_pb2.ReadExplanationsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.Explanation]:
+        """See jobs.proto."""
+        async for one in _all_pages(partial(self._results.explanations, tenant(context), request.name)):
+            yield job_responses.explanation(one)
+
+    async def ReadSelfInfluences(
+        self, request: jobs_pb2.ReadSelfInfluencesRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.ScoredExample]:
+        """See jobs.proto."""
+        async for one in _all_pages(partial(self._results.self_influences, tenant(context), request.name)):
+            yield job_responses.scored_example(one)
+
+    async def ListCounterfactuals(
+        self, request: jobs_pb2.ListCounterfactualsRequest, context: Context
+    ) -> jobs_pb2.ListCounterfactualsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"counterfactuals {request.parent}")
+
+        def page() -> jobs_pb2.ListCounterfactualsResponse:
+            answer = jobs_pb2.ListCounterfactualsResponse()
+            more: int | None = start
+            if not request.page_token:
+                rows, costs = self._results.measured(tenant(context), request.parent)
+                answer.rows.extend(rows.tolist())
+                answer.costs.extend(costs.tolist())
+            # The first page of very many test rows has those alone; the page after it starts at 0.
+            if answer.ByteSize() <= MAX_PAGE_BYTES // 2:
+                found, more = self._results.counterfactuals(tenant(context), request.parent, start, limit)
+                answer.counterfactuals.extend(job_responses.counterfactual(one) for one in found)
+            answer.next_page_token = write_token(more, listing)
+            return answer
+
+        return await to_thread(page)
+
+    async def ReadCounterfactuals(
+        self, request: jobs_pb2.ReadCounterfactualsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.Counterfactual]:
+        """See jobs.proto."""
+        blocks = await to_thread(self._results.counterfactual_blocks, tenant(context), request.name)
+        while (block := await to_thread(next, blocks, None)) is not None:
+            for one in block:
+                yield job_responses.counterfactual(one)
+
+    async def ReadScores(
+        self, request: jobs_pb2.ReadScoresRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.ScoreBlock]:
+        """See jobs.proto."""
+        blocks: Iterator[Any] = await to_thread(self._results.score_blocks, tenant(context), request.name)
+        while (block := await to_thread(next, blocks, None)) is not None:
+            yield job_responses.score_block(*block)
+
+
+async def _all_pages(fetch: Callable[[int, int], tuple[tuple[T, ...], int | None]]) -> AsyncIterator[T]:
+    """Yield everything that fetch(start, count) pages through."""
+    start: int | None = 0
+    while start is not None:
+        found, start = await to_thread(fetch, start, MAX_PAGE_SIZE)
+        for one in found:
+            yield one
+
+
+def _result_page(request: PageRequest, listing: str) -> tuple[int, int, str]:
+    return read_token(request, listing) or 0, page_size(request), listing
