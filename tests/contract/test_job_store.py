@@ -79,6 +79,16 @@ def test_a_job_comes_back_as_it_went_in(stores):
     assert stores.jobs.get("default", job.id) == job
 
 
+def test_the_state_alone(stores):
+    job = stores.jobs.add("default", a_job, None)
+    assert stores.jobs.state("default", job.id) is JobState.QUEUED
+    stores.jobs.lease(NOW, SOON)
+    assert stores.jobs.state("default", job.id) is JobState.RUNNING
+    for tenant, job_id in (("other", job.id), ("default", new_token())):
+        with pytest.raises(NotFound):
+            stores.jobs.state(tenant, job_id)
+
+
 def test_another_tenant_sees_nothing(stores):
     job = stores.jobs.add("default", a_job, None)
     made = a_registration(stores)

@@ -101,6 +101,18 @@ def test_a_result_as_a_stream_is_the_result_in_pages(client, small):
         assert [list(one.changes) for one in measured] == [list(one.changes) for one in counterfactuals]
 
 
+def test_a_watch_says_once_what_was_asked(client, small):
+    job = client.self_influence(small.model, train=small.train)
+    with grpc.insecure_channel(client.address) as channel:
+        stub = jobs_pb2_grpc.JobServiceStub(channel)
+        sent = list(stub.WatchJob(jobs_pb2.WatchJobRequest(name=job.name)))
+    assert len(sent) > 1  # it was queued, and then it had ended
+    assert [message.HasField("self_influence") for message in sent] == [True] + [False] * (len(sent) - 1)
+    *_, last = job.watch()
+    assert last.state == "SUCCEEDED"
+    assert job.spec["train"] == small.train.name
+
+
 def test_a_job_past_its_limit_fails(client, small):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 400), torch.nn.Tanh(), torch.nn.Linear(400, 3)).double()

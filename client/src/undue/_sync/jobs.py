@@ -143,6 +143,8 @@ class Job:
             try:
                 for message in self._connection.download(self._connection.jobs.WatchJob, request, left):
                     pauses = FOLLOW.pauses()
+                    if not message.WhichOneof("spec") and self.kind:  # it comes with the first message only
+                        getattr(message, self.kind).CopyFrom(getattr(self._message, self.kind))
                     self._message = message
                     yield self.progress
                     if self.state.ended:

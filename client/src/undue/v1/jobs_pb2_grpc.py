@@ -137,6 +137,7 @@ class JobServiceServicer:
 
     def WatchJob(self, request, context):
         """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another.
+        What was asked, which never changes and may be long, comes with the first message only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

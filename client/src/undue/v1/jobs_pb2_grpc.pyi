@@ -43,7 +43,9 @@ class JobServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]
     """CancelJob stops a job; on a job that has ended it changes nothing."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]
-    """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
+    """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another.
+    What was asked, which never changes and may be long, comes with the first message only.
+    """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _empty_pb2.Empty]
     """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first."""
     ListExplanations: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListExplanationsRequest, _jobs_pb2.ListExplanationsResponse]
@@ -75,7 +77,9 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
     """CancelJob stops a job; on a job that has ended it changes nothing."""
     WatchJob: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobRequest, _jobs_pb2.Job]  # type: ignore[assignment]
-    """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
+    """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another.
+    What was asked, which never changes and may be long, comes with the first message only.
+    """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """DeleteJob removes a job that has ended and its result; with `force` one that has not is cancelled first."""
     ListExplanations: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListExplanationsRequest, _jobs_pb2.ListExplanationsResponse]  # type: ignore[assignment]
@@ -134,7 +138,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Job], _abc.AsyncIterator[_jobs_pb2.Job]]:
-        """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another."""
+        """WatchJob sends the job as it stands, then at every change until it has ended. A broken watch is resumed by another.
+        What was asked, which never changes and may be long, comes with the first message only.
+        """
 
     @_abc_1.abstractmethod
     def DeleteJob(

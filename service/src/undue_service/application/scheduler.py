@@ -166,7 +166,7 @@ class Scheduler:
                     await asyncio.to_thread(self._advance, lease, latest, now)
                     written, renewed = latest, now
                     self._changes.changed(job.id)
-                elif (await asyncio.to_thread(self._jobs.get, job.tenant, job.id)).state.ended:
+                elif (await asyncio.to_thread(self._jobs.state, job.tenant, job.id)).ended:
                     raise StaleLeaseError
             except NotFound as error:  # it was deleted
                 raise StaleLeaseError from error

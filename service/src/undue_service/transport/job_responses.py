@@ -34,8 +34,8 @@ from .errors import failure_to_status
 from .responses import stationarity, timestamp
 
 
-def job(value: Job) -> jobs_pb2.Job:
-    """Return a job."""
+def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
+    """Return a job; what it was asked, which never changes, may be left out."""
     message = jobs_pb2.Job(
         name=value.name,
         state=JOB_STATES.to_proto(value.state),
@@ -50,7 +50,8 @@ def job(value: Job) -> jobs_pb2.Job:
     )
     if isinstance(value.report, InfluenceReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
-    _put_spec(message, value.spec)
+    if with_spec:
+        _put_spec(message, value.spec)
     return message
 
 

@@ -80,6 +80,10 @@ class MemoryJobStore:
         """See JobStore."""
         return self._row(tenant, job_id).job
 
+    def state(self, tenant: str, job_id: str) -> JobState:
+        """See JobStore."""
+        return self.get(tenant, job_id).state
+
     def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
         """See JobStore."""
         with self.lock:

@@ -42,6 +42,16 @@ class SqlJobStore:
             return _load(_row(connection, tenant, job_id))
 
     @typed_errors
+    def state(self, tenant: str, job_id: str) -> JobState:
+        """See JobStore."""
+        query = select(jobs.c.state).where(jobs.c.tenant == tenant, jobs.c.id == job_id)
+        with reading(self._engine) as connection:
+            state = connection.execute(query).scalar()
+        if state is None:
+            raise _missing(job_id)
+        return JobState(state)
+
+    @typed_errors
     def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
         """See JobStore."""
         query = select(jobs).where(jobs.c.tenant == tenant).order_by(jobs.c.seq.desc()).limit(limit + 1)
@@ -146,8 +156,12 @@ def _row(connection: Connection, tenant: str, job_id: str, *, locked: bool = Fal
     query = query.with_for_update() if locked else query
     row = connection.execute(query).mappings().first()
     if row is None:
-        raise NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no jobs/{job_id}", metadata={"resource": f"jobs/{job_id}"})
+        raise _missing(job_id)
     return row
+
+
+def _missing(job_id: str) -> NotFound:
+    return NotFound(Reason.RESOURCE_NOT_FOUND, f"there is no jobs/{job_id}", metadata={"resource": f"jobs/{job_id}"})
 
 
 def _write(connection: Connection, seq: int, job: Job, **columns: object) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from undue_service.domain.jobs import Job, Lease
+from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
 
@@ -33,6 +33,13 @@ class JobStore(Protocol):
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return a job.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def state(self, tenant: str, job_id: str) -> JobState:
+        """Return how far a job has come, without reading the job, which may name very many rows.
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.

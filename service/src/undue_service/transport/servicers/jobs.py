@@ -67,8 +67,10 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
     async def WatchJob(self, request: jobs_pb2.WatchJobRequest, context: Context) -> AsyncIterator[jobs_pb2.Job]:
         """See jobs.proto."""
+        first = True
         async for job in self._jobs.watch(tenant(context), request.name):
-            yield job_responses.job(job)
+            yield job_responses.job(job, with_spec=first)
+            first = False
 
     async def DeleteJob(self, request: jobs_pb2.DeleteJobRequest, context: Context) -> empty_pb2.Empty:
         """See jobs.proto."""
