@@ -20,10 +20,14 @@ def serving(data_dir, **environment):
     environment = os.environ | {"UNDUE_METRICS_ADDRESS": ""} | environment
     process = subprocess.Popen(command, pass_fds=(write,), stderr=subprocess.DEVNULL, env=environment)
     os.close(write)
-    with os.fdopen(read) as pipe:
-        yield json.loads(pipe.readline())["address"]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
+    try:
+        with os.fdopen(read) as pipe:
+            yield json.loads(pipe.readline())["address"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def details(error):

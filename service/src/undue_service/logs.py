@@ -3,13 +3,17 @@
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the call that is being answered, in its task and the threads that it waits for."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, and whatever the call gave as `extra`."""
+    """One object a line: time, level, logger, message, the request it was about, and whatever came as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -19,6 +23,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if REQUEST_ID.get():
+            line["request_id"] = REQUEST_ID.get()
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

@@ -55,8 +55,10 @@ STOP_SECONDS = 2.0
 
 
 @asynccontextmanager
-async def service(settings: Settings) -> AsyncIterator[str]:
+async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[str]:
     """Run the whole service while the context lasts, and give the address it is bound to.
+
+    Where it is not `working` it takes calls but leaves jobs and what could be cleaned up alone.
 
     Raises:
         Error: the data directory is held by another service, or storage or the address cannot be used.
@@ -87,7 +89,7 @@ async def service(settings: Settings) -> AsyncIterator[str]:
         upload_ttl = timedelta(seconds=settings.upload_ttl_seconds)
         retention = Retention(SqlInventory(engine), artifacts, staging, clock, upload_ttl)
         deletions = Deletions(registry, jobs, retention, changes, metrics, clock)
-        if not settings.database_url:
+        if working and not settings.database_url:
             _take_over(jobs, staging)
         alone_since = None if settings.database_url else data.held_since
 
@@ -98,14 +100,14 @@ async def service(settings: Settings) -> AsyncIterator[str]:
             with_reflection=settings.reflection,
         )
         stack.push_async_callback(server.stop, STOP_SECONDS)
-        parts = (scheduler.run(), pool.warm(), retention.run(alone_since))
-        scheduling, *others = (asyncio.create_task(one) for one in parts)
-        for task in (scheduling, *others):
+        parts = (scheduler.run(), pool.warm(), retention.run(alone_since)) if working else ()
+        tasks = [asyncio.create_task(one) for one in parts]
+        for task in tasks:
             task.add_done_callback(_log_failure)
             stack.push_async_callback(_cancel, task)
         metrics.watch(jobs.unfinished, pool.status)
         if settings.metrics_address:
-            ready = lambda: bool(jobs.unfinished()) and not scheduling.done()  # noqa: E731
+            ready = lambda: bool(jobs.unfinished()) and not any(task.done() for task in tasks[:1])  # noqa: E731
             observing = Observing(settings.metrics_address, metrics.registry, ready)
             stack.callback(observing.close)
             log.info("observing", extra={"address": observing.address})
@@ -178,7 +180,8 @@ def _migrate(settings: Settings) -> None:
 
 async def _check(settings: Settings) -> None:
     """Start everything once, a runner included, and say what was found."""
-    async with service(settings.model_copy(update={"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})):
+    anywhere = settings.model_copy(update={"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})
+    async with service(anywhere, working=False):
         pool = LocalPool(find_devices(settings.devices), PrometheusMetrics())
         try:
             await pool.warm()

@@ -158,11 +158,23 @@ def test_bytes_go_when_the_last_that_uses_them_goes(bench):
 
 def test_an_upload_that_was_used_does_not_keep_what_is_deleted(bench):
     bench.uploads.create("t", len(b"the rows"), bench.digest, None)
+    made = bench.made(bench.registrations.create_dataset("t", "f", bench.source, None), REPORT)
     bench.deletions.registration("t", "datasets", "datasets/d", "", force=False)
+    bench.deletions.registration("t", "datasets", made.name, "", force=False)
     assert bench.artifacts.contains("t", bench.digest)  # too young to be sure
     bench.clock.ahead = 2 * RELEASE_GRACE
-    assert bench.retention.release("t", ()) == 1
+    assert bench.retention.release("t", (), NOW) == 1
     assert not bench.artifacts.contains("t", bench.digest)
+
+
+def test_an_upload_that_is_yet_to_be_used_stays(bench):
+    """Somebody registers the next version with the same bytes, slowly, while the version before it is deleted."""
+    upload = bench.uploads.create("t", len(b"the rows"), bench.digest, None)
+    bench.clock.ahead = 2 * RELEASE_GRACE
+    bench.deletions.registration("t", "datasets", "datasets/d", "", force=False)
+    bench.retention.release("t", (), NOW)
+    assert bench.uploads.get("t", upload.name).finished
+    assert bench.registrations.create_dataset("t", "d", bench.source, None).version == 2
 
 
 def test_the_result_goes_with_its_job(bench):

@@ -26,6 +26,7 @@ from undue_service.domain.resources import RequestKey
 from undue_service.domain.specs import ArraysSource, TensorRef
 
 TTL = timedelta(hours=24)
+NOW = datetime.now(UTC)
 SECOND = timedelta(seconds=1)
 
 
@@ -161,7 +162,7 @@ def test_released_bytes_go_unless_something_else_refers_to_them(bench):
         bench.uploads.keep("t", data)
     bench.register(b"shared")
     bench.clock.ahead = RELEASE_GRACE + SECOND
-    assert bench.retention.release("t", [digest(b"mine"), digest(b"shared"), digest(b"never there")]) == 1
+    assert bench.retention.release("t", [digest(b"mine"), digest(b"shared"), digest(b"never there")], NOW) == 1
     assert not bench.has(b"mine")
     assert bench.has(b"shared")
 
@@ -170,7 +171,7 @@ def test_what_was_released_too_young_goes_a_minute_later(bench, monkeypatch):
     monkeypatch.setattr(module, "RELEASE_GRACE", timedelta(seconds=0.1))
     bench.uploads.keep("t", b"abc")
     bench.clock.ahead = -SECOND
-    assert bench.retention.release("t", [digest(b"abc")]) == 0
+    assert bench.retention.release("t", [digest(b"abc")], NOW) == 0
     bench.clock.ahead = SECOND
 
     async def story():

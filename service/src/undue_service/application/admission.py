@@ -6,7 +6,7 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from undue_service.domain.methods import MethodSpec, method_spec, self_influence_spec
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import Influence, RequestedJob, Retrain, SelfInfluence
+from undue_service.domain.specs import Influence, ModelSpec, RequestedJob, Retrain, SelfInfluence
 
 
 def check_method(spec: RequestedJob) -> None:
@@ -27,7 +27,8 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     """Hold a job against what is known of its model and data.
 
     Raises:
-        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE.
+        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE; INVALID_FIELD
+            for a measurement that a regression has not.
         FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED.
     """
     field = f"job.{spec.kind}"
@@ -42,6 +43,10 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     if test is not None and not isinstance(spec, SelfInfluence):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = model_report(model)
+    regression = isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error"
+    if regression and not isinstance(spec, SelfInfluence) and spec.measurement != "loss":
+        text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
+        raise InvalidArgument.at(f"{field}.measurement", text)
     match spec:
         case Influence(method=name) | SelfInfluence(method=name):
             _check_size(method_spec(name), found)

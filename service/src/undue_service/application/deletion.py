@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from datetime import datetime
 
 from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
@@ -61,7 +62,8 @@ class Deletions:
         for one in gone.registrations:
             if not one.validation.state.ended:
                 self._ended(one.validation.cancel(self._clock.now()))
-        self._release(tenant, (digest for one in gone.registrations for digest in one.spec.digests()))
+        for one in gone.registrations:
+            self._release(tenant, one.spec.digests(), one.create_time)
 
     def job(self, tenant: str, name: str, etag: str, *, force: bool) -> None:
         """Delete a job and its result.
@@ -85,11 +87,11 @@ class Deletions:
         job = self._jobs.delete(tenant, parse_token("name", name, "jobs"), check)
         if not job.state.ended:
             self._ended(job.cancel(self._clock.now()))
-        self._release(tenant, job.results.values())
+        self._release(tenant, job.results.values(), job.create_time)
 
-    def _release(self, tenant: str, digests: Iterable[str]) -> None:
+    def _release(self, tenant: str, digests: Iterable[str], used_before: datetime) -> None:
         try:
-            self._retention.release(tenant, digests)
+            self._retention.release(tenant, digests, used_before)
         except Error as error:  # it is deleted all the same; a sweep finds the bytes
             log.warning("deleted bytes cannot be removed yet", extra={"reason": error.reason, "cause": error.message})
 
@@ -102,5 +104,7 @@ def _in_use(name: str, users: tuple[str, ...]) -> FailedPrecondition:
     listed = ", ".join(users[:LISTED_USERS])
     more = f" and {len(users) - LISTED_USERS} more" if len(users) > LISTED_USERS else ""
     text = f"{name} is named by {listed}{more}: delete those first, or use force, which leaves what has ended"
-    metadata = {"users": ",".join(users[:LISTED_USERS]), "count": str(len(users))}
+    # A trailer cuts values at 200 bytes: only whole names are worth sending.
+    fit = [name for place, name in enumerate(users[:LISTED_USERS]) if len(",".join(users[: place + 1])) <= 200]
+    metadata = {"users": ",".join(fit), "count": str(len(users))}
     return FailedPrecondition(Reason.RESOURCE_IN_USE, text, metadata=metadata)

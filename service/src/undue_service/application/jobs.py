@@ -1,6 +1,7 @@
 """Queue, look up, watch and cancel jobs."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from .admission import check_job, check_method, dataset_report, model_report
 from .changes import Changes, wait
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
+
+log = logging.getLogger(__name__)
 
 
 class Jobs:
@@ -48,6 +51,7 @@ class Jobs:
         check_method(spec)
         job = self._store.add(tenant, make, request)
         if made:
+            log.info("job queued", extra={"job": job.name, "kind": spec.kind})
             self._metrics.job_submitted(spec.kind)
             self._changes.queued()
         return job
@@ -64,7 +68,10 @@ class Jobs:
         settled = self._settled(tenant, spec)
         model = model_report(settled.model)
         if model.speed is None:
-            text = f"{settled.model.name} was registered without a sample, so its speed was not measured: pass sample="
+            text = (
+                f"{settled.model.name} was registered without a sample that has targets, so its speed was not "
+                "measured: register it with sample="
+            )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
         test_rows = 0
         if settled.test is not None and not isinstance(spec, SelfInfluence):

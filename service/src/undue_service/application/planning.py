@@ -128,25 +128,25 @@ class Planner:
                 sample = _source(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (model.digest, *(sample.digests() if sample else ()))
             case Influence() as spec:
-                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
-                train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
-                model, sources = _model(registered), (_source(train), _source(test))
-                found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
-                needed = (model.digest, *sources[0].digests(), *sources[1].digests())
-                return InfluenceTask(spec, model, *sources, found), needed
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return InfluenceTask(spec, model, train, test, found), needed
             case Retrain() as spec:
-                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
-                train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
-                model, sources = _model(registered), (_source(train), _source(test))
-                found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
-                needed = (model.digest, *sources[0].digests(), *sources[1].digests())
-                return RetrainTask(spec, model, *sources, found), needed
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return RetrainTask(spec, model, train, test, found), needed
             case SelfInfluence() as spec:
-                registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
-                train = self._dataset(job, spec.train)
-                model, source = _model(registered), _source(train)
-                found = {"model": registered.content_digest, "train": train.content_digest}
-                return SelfInfluenceTask(spec, model, source, found), (model.digest, *source.digests())
+                model, (train,), found, needed = self._trained(job, spec.model, spec.train)
+                return SelfInfluenceTask(spec, model, train, found), needed
+
+    def _trained(
+        self, job: Job, model: str, *datasets: str
+    ) -> tuple[ModelSpec, tuple[DataSource, ...], dict[str, str], tuple[str, ...]]:
+        """Return a model and its data sets, their digests by part, and the artifacts that they are made of."""
+        registered = self._registrations.get(job.tenant, "models", "model", model).ready()
+        read = [self._dataset(job, name) for name in datasets]
+        sources = tuple(_source(one) for one in read)
+        parts = zip(("model", "train", "test"), (registered, *read), strict=False)
+        needed = (_model(registered).digest, *(digest for source in sources for digest in source.digests()))
+        return _model(registered), sources, {part: one.content_digest for part, one in parts}, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:
         return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()

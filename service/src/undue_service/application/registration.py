@@ -1,5 +1,6 @@
 """Register models and data sets: a new version and the job that validates it, in one transaction."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from undue_service.domain.specs import DatasetValidation, DataSource, FileSource
 
 from .changes import Changes
 from .ports import ArtifactStore, Clock, Metrics, Page, Registry, SourceLocator
+
+log = logging.getLogger(__name__)
 
 
 class Registrations:
@@ -128,6 +131,7 @@ class Registrations:
 
         created = self._registry.add(registration, tenant, collection, resource_id, request)
         if made:
+            log.info("version registered", extra={"resource": created.name, "job": created.validation.name})
             self._metrics.job_submitted(created.validation.spec.kind)
             self._changes.queued()
         return created

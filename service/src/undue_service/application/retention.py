@@ -57,7 +57,7 @@ class Retention:
         self._staging = staging
         self._clock = clock
         self._upload_ttl = upload_ttl
-        self._released: set[tuple[str, str]] = set()
+        self._released: dict[tuple[str, str], datetime] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -80,17 +80,20 @@ class Retention:
         log.info("swept", extra=asdict(swept))
         return swept
 
-    def release(self, tenant: str, digests: Iterable[str]) -> int:
+    def release(self, tenant: str, digests: Iterable[str], used_before: datetime) -> int:
         """Remove those of some artifacts that nothing refers to any more: for whoever has just deleted a reference.
 
         One that is too young to be sure of is left to `run`, which tries again every minute. Returns how many were
-        removed at once.
+        removed at once. Uploads made before `used_before`, when the reference was made, brought what is deleted and are
+        no reason to keep it; a later one is somebody's who has yet to use it.
 
         Raises:
             Error: the stores cannot be used.
         """
         with self._lock:
-            self._released |= {(tenant, digest) for digest in digests}
+            for digest in digests:
+                known = self._released.get((tenant, digest), used_before)
+                self._released[tenant, digest] = max(known, used_before)
         return self._remove_released()
 
     async def run(self, alone_since: datetime | None) -> None:
@@ -136,21 +139,20 @@ class Retention:
 
     def _remove_released(self) -> int:
         with self._lock:
-            released = frozenset(self._released)
+            released = dict(self._released)
         if not released:
             return 0
         before = self._clock.now() - RELEASE_GRACE
-        # An upload that was used is no reason to keep what it brought, once that is deleted.
-        brought = [one for one in self._inventory.uploads() if one.finished and (one.tenant, one.sha256) in released]
-        for upload in brought:
-            if upload.create_time < before:
+        for upload in self._inventory.uploads():
+            used = released.get((upload.tenant, upload.sha256))
+            if upload.finished and used is not None and upload.create_time <= used:
                 self._inventory.drop_upload(upload.tenant, upload.id)
-        young = {(one.tenant, one.sha256) for one in brought if one.create_time >= before}
-        free = released - self._inventory.referenced()
+        free = released.keys() - self._inventory.referenced()
         removed = {one for one in free if self._artifacts.remove(*one, before)}
-        young |= {one for one in free - removed if self._artifacts.contains(*one)}
+        young = {one for one in free - removed if self._artifacts.contains(*one)}
         with self._lock:
-            self._released -= released - young
+            for one in released.keys() - young:
+                self._released.pop(one, None)
         return len(removed)
 
     def _until_stopped(self, items: Iterable[T]) -> Iterator[T]:

@@ -122,15 +122,15 @@ class Scheduler:
             raise Unavailable(Reason.RUNNER_LOST, text)
         work = await asyncio.to_thread(self._planner.plan, job)
         try:
-            result, kept = await self._supervised(lease, work)
+            result, kept, progress = await self._supervised(lease, work)
         finally:
             await asyncio.to_thread(self._planner.discard, work)
         now, report = self._clock.now(), result.report
         assert not isinstance(report, RowsReport)  # noqa: S101  the planner has compared it with the task
-        await self._end(lease, lambda job: job.succeed(now, report, kept))
+        await self._end(lease, lambda job: job.advance(progress).succeed(now, report, kept))
         log.info("job succeeded", extra={"job": job.name})
 
-    async def _supervised(self, lease: Lease, work: Work) -> tuple[TaskResult, dict[str, str]]:
+    async def _supervised(self, lease: Lease, work: Work) -> tuple[TaskResult, dict[str, str], Progress]:
         progress = _Latest()
 
         async def run() -> tuple[TaskResult, dict[str, str]]:
@@ -143,7 +143,7 @@ class Scheduler:
             await asyncio.wait((running, supervising), return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 supervising.result()  # raises: it only ever ends so
-            return await running
+            return *await running, progress.value
         finally:
             for task in (running, supervising):
                 task.cancel()

@@ -96,7 +96,7 @@ def _finite(result: TaskResult) -> bytes:
         text = "the report has NaN or infinity in it: check the model's weights and the data for extreme values"
         raise FailedPrecondition(Reason.NON_FINITE_RESULT, text) from error
     if len(data) > MAX_FRAME_BYTES // 2:
-        text = f"the report has {len(data):,} bytes: the model has too many parameters or inputs to list"
+        text = f"the report has {len(data):,} bytes: there are too many parameters, inputs, files or classes to list"
         raise ResourceExhausted(Reason.MODEL_UNSUPPORTED, text)
     return data
 

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from undue_service.application.ports import Metrics
 from undue_service.domain.errors import Error, Internal, InvalidArgument, Reason, Unimplemented
+from undue_service.logs import REQUEST_ID
 
 from .errors import STATUS_CODES, STATUS_DETAILS, to_trailer
 from .validation import check
@@ -124,6 +125,7 @@ class _Call:
 
     async def __aenter__(self) -> None:
         self._start = time.perf_counter()
+        REQUEST_ID.set(self._identity)
         self._metrics.call_started(self._method, self._kind)
         await self._context.send_initial_metadata(((REQUEST_ID_HEADER, self._identity),))
 
@@ -132,7 +134,7 @@ class _Call:
             self._end("OK" if error is None else "CANCELLED")
             return
         if not isinstance(error, Error):
-            log.error("unexpected error", exc_info=error, extra={"method": self._method, "request_id": self._identity})
+            log.error("unexpected error", exc_info=error, extra={"method": self._method})
             error = Internal(Reason.INTERNAL, f"a fault of the service; its log has request {self._identity}")
         self._end(error.code, error.reason)
         message, details = to_trailer(error, self._identity)
@@ -147,6 +149,5 @@ class _Call:
             "code": code,
             "reason": reason,
             "ms": milliseconds,
-            "request_id": self._identity,
         }
         log.info("call", extra=extra)

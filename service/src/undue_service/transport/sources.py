@@ -58,28 +58,37 @@ def write(source: DataSource, message: datasets_pb2.Dataset) -> None:
 
 
 def _arrays(arrays: datasets_pb2.ArraysSource, digest: Digest) -> ArraysSource:
-    def optional(name: str) -> TensorRef | None:
-        tensor = getattr(arrays, name)
-        return _tensor(f"dataset.arrays.{name}", tensor, digest) if arrays.HasField(cast(Any, name)) else None
+    sent = {f"{part}[{name}]": one for part in ("inputs", "groups") for name, one in getattr(arrays, part).items()}
+    sent |= {part: getattr(arrays, part) for part in ("targets", "ids", "weights") if arrays.HasField(cast(Any, part))}
+    for name, tensor in sent.items():
+        _check_tensor(f"dataset.arrays.{name}", tensor)
+    # What may still be refused comes before what is kept: a request that fails leaves no bytes.
+    uploads_first = sorted(sent.items(), key=lambda item: item[1].HasField("data"))
+    refs = {name: _tensor(f"dataset.arrays.{name}", tensor, digest) for name, tensor in uploads_first}
+    return ArraysSource(
+        inputs={name: refs[f"inputs[{name}]"] for name in sorted(arrays.inputs)},
+        targets=refs.get("targets"),
+        ids=refs.get("ids"),
+        weights=refs.get("weights"),
+        groups={name: refs[f"groups[{name}]"] for name in sorted(arrays.groups)},
+    )
 
-    def named(field: str) -> dict[str, TensorRef]:
-        tensors = getattr(arrays, field)
-        return {name: _tensor(f"dataset.arrays.{field}[{name}]", tensors[name], digest) for name in sorted(tensors)}
 
-    return ArraysSource(named("inputs"), optional("targets"), optional("ids"), optional("weights"), named("groups"))
-
-
-def _tensor(field: str, tensor: tensors_pb2.Tensor, digest: Digest) -> TensorRef:
+def _check_tensor(field: str, tensor: tensors_pb2.Tensor) -> None:
     dtype = DTYPES.to_domain(f"{field}.dtype", tensor.dtype)
     item = ITEM_BYTES.get(dtype)  # a string has no fixed size
     shape = tuple(tensor.shape)
     if math.prod(shape) >= 1 << 48:
         raise InvalidArgument.at(f"{field}.shape", f"{shape} is larger than anything that can be sent")
-    if tensor.HasField("upload"):
-        return TensorRef(dtype, shape, digest(f"{field}.upload", tensor.upload))
-    if item is not None and len(tensor.data) != item * math.prod(shape):
+    if item is not None and tensor.HasField("data") and len(tensor.data) != item * math.prod(shape):
         text = f"{len(tensor.data):,} bytes; {dtype} of shape {shape} has {item * math.prod(shape):,}"
         raise InvalidArgument.at(f"{field}.data", text)
+
+
+def _tensor(field: str, tensor: tensors_pb2.Tensor, digest: Digest) -> TensorRef:
+    dtype, shape = DTYPES.to_domain(f"{field}.dtype", tensor.dtype), tuple(tensor.shape)
+    if tensor.HasField("upload"):
+        return TensorRef(dtype, shape, digest(f"{field}.upload", tensor.upload))
     return TensorRef(dtype, shape, digest(f"{field}.data", tensor.data))
 
 
