@@ -25,6 +25,7 @@ from undue_service.domain.specs import (
     ModelSpec,
     ModelValidation,
     ObjectiveSpec,
+    Retrain,
     SchemaSpec,
     SelfInfluence,
     TensorRef,
@@ -221,6 +222,16 @@ def test_a_registration_is_as_far_as_its_validation(stores):
     ready = stores.registry.get("default", "datasets", "d", 1)
     assert ready.state is ResourceState.READY
     assert ready.report == REPORT
+
+
+def test_a_page_of_long_jobs_is_short_and_still_all_come(stores):
+    long = Retrain("models/m", A, B, without=(tuple(range(100_000)),))
+    jobs = [stores.jobs.add("default", lambda: a_job(spec=long), None) for _ in range(5)]
+    first = stores.jobs.list("default", 100, None)
+    assert 1 <= len(first.items) <= 5
+    assert [job.id for job in _all(lambda before: stores.jobs.list("default", 100, before))] == [
+        job.id for job in reversed(jobs)
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])

@@ -30,7 +30,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from undue.v1 import tensors_pb2 as undue_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15undue/v1/models.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16undue/v1/tensors.proto\"\x92\x06\n\x05Model\x12\x18\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03R\x04name\x12>\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x16.undue.v1.Model.FormatB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06\x66ormat\x12\"\n\x06upload\x18\x03 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x06upload\x12=\n\tobjective\x18\x04 \x01(\x0b\x32\x13.undue.v1.ObjectiveB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\tobjective\x12)\n\nparameters\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\nparameters\x12\x16\n\x06output\x18\x06 \x01(\tR\x06output\x12\x16\n\x06sample\x18\x07 \x01(\tR\x06sample\x12\x31\n\x05state\x18\x08 \x01(\x0e\x32\x15.undue.v1.Model.StateB\x04\xe2\x41\x01\x03R\x05state\x12+\n\x0evalidation_job\x18\t \x01(\tB\x04\xe2\x41\x01\x03R\rvalidationJob\x12\x33\n\x06report\x18\n \x01(\x0b\x32\x15.undue.v1.ModelReportB\x04\xe2\x41\x01\x03R\x06report\x12.\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03R\x05\x65rror\x12\x41\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\x12\x18\n\x04\x65tag\x18\r \x01(\tB\x04\xe2\x41\x01\x03R\x04\x65tag\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_VALIDATING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"A\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x01\x12\x0e\n\nFORMAT_PT2\x10\x02:3\xea\x41\x30\n\x0bundue/Model\x12!models/{model}/versions/{version}\"\xfd\x01\n\tObjective\x12<\n\x04loss\x18\x01 \x01(\x0e\x32\x18.undue.v1.Objective.LossB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04loss\x12 \n\x02l2\x18\x02 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x02l2\x12(\n\nl2_exclude\x18\x03 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\tl2Exclude\"f\n\x04Loss\x12\x14\n\x10LOSS_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_CROSS_ENTROPY\x10\x01\x12\x18\n\x14LOSS_BINARY_LOGISTIC\x10\x02\x12\x16\n\x12LOSS_SQUARED_ERROR\x10\x03\"\x88\x03\n\x0bModelReport\x12,\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.undue.v1.TensorSpecR\x06inputs\x12\x18\n\x07outputs\x18\x02 \x03(\tR\x07outputs\x12\x37\n\nparameters\x18\x03 \x03(\x0b\x32\x17.undue.v1.ParameterInfoR\nparameters\x12(\n\x05\x64type\x18\x04 \x01(\x0e\x32\x12.undue.v1.DataTypeR\x05\x64type\x12\x1f\n\x0blinear_head\x18\x05 \x01(\x08R\nlinearHead\x12+\n\x11output_activation\x18\x06 \x01(\tR\x10outputActivation\x12(\n\x06parity\x18\x07 \x01(\x0b\x32\x10.undue.v1.ParityR\x06parity\x12:\n\x0cstationarity\x18\x08 \x01(\x0b\x32\x16.undue.v1.StationarityR\x0cstationarity\x12\x1a\n\x08warnings\x18\t \x03(\tR\x08warnings\"e\n\rParameterInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x1a\n\x08selected\x18\x03 \x01(\x08R\x08selected\x12\x0e\n\x02l2\x18\x04 \x01(\x08R\x02l2\"J\n\x06Parity\x12,\n\x12max_abs_difference\x18\x01 \x01(\x01R\x10maxAbsDifference\x12\x12\n\x04rows\x18\x02 \x01(\x03R\x04rows\"l\n\x0cStationarity\x12#\n\rgradient_norm\x18\x01 \x01(\x01R\x0cgradientNorm\x12\x1a\n\x08relative\x18\x02 \x01(\x01R\x08relative\x12\x1b\n\tmean_loss\x18\x03 \x01(\x01R\x08meanLoss\"\xca\x02\n\x12\x43reateModelRequest\x12\xd0\x01\n\x08model_id\x18\x01 \x01(\tB\xb4\x01\xe2\x41\x01\x02\xbaH\xac\x01\xba\x01\xa8\x01\n\x0cINVALID_NAME\x12\x65must be 1 to 63 lower-case letters, digits and hyphens, start with a letter and not end with a hyphen\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')R\x07modelId\x12\x31\n\x05model\x18\x02 \x01(\x0b\x32\x0f.undue.v1.ModelB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x05model\x12.\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"1\n\x0fGetModelRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04name\"p\n\x11ListModelsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"e\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x0f.undue.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"d\n\x12\x44\x65leteModelRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04name\x12\x18\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01R\x04\x65tag\x12\x14\n\x05\x66orce\x18\x03 \x01(\x08R\x05\x66orce2\x92\x02\n\x0cModelService\x12<\n\x0b\x43reateModel\x12\x1c.undue.v1.CreateModelRequest\x1a\x0f.undue.v1.Model\x12\x36\n\x08GetModel\x12\x19.undue.v1.GetModelRequest\x1a\x0f.undue.v1.Model\x12G\n\nListModels\x12\x1b.undue.v1.ListModelsRequest\x1a\x1c.undue.v1.ListModelsResponse\x12\x43\n\x0b\x44\x65leteModel\x12\x1c.undue.v1.DeleteModelRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15undue/v1/models.proto\x12\x08undue.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16undue/v1/tensors.proto\"\xa5\x06\n\x05Model\x12\x18\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03R\x04name\x12>\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x16.undue.v1.Model.FormatB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x06\x66ormat\x12\"\n\x06upload\x18\x03 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x06upload\x12=\n\tobjective\x18\x04 \x01(\x0b\x32\x13.undue.v1.ObjectiveB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\tobjective\x12\x32\n\nparameters\x18\x05 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x04R\nparameters\x12 \n\x06output\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04R\x06output\x12\x16\n\x06sample\x18\x07 \x01(\tR\x06sample\x12\x31\n\x05state\x18\x08 \x01(\x0e\x32\x15.undue.v1.Model.StateB\x04\xe2\x41\x01\x03R\x05state\x12+\n\x0evalidation_job\x18\t \x01(\tB\x04\xe2\x41\x01\x03R\rvalidationJob\x12\x33\n\x06report\x18\n \x01(\x0b\x32\x15.undue.v1.ModelReportB\x04\xe2\x41\x01\x03R\x06report\x12.\n\x05\x65rror\x18\x0b \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03R\x05\x65rror\x12\x41\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\x12\x18\n\x04\x65tag\x18\r \x01(\tB\x04\xe2\x41\x01\x03R\x04\x65tag\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_VALIDATING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\"A\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x01\x12\x0e\n\nFORMAT_PT2\x10\x02:3\xea\x41\x30\n\x0bundue/Model\x12!models/{model}/versions/{version}\"\x86\x02\n\tObjective\x12<\n\x04loss\x18\x01 \x01(\x0e\x32\x18.undue.v1.Objective.LossB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04loss\x12 \n\x02l2\x18\x02 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x02l2\x12\x31\n\nl2_exclude\x18\x03 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\xe8\x07\"\x07r\x05\x10\x01\x18\x80\x04R\tl2Exclude\"f\n\x04Loss\x12\x14\n\x10LOSS_UNSPECIFIED\x10\x00\x12\x16\n\x12LOSS_CROSS_ENTROPY\x10\x01\x12\x18\n\x14LOSS_BINARY_LOGISTIC\x10\x02\x12\x16\n\x12LOSS_SQUARED_ERROR\x10\x03\"\x88\x03\n\x0bModelReport\x12,\n\x06inputs\x18\x01 \x03(\x0b\x32\x14.undue.v1.TensorSpecR\x06inputs\x12\x18\n\x07outputs\x18\x02 \x03(\tR\x07outputs\x12\x37\n\nparameters\x18\x03 \x03(\x0b\x32\x17.undue.v1.ParameterInfoR\nparameters\x12(\n\x05\x64type\x18\x04 \x01(\x0e\x32\x12.undue.v1.DataTypeR\x05\x64type\x12\x1f\n\x0blinear_head\x18\x05 \x01(\x08R\nlinearHead\x12+\n\x11output_activation\x18\x06 \x01(\tR\x10outputActivation\x12(\n\x06parity\x18\x07 \x01(\x0b\x32\x10.undue.v1.ParityR\x06parity\x12:\n\x0cstationarity\x18\x08 \x01(\x0b\x32\x16.undue.v1.StationarityR\x0cstationarity\x12\x1a\n\x08warnings\x18\t \x03(\tR\x08warnings\"e\n\rParameterInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x1a\n\x08selected\x18\x03 \x01(\x08R\x08selected\x12\x0e\n\x02l2\x18\x04 \x01(\x08R\x02l2\"J\n\x06Parity\x12,\n\x12max_abs_difference\x18\x01 \x01(\x01R\x10maxAbsDifference\x12\x12\n\x04rows\x18\x02 \x01(\x03R\x04rows\"l\n\x0cStationarity\x12#\n\rgradient_norm\x18\x01 \x01(\x01R\x0cgradientNorm\x12\x1a\n\x08relative\x18\x02 \x01(\x01R\x08relative\x12\x1b\n\tmean_loss\x18\x03 \x01(\x01R\x08meanLoss\"\xca\x02\n\x12\x43reateModelRequest\x12\xd0\x01\n\x08model_id\x18\x01 \x01(\tB\xb4\x01\xe2\x41\x01\x02\xbaH\xac\x01\xba\x01\xa8\x01\n\x0cINVALID_NAME\x12\x65must be 1 to 63 lower-case letters, digits and hyphens, start with a letter and not end with a hyphen\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')R\x07modelId\x12\x31\n\x05model\x18\x02 \x01(\x0b\x32\x0f.undue.v1.ModelB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x05model\x12.\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"1\n\x0fGetModelRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04name\"p\n\x11ListModelsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"e\n\x12ListModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x0f.undue.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"d\n\x12\x44\x65leteModelRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\x04name\x12\x18\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01R\x04\x65tag\x12\x14\n\x05\x66orce\x18\x03 \x01(\x08R\x05\x66orce2\x92\x02\n\x0cModelService\x12<\n\x0b\x43reateModel\x12\x1c.undue.v1.CreateModelRequest\x1a\x0f.undue.v1.Model\x12\x36\n\x08GetModel\x12\x19.undue.v1.GetModelRequest\x1a\x0f.undue.v1.Model\x12G\n\nListModels\x12\x1b.undue.v1.ListModelsRequest\x1a\x1c.undue.v1.ListModelsResponse\x12\x43\n\x0b\x44\x65leteModel\x12\x1c.undue.v1.DeleteModelRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,7 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL'].fields_by_name['objective']._loaded_options = None
   _globals['_MODEL'].fields_by_name['objective']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_MODEL'].fields_by_name['parameters']._loaded_options = None
-  _globals['_MODEL'].fields_by_name['parameters']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_MODEL'].fields_by_name['parameters']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\200\004'
+  _globals['_MODEL'].fields_by_name['output']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['output']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_MODEL'].fields_by_name['state']._loaded_options = None
   _globals['_MODEL'].fields_by_name['state']._serialized_options = b'\342A\001\003'
   _globals['_MODEL'].fields_by_name['validation_job']._loaded_options = None
@@ -66,7 +68,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OBJECTIVE'].fields_by_name['l2']._loaded_options = None
   _globals['_OBJECTIVE'].fields_by_name['l2']._serialized_options = b'\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
   _globals['_OBJECTIVE'].fields_by_name['l2_exclude']._loaded_options = None
-  _globals['_OBJECTIVE'].fields_by_name['l2_exclude']._serialized_options = b'\272H\006\222\001\003\020\350\007'
+  _globals['_OBJECTIVE'].fields_by_name['l2_exclude']._serialized_options = b'\272H\017\222\001\014\020\350\007\"\007r\005\020\001\030\200\004'
   _globals['_CREATEMODELREQUEST'].fields_by_name['model_id']._loaded_options = None
   _globals['_CREATEMODELREQUEST'].fields_by_name['model_id']._serialized_options = b'\342A\001\002\272H\254\001\272\001\250\001\n\014INVALID_NAME\022emust be 1 to 63 lower-case letters, digits and hyphens, start with a letter and not end with a hyphen\0321this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')'
   _globals['_CREATEMODELREQUEST'].fields_by_name['model']._loaded_options = None
@@ -82,33 +84,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEMODELREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETEMODELREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
   _globals['_MODEL']._serialized_start=207
-  _globals['_MODEL']._serialized_end=993
-  _globals['_MODEL_STATE']._serialized_start=786
-  _globals['_MODEL_STATE']._serialized_end=873
-  _globals['_MODEL_FORMAT']._serialized_start=875
-  _globals['_MODEL_FORMAT']._serialized_end=940
-  _globals['_OBJECTIVE']._serialized_start=996
-  _globals['_OBJECTIVE']._serialized_end=1249
-  _globals['_OBJECTIVE_LOSS']._serialized_start=1147
-  _globals['_OBJECTIVE_LOSS']._serialized_end=1249
-  _globals['_MODELREPORT']._serialized_start=1252
-  _globals['_MODELREPORT']._serialized_end=1644
-  _globals['_PARAMETERINFO']._serialized_start=1646
-  _globals['_PARAMETERINFO']._serialized_end=1747
-  _globals['_PARITY']._serialized_start=1749
-  _globals['_PARITY']._serialized_end=1823
-  _globals['_STATIONARITY']._serialized_start=1825
-  _globals['_STATIONARITY']._serialized_end=1933
-  _globals['_CREATEMODELREQUEST']._serialized_start=1936
-  _globals['_CREATEMODELREQUEST']._serialized_end=2266
-  _globals['_GETMODELREQUEST']._serialized_start=2268
-  _globals['_GETMODELREQUEST']._serialized_end=2317
-  _globals['_LISTMODELSREQUEST']._serialized_start=2319
-  _globals['_LISTMODELSREQUEST']._serialized_end=2431
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2433
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2534
-  _globals['_DELETEMODELREQUEST']._serialized_start=2536
-  _globals['_DELETEMODELREQUEST']._serialized_end=2636
-  _globals['_MODELSERVICE']._serialized_start=2639
-  _globals['_MODELSERVICE']._serialized_end=2913
+  _globals['_MODEL']._serialized_end=1012
+  _globals['_MODEL_STATE']._serialized_start=805
+  _globals['_MODEL_STATE']._serialized_end=892
+  _globals['_MODEL_FORMAT']._serialized_start=894
+  _globals['_MODEL_FORMAT']._serialized_end=959
+  _globals['_OBJECTIVE']._serialized_start=1015
+  _globals['_OBJECTIVE']._serialized_end=1277
+  _globals['_OBJECTIVE_LOSS']._serialized_start=1175
+  _globals['_OBJECTIVE_LOSS']._serialized_end=1277
+  _globals['_MODELREPORT']._serialized_start=1280
+  _globals['_MODELREPORT']._serialized_end=1672
+  _globals['_PARAMETERINFO']._serialized_start=1674
+  _globals['_PARAMETERINFO']._serialized_end=1775
+  _globals['_PARITY']._serialized_start=1777
+  _globals['_PARITY']._serialized_end=1851
+  _globals['_STATIONARITY']._serialized_start=1853
+  _globals['_STATIONARITY']._serialized_end=1961
+  _globals['_CREATEMODELREQUEST']._serialized_start=1964
+  _globals['_CREATEMODELREQUEST']._serialized_end=2294
+  _globals['_GETMODELREQUEST']._serialized_start=2296
+  _globals['_GETMODELREQUEST']._serialized_end=2345
+  _globals['_LISTMODELSREQUEST']._serialized_start=2347
+  _globals['_LISTMODELSREQUEST']._serialized_end=2459
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2461
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2562
+  _globals['_DELETEMODELREQUEST']._serialized_start=2564
+  _globals['_DELETEMODELREQUEST']._serialized_end=2664
+  _globals['_MODELSERVICE']._serialized_start=2667
+  _globals['_MODELSERVICE']._serialized_end=2941
 # @@protoc_insertion_point(module_scope)

@@ -14,7 +14,8 @@ from undue_service.domain.resources import RequestKey
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 << 20
-"""gRPC clients refuse messages beyond 4 MiB unless told otherwise; a page ends well before."""
+"""gRPC clients refuse messages beyond 4 MiB unless told otherwise; a page of results ends well before. Listings do so
+where they are read from the store."""
 
 
 class PageRequest(Protocol):

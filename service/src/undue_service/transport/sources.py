@@ -22,6 +22,8 @@ from .enums import DTYPES, FILE_FORMATS
 Digest = Callable[[str, str | bytes], str]
 """(field, upload name or bytes) → sha256 of the artifact that holds them."""
 
+MAX_SCHEMA_BYTES = 2 << 20
+"""A data set is answered with its schema, and clients take 4 MiB."""
 MAX_COLUMNS = 100_000
 """Of all inputs of a data set together."""
 
@@ -110,6 +112,8 @@ def _file(file: datasets_pb2.FileSource, digest: Digest) -> FileSource:
 def _schema(schema: datasets_pb2.Schema) -> SchemaSpec:
     if sum(len(columns.columns) for columns in schema.inputs.values()) > MAX_COLUMNS:
         raise InvalidArgument.at("dataset.file.schema.inputs", f"names more than {MAX_COLUMNS:,} columns")
+    if schema.ByteSize() > MAX_SCHEMA_BYTES:
+        raise InvalidArgument.at("dataset.file.schema", f"is longer than {MAX_SCHEMA_BYTES:,} bytes")
     inputs = sorted(schema.inputs.items())
     return SchemaSpec(
         inputs={name: tuple(columns.columns) for name, columns in inputs},

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 THREADS = 32
 """How many calls may use the database at once."""
 
+PAGE_BYTES = 1 << 20
+"""Of stored text in one page of a listing. As messages it comes to 4 MiB at the very most, what clients take."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -130,6 +133,25 @@ def remember(connection: Connection, tenant: str, request: RequestKey | None, re
     if request is not None:
         row = {"tenant": tenant, "id": request.id, "fingerprint": request.fingerprint}
         connection.execute(insert(requests).values(**row, resource=resource, create_time=datetime.now(UTC)))
+
+
+def page_of(
+    connection: Connection, query: Select[Any], limit: int, size: Callable[[RowMapping], int]
+) -> tuple[list[RowMapping], bool]:
+    """Return the first rows of a query, at most `limit` and about `PAGE_BYTES`, one at least; and whether there are more.
+
+    A job may name a million rows: what a page has no room for is not read.
+    """
+    rows: list[RowMapping] = []
+    total = 0
+    found = connection.execute(query.limit(limit + 1), execution_options={"yield_per": 1})
+    for row in found.mappings():
+        total += size(row)
+        if rows and (len(rows) == limit or total > PAGE_BYTES):
+            found.close()
+            return rows, True
+        rows.append(row)
+    return rows, False
 
 
 def utc(row: RowMapping, column: str) -> datetime:

@@ -12,7 +12,7 @@ from undue_service.domain.resources import RequestKey
 from undue_service.domain.specs import named_resources
 from undue_service.wire.codec import JOB
 
-from .database import reading, remember, remembered, typed_errors, writing
+from .database import page_of, reading, remember, remembered, typed_errors, writing
 from .tables import jobs
 from .uses import forget_uses, remember_uses
 
@@ -54,13 +54,12 @@ class SqlJobStore:
     @typed_errors
     def list(self, tenant: str, limit: int, before: int | None) -> Page[Job]:
         """See JobStore."""
-        query = select(jobs).where(jobs.c.tenant == tenant).order_by(jobs.c.seq.desc()).limit(limit + 1)
+        query = select(jobs).where(jobs.c.tenant == tenant).order_by(jobs.c.seq.desc())
         if before is not None:
             query = query.where(jobs.c.seq < before)
         with reading(self._engine) as connection:
-            rows = connection.execute(query).mappings().all()
-        more = rows[limit - 1]["seq"] if len(rows) > limit else None
-        return Page(tuple(_load(row) for row in rows[:limit]), more)
+            rows, more = page_of(connection, query, limit, lambda row: len(row["body"]))
+        return Page(tuple(_load(row) for row in rows), rows[-1]["seq"] if more else None)
 
     @typed_errors
     def lease(self, now: datetime, until: datetime) -> Lease | None:

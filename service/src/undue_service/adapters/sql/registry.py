@@ -13,7 +13,7 @@ from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import named_resources
 from undue_service.wire.codec import JOB, RESOURCE_SPEC
 
-from .database import reading, remember, remembered, typed_errors, utc, writing
+from .database import page_of, reading, remember, remembered, typed_errors, utc, writing
 from .jobs import cancel_jobs, delete_job, insert_job
 from .tables import jobs, versions
 from .uses import forget_uses, remember_uses, users_of
@@ -81,15 +81,14 @@ class SqlRegistry:
         self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
     ) -> Page[Registration]:
         """See Registry."""
-        query = _versions(tenant, collection).order_by(versions.c.seq.desc()).limit(limit + 1)
+        query = _versions(tenant, collection).order_by(versions.c.seq.desc())
         if resource_id is not None:
             query = query.where(versions.c.id == resource_id)
         if before is not None:
             query = query.where(versions.c.seq < before)
         with reading(self._engine) as connection:
-            rows = connection.execute(query).mappings().all()
-        more = rows[limit - 1]["seq"] if len(rows) > limit else None
-        return Page(tuple(_load(row) for row in rows[:limit]), more)
+            rows, more = page_of(connection, query, limit, lambda row: len(row["spec"]) + len(row["body"]))
+        return Page(tuple(_load(row) for row in rows), rows[-1]["seq"] if more else None)
 
     @typed_errors
     def delete(

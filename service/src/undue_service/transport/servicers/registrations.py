@@ -15,7 +15,6 @@ from undue.v1 import (
 from undue_service.application.uploads import Uploads
 from undue_service.transport import requests, responses
 from undue_service.transport.paging import (
-    MAX_PAGE_BYTES,
     page_size,
     read_token,
     request_key,
@@ -92,16 +91,11 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         """See datasets.proto."""
         listing = f"datasets {request.parent}"
         limit, before = page_size(request), read_token(request, listing)
-
-        def page(most: int) -> datasets_pb2.ListDatasetsResponse:
-            found = self._registrations.list(tenant(context), "datasets", request.parent, most, before)
-            datasets = [responses.dataset(one) for one in found.items]
-            token = write_token(found.next_before, listing)
-            answer = datasets_pb2.ListDatasetsResponse(datasets=datasets, next_page_token=token)
-            # A data set names its columns and files; see ListJobs.
-            return page(most // 2) if answer.ByteSize() > MAX_PAGE_BYTES and most > 1 else answer
-
-        return await to_thread(page, limit)
+        page = await to_thread(self._registrations.list, tenant(context), "datasets", request.parent, limit, before)
+        datasets = [responses.dataset(one) for one in page.items]
+        return datasets_pb2.ListDatasetsResponse(
+            datasets=datasets, next_page_token=write_token(page.next_before, listing)
+        )
 
     async def DeleteDataset(self, request: datasets_pb2.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:
         """See datasets.proto."""
