@@ -94,6 +94,8 @@ def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
     Raises:
         InvalidArgument: there are none, or something is not a row number.
     """
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
+        raise invalid(field, f"{value!r} is not a list of row numbers: write [{value!r}]")
     rows = list(value)
     if not rows:
         raise invalid(field, "is empty; leave it out to mean every row")

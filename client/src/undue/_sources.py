@@ -197,7 +197,8 @@ def _known_format(name: str) -> DatasetFormat | None:
 def _unknown(name: str) -> Error:
     suffix = Path(name).suffix.lower()
     known = f"is not read; data sets are {_ENDINGS}, or undue.Arrays; where the name does not tell, format= does"
-    return invalid("source", f"{name}: {suffix or 'no extension'} {_DATASET_ADVICE.get(suffix, known)}")
+    what = suffix or "no folder of that name, and a file without extension"
+    return invalid("source", f"{name}: {what} {_DATASET_ADVICE.get(suffix, known)}")
 
 
 def _path(source: object, expected: str) -> Path:

@@ -207,7 +207,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except (ValidationError, ValueError) as error:
-        text = "; ".join(one["msg"] for one in error.errors()) if isinstance(error, ValidationError) else str(error)
+        text = (
+            "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+            if isinstance(error, ValidationError)
+            else str(error)
+        )
         raise InvalidArgument(Reason.SETTINGS_INVALID, text) from error
 
 

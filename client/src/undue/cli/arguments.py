@@ -2,7 +2,7 @@
 
 import argparse
 from fractions import Fraction
-from typing import get_args
+from typing import Any, get_args
 
 from undue._inputs import Aggregate, Measurement, ObjectiveName
 from undue._sources import DatasetFormat
@@ -110,7 +110,8 @@ def _trained(parser: argparse.ArgumentParser) -> None:
 
 def _tested(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--test", required=True, metavar="DATASET", help=what)
-    parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="rows of the test set; all without it")
+    rows = "rows of the test set, as 1 2 3 or 1,2,3; all without it"
+    parser.add_argument("--rows", nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
     cost = "cost of a test row whose change is asked for: loss, −logit or −margin (loss)"
     parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
 
@@ -127,6 +128,13 @@ def _scoring(parser: argparse.ArgumentParser) -> None:
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+
+
+class _Joined(argparse.Action):
+    """Lists given one after the other, as one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, space: argparse.Namespace, values: Any, *_: object) -> None:
+        setattr(space, self.dest, [each for part in values for each in part])
 
 
 def _running(parser: argparse.ArgumentParser) -> None:

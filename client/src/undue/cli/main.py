@@ -7,6 +7,7 @@ holds one JSON document (`jobs watch`: one a line) without NaN, and an error is 
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
+    warnings.showwarning = _warn
     try:
         options = _parser().parse_args(words)
         with _client(options) as client:
@@ -48,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("undue: interrupted; a job that was queued goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as what it says; where in the SDK it was raised is nobody's concern here."""
+    print(f"undue: warning: {message}", file=sys.stderr)
 
 
 def _client(options: argparse.Namespace) -> Client:

@@ -83,7 +83,7 @@ class Output:
             rows.append(("error", f"{dataset.failure.message} [{dataset.failure.reason}]"))
         if report := dataset.report:
             rows.append(("rows", f"{report.rows:,}"))
-            rows += [(f"input {each.name!r}", f"{each.dtype} {list(each.row_shape)}") for each in report.inputs]
+            rows += [(_input(each.name), f"{each.dtype} {list(each.row_shape)}") for each in report.inputs]
             if report.target:
                 rows.append(("target", f"{report.target.dtype} {list(report.target.row_shape)}"))
             rows += [(f"group {each.name!r}", f"{each.values:,} values") for each in report.groups]
@@ -142,7 +142,7 @@ class Output:
             return _print_json(list(examples))
         for each in examples:
             rows: list[tuple[str, object]] = [("row", each.row), ("id", each.id)]
-            rows += [(f"input {name!r}", _brief(values)) for name, values in each.inputs.items()]
+            rows += [(_input(name), _brief(values)) for name, values in each.inputs.items()]
             optional = {"target": each.target, "weight": each.weight, **each.groups}
             rows += [(name, value) for name, value in optional.items() if value is not None]
             _print_rows(rows)
@@ -216,6 +216,10 @@ def _job(job: Job) -> dict[str, object]:
         "start_time": job.start_time,
         "end_time": job.end_time,
     }
+
+
+def _input(name: str) -> str:
+    return f"input {name!r}" if name else "input"
 
 
 def _brief(values: np.ndarray[Any, Any]) -> str:

@@ -683,7 +683,7 @@ class ReadRowsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`datasets/{dataset}/versions/{version}`; without a version, the newest."""
+    """`datasets/{dataset}/versions/{version}`; without a version, the newest that has not failed."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Row numbers, in any order."""

@@ -291,7 +291,7 @@ class InfluenceSpec(_message.Message):
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`models/{model}/versions/{version}`; without a version, the newest."""
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
     train: _builtins.str
     """The data set that the model was trained on."""
     test: _builtins.str
@@ -378,7 +378,7 @@ class SelfInfluenceSpec(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`models/{model}/versions/{version}`; without a version, the newest."""
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
     train: _builtins.str
     """The data set that the model was trained on."""
     method: _builtins.str
@@ -449,7 +449,7 @@ class RetrainSpec(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`models/{model}/versions/{version}`; without a version, the newest. Its objective must be convex in what is selected."""
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed. Its objective must be convex in what is selected."""
     train: _builtins.str
     """The data set that the model was trained on."""
     test: _builtins.str

@@ -45,7 +45,7 @@ class InstanceReader:
             yield instances.part(start, start + size)
 
     def _dataset(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
-        found = self._registrations.get(tenant, "datasets", "name", name).ready()
+        found = self._registrations.usable(tenant, "datasets", "name", name)
         check_rows("rows", rows, dataset_report(found).rows)
         return found
 

@@ -125,7 +125,7 @@ class Jobs:
     def _settled(self, tenant: str, spec: RequestedJob) -> "_Settled":
         """Return the spec with the versions that it means today, and those, checked against each other."""
         field = f"job.{spec.kind}"
-        model = self._registrations.get(tenant, "models", f"{field}.model", spec.model).ready()
+        model = self._registrations.usable(tenant, "models", f"{field}.model", spec.model)
         train = self._dataset(tenant, f"{field}.train", spec.train)
         test = None if isinstance(spec, SelfInfluence) else self._dataset(tenant, f"{field}.test", spec.test)
         check_job(spec, model, train, test)
@@ -135,7 +135,7 @@ class Jobs:
         return _Settled(settled, model, train, test)
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
-        return self._registrations.get(tenant, "datasets", field, name).ready()
+        return self._registrations.usable(tenant, "datasets", field, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ from dataclasses import replace
 from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, check_id, new_token, parse_version
-from undue_service.domain.resources import Registration, RequestKey
+from undue_service.domain.resources import Registration, RequestKey, ResourceState
 from undue_service.domain.specs import DatasetValidation, DataSource, FileSource, ModelSpec, ModelValidation
 
 from .changes import Changes
 from .ports import ArtifactStore, Clock, Metrics, Page, Registry, SourceLocator
+
+VERSIONS_AT_ONCE = 50
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,26 @@ class Registrations:
         resource_id, version = parse_version(field, name, collection)
         return self._registry.get(tenant, collection, resource_id, version)
 
+    def usable(self, tenant: str, collection: Collection, field: str, name: str) -> Registration:
+        """Return the version that `name` means where it is to be used; without one, the newest that has not failed.
+
+        A version that failed can never be used: somebody's typo must not take the name away from who uses it.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+            FailedPrecondition: RESOURCE_NOT_READY.
+        """
+        resource_id, version = parse_version(field, name, collection)
+        newest = self._registry.get(tenant, collection, resource_id, version)
+        before: int | None = None
+        while version is None and newest.state is ResourceState.FAILED:
+            page = self._registry.list(tenant, collection, resource_id, VERSIONS_AT_ONCE, before)
+            kept = [one for one in page.items if one.state is not ResourceState.FAILED]
+            if kept or page.next_before is None:
+                return (kept or [newest])[0].ready()
+            before = page.next_before
+        return newest.ready()
+
     def list(
         self, tenant: str, collection: Collection, parent: str, limit: int, before: int | None
     ) -> Page[Registration]:
@@ -98,7 +120,7 @@ class Registrations:
         """Return the spec with the version of its sample that it means today."""
         if spec.sample is None:
             return spec
-        return replace(spec, sample=self.get(tenant, "datasets", "model.sample", spec.sample).ready().name)
+        return replace(spec, sample=self.usable(tenant, "datasets", "model.sample", spec.sample).name)
 
     def _renew(self, tenant: str, spec: ModelSpec | DataSource) -> None:
         """See to it that the artifacts are there, and that none is cleaned away before the version can be seen."""

@@ -21,10 +21,15 @@ class Damping:
     source: Literal["given", "convex", "mean_eigenvalue", "unused"]
     standard_error: float = 0.0
     """Of λ, where the mean eigenvalue was estimated."""
+    reason: str = ""
+    """Why there is any, where the objective is convex and might have done without."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the reader should know of it."""
+        return (*([self.reason] if self.reason else []), *self._uncertainty())
+
+    def _uncertainty(self) -> tuple[str, ...]:
         if not self.standard_error:
             return ()
         text = (
@@ -71,5 +76,12 @@ def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: 
             "damping=, or train the model further"
         )
         raise FailedPrecondition(Reason.HESSIAN_NOT_POSITIVE_DEFINITE, text)
-    share = _SHARE_OF_MEAN_EIGENVALUE
-    return Damping(share * mean.value, "mean_eigenvalue", share * mean.standard_error)
+    value = _SHARE_OF_MEAN_EIGENVALUE * mean.value
+    reason = ""
+    if objective.convex:
+        free = ", ".join(repr(one.name) for one in objective.parameters if one.selected and not one.l2)
+        reason = (
+            f"damping {value:.4g} was chosen because L2 leaves {free} free, so the Hessian may be singular; the scores "
+            "are somewhat smaller than what retraining shows: pass damping=0, which is refused if it is singular"
+        )
+    return Damping(value, "mean_eigenvalue", _SHARE_OF_MEAN_EIGENVALUE * mean.standard_error, reason)

@@ -165,10 +165,13 @@ def _input(spec: InputSpec, batch: Batch, count: int) -> Tensor:
     )
     loses = (tensor.is_floating_point() and not spec.dtype.is_floating_point) or tensor.is_complex()
     if not fits or loses or len(tensor) != len(batch.index):
-        wanted, found = str(spec.dtype).removeprefix("torch."), str(tensor.dtype).removeprefix("torch.")
+        # In float64 here, whatever the model was stored in: its floating-point inputs take any numbers.
+        wanted = "numbers" if spec.dtype.is_floating_point else str(spec.dtype).removeprefix("torch.")
+        found = str(tensor.dtype).removeprefix("torch.")
         text = (
             f"the model's input {spec.name!r} takes {wanted} of shape {spec.shape} a row; the data set has {found} of "
-            f"shape {shape}"
+            f"shape {shape}: register the columns that the model was trained on, in another shape with "
+            "undue.Input(…, row_shape=…)"
         )
         raise InvalidArgument.at("inputs", text, Reason.INPUT_MISMATCH)
     return tensor

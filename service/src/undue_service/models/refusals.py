@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from undue_service.domain.errors import InvalidArgument, Reason
 
 ONNX_EXPORT = (
-    'torch.onnx.export(model, (x,), "model.onnx", dynamo=True, '
+    'torch.onnx.export(model, (x,), "model.onnx", dynamo=True, optimize=False, '
     "dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), external_data=False)"
 )
 PT2_EXPORT = (

@@ -18,6 +18,7 @@ from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhaust
 from undue_service.domain.reports import (
     ColumnSchema,
     DatasetReport,
+    Diagnostics,
     InfluenceReport,
     ModelReport,
     Produced,
@@ -36,6 +37,7 @@ from undue_service.domain.tasks import (
 )
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.curvature.trace import SEED
+from undue_service.engine.diagnostics import EngineDiagnostics
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.engine.retrain import retrain
@@ -54,6 +56,10 @@ PARITY_ROWS = 256
 """Rows of the sample on which onnxruntime and torch are compared."""
 
 RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
+DAMPED_RECIPE = (
+    f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
+    "which is smaller than that of free retraining"
+)
 RETRAIN_RECIPE = (
     "the minimiser of the registered objective without the rows, 1/n kept, by Newton's method from the minimiser on "
     "all rows, at which the costs before are measured and from which the registered weights lie {distance:.2g} away"
@@ -188,7 +194,7 @@ class Workshop:
         )
         files = write_influence(place.scratch, found, train, test)
         digests = task.digests | {"code": code_digest()}
-        diagnostics = found.diagnostics.complete(recipe=RECIPE, seed=SEED, digests=digests)
+        diagnostics = _completed(found.diagnostics, digests)
         return TaskResult(InfluenceReport(diagnostics, len(found.test.rows), len(train)), files)
 
     def _self_influence(self, task: SelfInfluenceTask, place: Place) -> TaskResult:
@@ -208,7 +214,7 @@ class Workshop:
         )
         files: tuple[Produced, ...] = (write_self_influence(place.scratch, found, train),)
         digests = task.digests | {"code": code_digest()}
-        diagnostics = found.diagnostics.complete(recipe=RECIPE, seed=SEED, digests=digests)
+        diagnostics = _completed(found.diagnostics, digests)
         return TaskResult(InfluenceReport(diagnostics, len(found.train.rows), len(train)), files)
 
     def _retrain(self, task: RetrainTask, place: Place) -> TaskResult:
@@ -246,6 +252,10 @@ class Workshop:
             output_names=opened.outputs,
         )
         return Objective(program.to(self._device, torch.float64), model.objective, model.parameters)
+
+
+def _completed(found: EngineDiagnostics, digests: Mapping[str, str]) -> Diagnostics:
+    return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=SEED, digests=digests)
 
 
 def _dataset_report(source: DataSource, place: Place) -> DatasetReport:

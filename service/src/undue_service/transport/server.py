@@ -50,7 +50,8 @@ async def start_server(
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise Unavailable(Reason.ADDRESS_UNAVAILABLE, f"cannot listen on {address}: {error}") from error
+        text = f"cannot listen on {address}: is it this machine's, and free? --address or UNDUE_GRPC_ADDRESS chooses"
+        raise Unavailable(Reason.ADDRESS_UNAVAILABLE, text) from error
     await server.start()
     bound = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     return server, bound

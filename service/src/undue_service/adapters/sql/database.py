@@ -11,7 +11,18 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import alembic.command
 import alembic.config
 import alembic.util
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, RowMapping, create_engine, event, insert, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    RowMapping,
+    Select,
+    create_engine,
+    event,
+    insert,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -138,7 +149,7 @@ def remember(connection: Connection, tenant: str, request: RequestKey | None, re
 def page_of(
     connection: Connection, query: Select[Any], limit: int, size: Callable[[RowMapping], int]
 ) -> tuple[list[RowMapping], bool]:
-    """Return the first rows of a query, at most `limit` and about `PAGE_BYTES`, one at least; and whether there are more.
+    """Return the first rows of a query, `limit` and about `PAGE_BYTES` at most but one at least, and if there are more.
 
     A job may name a million rows: what a page has no room for is not read.
     """
