@@ -105,8 +105,8 @@ def _in_use(name: str, users: tuple[str, ...]) -> FailedPrecondition:
     listed = ", ".join(users[:LISTED_USERS])
     more = f" and {len(users) - LISTED_USERS} more" if len(users) > LISTED_USERS else ""
     text = (
-        f"{name} is named by {listed}{more}: delete those first, or use force, which cancels jobs that still need it and "
-        "leaves the others"
+        f"{name} is named by {listed}{more}: delete those first, or use force, which cancels jobs that still need it "
+        "and leaves the others"
     )
     # A trailer cuts values at 200 bytes: only whole names are worth sending.
     fit = [name for place, name in enumerate(users[:LISTED_USERS]) if len(",".join(users[: place + 1])) <= 200]
