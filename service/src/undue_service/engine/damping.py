@@ -82,6 +82,6 @@ def resolve_damping(given: float | None, objective: Objective, mean_eigenvalue: 
         free = ", ".join(repr(one.name) for one in objective.parameters if one.selected and not one.l2)
         reason = (
             f"damping {value:.4g} was chosen because L2 leaves {free} free, so the Hessian may be singular; the scores "
-            "are somewhat smaller than what retraining shows: pass damping=0, which is refused if it is singular"
+            "are somewhat smaller than what retraining shows: pass damping=0, or a very small one if it is"
         )
     return Damping(value, "mean_eigenvalue", _SHARE_OF_MEAN_EIGENVALUE * mean.standard_error, reason)
