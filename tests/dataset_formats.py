@@ -28,6 +28,7 @@ from undue_service.domain.specs import (
     TransformSpec,
     UploadedFile,
 )
+from undue_service.wire.located import located_file
 
 
 class Files:
@@ -62,8 +63,7 @@ class Files:
 
 def located(name: str, path: Path) -> LocatedFile:
     """Return a file as registration finds it where it lies."""
-    found = path.stat()
-    return LocatedFile(name, str(path), found.st_size, found.st_mtime_ns)
+    return located_file(name, str(path.resolve()), path.stat())
 
 
 @dataclass(frozen=True)

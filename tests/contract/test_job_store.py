@@ -22,6 +22,7 @@ from undue_service.domain.specs import (
     DatasetValidation,
     FileSource,
     Influence,
+    LocatedFile,
     ModelSpec,
     ModelValidation,
     ObjectiveSpec,
@@ -397,6 +398,22 @@ def test_the_inventory_knows_every_reference_of_every_tenant(stores):
     succeed(stores, {"explanations": names[9], "scores": names[10]})
     mine = {("default", name) for name in (*names[:6], *names[7:9])}
     assert stores.inventory.referenced() == mine | {("other", name) for name in (names[6], *names[9:11])}
+
+
+def test_what_a_deleted_version_was_made_of_is_referenced_as_long_as_another_version_is_made_of_it(stores):
+    one, two = ("1" * 64, "2" * 64)
+    lying = FileSource("csv", (LocatedFile("a.csv", "/data/a.csv", 1, 2, 3, 4),), SchemaSpec({"x": ("a",)}))
+    both = ArraysSource({"x": TensorRef("int8", (1,), one), "y": TensorRef("int8", (1,), one)})
+    both.inputs["z"] = TensorRef("int8", (1,), two)
+    for spec in (both, lying, FileSource("npz", (UploadedFile("x.npz", one),), SchemaSpec({"": ("a",)}))):
+        a_registration(stores, spec=spec)
+    assert stores.inventory.referenced() == {("default", one), ("default", two)}
+    stores.registry.delete("default", "datasets", "d", 1, lambda *_: None, NOW)
+    assert stores.inventory.referenced() == {("default", one)}
+    stores.registry.delete("default", "datasets", "d", None, lambda *_: None, NOW)
+    assert stores.inventory.referenced() == set()
+    a_registration(stores, spec=both)
+    assert stores.inventory.referenced() == {("default", one), ("default", two)}
 
 
 def test_a_dropped_upload_is_gone_and_its_request_makes_a_new_one(stores):

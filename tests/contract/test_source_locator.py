@@ -5,7 +5,7 @@ import pytest
 from undue_service.adapters.locating import LocalLocator
 from undue_service.adapters.memory import MemoryLocator
 from undue_service.domain.errors import NotFound, Reason
-from undue_service.domain.specs import LocatedFile
+from undue_service.wire.located import located_file
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -16,8 +16,7 @@ def locator(request, tmp_path):
         (folder / name).write_text(name)
     if request.param == "local":
         return LocalLocator([folder])
-    times = {name: (folder / name).stat().st_mtime_ns for name in ("a.csv", "b.csv")}
-    files = tuple(LocatedFile(name, str(folder / name), 5, time) for name, time in times.items())
+    files = tuple(located_file(name, str(folder / name), (folder / name).stat()) for name in ("a.csv", "b.csv"))
     return MemoryLocator({f"file://{folder}/*.csv": files, f"file://{folder}/b.csv": files[1:]})
 
 
@@ -28,7 +27,9 @@ def test_files_come_in_the_order_of_their_names(locator, tmp_path):
         ("a.csv", str(folder / "a.csv"), 5),
         ("b.csv", str(folder / "b.csv"), 5),
     ]
-    assert found[0].mtime_ns == (folder / "a.csv").stat().st_mtime_ns
+    status = (folder / "a.csv").stat()
+    assert (found[0].mtime_ns, found[0].ctime_ns) == (status.st_mtime_ns, status.st_ctime_ns)
+    assert found[0].inode == status.st_ino
     assert locator.locate(f"file://{folder}/b.csv", "csv") == found[1:]
 
 

@@ -9,10 +9,22 @@ import pytest
 from sqlalchemy import inspect, text
 
 from undue_service.adapters.sql.database import connect, migrate
+from undue_service.adapters.sql.inventory import SqlInventory
 from undue_service.adapters.sql.jobs import SqlJobStore
+from undue_service.adapters.sql.registry import SqlRegistry
 from undue_service.adapters.sql.tables import metadata
 from undue_service.domain.jobs import Job, JobState
-from undue_service.domain.specs import DatasetValidation
+from undue_service.domain.names import new_token
+from undue_service.domain.resources import Registration
+from undue_service.domain.specs import (
+    ArraysSource,
+    DatasetValidation,
+    FileSource,
+    LocatedFile,
+    SchemaSpec,
+    TensorRef,
+    UploadedFile,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -65,6 +77,41 @@ def test_a_migration_that_was_killed_in_the_middle_has_changed_nothing(tmp_path,
     migrate(engine)
     assert set(inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
     engine.dispose()
+
+
+def test_a_database_from_before_knows_afterwards_what_its_versions_are_made_of(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path / 'undue.sqlite3'}")
+    migrate(engine)
+    registry = SqlRegistry(engine)
+    digests = [f"{number:02d}" * 32 for number in range(4)]
+    arrays = ArraysSource({"digest": TensorRef("int8", (1,), digests[0])})
+    arrays.groups["g"] = TensorRef("int8", (1,), digests[1])
+    arrays.inputs["again"] = arrays.inputs["digest"]
+    columns = SchemaSpec({"digest": ("digest",)}, groups=("digest",))
+    lying = FileSource("csv", (LocatedFile("ä.csv", "/data/ä.csv", 1, 2, 0, 0),), columns, "file:///data/ä.csv")
+    uploaded = FileSource("csv", (UploadedFile("a", digests[2]), UploadedFile("b", digests[3])), columns)
+    for spec in (arrays, uploaded, lying):
+        registry.add(lambda version, spec=spec: a_version(version, spec), "t", "datasets", "d", None)
+    registry.add(lambda version: a_version(version, arrays), "t", "datasets", "gone", None)
+    expected = SqlInventory(engine).referenced()
+    assert expected == {("t", digest) for digest in digests}
+    with engine.begin() as connection:  # as 0002 left it
+        connection.execute(text("DROP TABLE version_artifacts"))
+        connection.execute(text("UPDATE versions SET spec = '' WHERE id = 'gone'"))
+        shorter = text("UPDATE versions SET spec = replace(spec, :added, '')")
+        connection.execute(shorter, {"added": ',"ctime_ns":0,"inode":0'})
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        assert connection.execute(text("SELECT count(*) FROM versions WHERE spec LIKE '%inode%'")).scalar() == 0
+    migrate(engine)
+    assert SqlInventory(engine).referenced() == expected
+    found = registry.list("t", "datasets", "d", 9, None).items
+    assert [one.spec for one in found] == [lying, uploaded, arrays]
+    engine.dispose()
+
+
+def a_version(version, spec):
+    check = Job("t", new_token(), DatasetValidation(f"datasets/d/versions/{version}"), NOW)
+    return Registration("t", "datasets", "d", version, spec, check, NOW)
 
 
 def test_what_was_committed_is_read_from_the_log_that_a_killed_process_left(tmp_path):

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from undue_service.adapters import locating
 from undue_service.adapters.locating import LocalLocator
 from undue_service.domain.errors import Error, InvalidArgument, NotFound, Reason
+from undue_service.domain.specs import FileSource, LocatedFile, SchemaSpec
+from undue_service.wire.codec import RESOURCE_SPEC
+from undue_service.wire.framing import MAX_TASK_BYTES
 
 
 @pytest.fixture
@@ -51,7 +54,9 @@ def test_one_file_is_what_it_is(tree, locate):
     [file] = locate("data/a.csv")
     path = tree / "data/a.csv"
     assert (file.name, file.path) == ("a.csv", str(path.resolve()))
-    assert (file.size, file.mtime_ns) == (5, path.stat().st_mtime_ns)
+    found = path.stat()
+    assert (file.size, file.mtime_ns) == (5, found.st_mtime_ns)
+    assert (file.ctime_ns, file.inode) == (found.st_ctime_ns, found.st_ino)
     [linked] = locate("data/inside.csv")
     assert (linked.name, linked.path) == ("inside.csv", str((tree / "data/sub/deep.csv").resolve()))
 
@@ -308,7 +313,13 @@ def test_there_is_an_end_to_how_many(tree, locate, monkeypatch):
         locate("data/images", "image_folder")
 
 
-@pytest.mark.parametrize(("call", "path"), [("scandir", "data/sub/*.csv"), ("stat", "data/sub/deep.csv")])
+def test_two_data_sets_of_as_many_files_as_may_be_fit_a_task():
+    most = LocatedFile("", "", 2**63, 2**63, 2**63, 2**64 - 1)
+    one, two = (len(RESOURCE_SPEC.dump(FileSource("image_folder", (most,) * n, SchemaSpec({})))) for n in (1, 2))
+    assert 2 * ((two - one) * locating.MAX_ENTRIES + locating.MAX_TEXT_BYTES) < 0.95 * MAX_TASK_BYTES
+
+
+@pytest.mark.parametrize(("call", "path"), [("scandir", "data/sub/*.csv"), ("open", "data/sub/deep.csv")])
 def test_what_the_service_may_not_read_is_refused(locate, monkeypatch, call, path):
     def locked(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", "/the/real/path")
@@ -317,6 +328,56 @@ def test_what_the_service_may_not_read_is_refused(locate, monkeypatch, call, pat
     with pytest.raises(InvalidArgument, match="cannot be read by the service: Permission denied") as caught:
         locate(path)
     assert "/the/real/path" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "file_format", "swapped"),
+    [
+        ("data/sub/secret.csv", "csv", "data/sub"),
+        ("data/sub/*.csv", "csv", "data/sub"),
+        ("data/images", "image_folder", "data/images"),
+        ("data/images", "image_folder", "data/images/cat"),
+    ],
+)
+def test_a_folder_that_becomes_a_link_while_it_is_looked_at_is_not_entered(
+    tree, locate, monkeypatch, path, file_format, swapped
+):
+    place, away = tree / swapped, tree / "away"
+    (tree / "data/sub/secret.csv").touch()
+    real = os.path.realpath
+
+    def raced(path, **options):
+        """Answer as long as the folder is one, and swap it before the answer can be used."""
+        place.unlink()
+        away.rename(place)
+        answer = real(path, **options)
+        place.rename(away)
+        place.symlink_to(tree / "outside")
+        return answer
+
+    place.rename(away)
+    place.symlink_to(tree / "outside")
+    monkeypatch.setattr(locating.os.path, "realpath", raced)
+    with pytest.raises(Error) as caught:
+        locate(path, file_format)
+    assert caught.value.reason in (Reason.URI_NOT_FOUND, Reason.URI_REFUSED)
+    assert "outside" not in caught.value.message
+
+
+def test_nothing_stays_open(locate):
+    before = len(os.listdir("/proc/self/fd"))
+    locate("data/?.csv")
+    locate("data/images", "image_folder")
+    for path in ("data/circle.csv", "data/nothing.csv", "data/sub", "data/pipe.csv"):
+        with pytest.raises(Error):
+            locate(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_need_only_let_itself_be_passed_through(tree, locate):
+    (tree / "data/sub").chmod(0o311)
+    assert names(locate("data/sub/deep.csv")) == ["deep.csv"]
+    (tree / "data/sub").chmod(0o755)
 
 
 def test_the_file_that_is_not_there_is_named(tree, locate):

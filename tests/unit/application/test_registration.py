@@ -14,7 +14,7 @@ from undue_service.domain.resources import RequestKey
 from undue_service.domain.specs import FileSource, LocatedFile, SchemaSpec, UploadedFile
 
 URI = "file:///data/*.csv"
-FILES = tuple(LocatedFile(f"{name}.csv", f"/data/{name}.csv", 3, 4) for name in "ab")
+FILES = tuple(LocatedFile(f"{name}.csv", f"/data/{name}.csv", 3, 4, 5, 6) for name in "ab")
 SOURCE = FileSource("csv", (), SchemaSpec({"": ("x",)}), URI)
 
 

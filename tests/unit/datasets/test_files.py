@@ -1,6 +1,7 @@
 """Files that lie where their owner can change them, and data sets of several files."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from dataset_formats import FORMATS, Files, located
 from dataset_tables import TABLES, Table
 from undue_service.datasets import limits, parquet_files
-from undue_service.datasets.files import DataFile
+from undue_service.datasets.files import DataFile, check_unchanged
 from undue_service.datasets.opening import open_source, validate
 from undue_service.datasets.parquet import ParquetSource
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
@@ -65,6 +66,104 @@ def test_a_file_that_changed_is_named(form: str, change: object, files: Files) -
         validate(open_source(source, files.resolve), lambda *_: None)
     assert error.value.reason is Reason.DATASET_CHANGED
     assert error.value.metadata["file"] == last.name
+
+
+SECRET = "x\n7\n"
+
+
+def lying(root: Path) -> FileSource:
+    """Return what a file in a folder below a root is registered as, once a later change shows in its ctime."""
+    path = root / "sub/data.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("x\n1\n")
+    file = located("data.csv", path)
+    clock = root / "clock"
+    clock.touch()
+    while clock.stat().st_ctime_ns == file.ctime_ns:
+        clock.touch()
+    return FileSource("csv", (file,), X)
+
+
+def times(path: Path) -> tuple[int, int]:
+    return path.stat().st_atime_ns, path.stat().st_mtime_ns
+
+
+def folder_replaced_by_a_link(path: Path, secret: Path) -> None:
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.symlink_to(secret.parent)
+
+
+def folder_above_replaced_by_a_link(path: Path, secret: Path) -> None:
+    root = path.parent.parent
+    root.rename(root.with_name("away"))
+    (secret.parent / "sub").mkdir()
+    os.link(secret, secret.parent / "sub/data.csv")
+    root.symlink_to(secret.parent)
+
+
+def folder_replaced_by_a_link_to_itself(path: Path, _: Path) -> None:
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.symlink_to("away")
+
+
+def replaced_by_a_hard_link(path: Path, secret: Path) -> None:
+    path.unlink()
+    os.link(secret, path)
+
+
+def replaced_by_a_copy_of_the_same_age(path: Path, _: Path) -> None:
+    before = times(path)
+    path.rename(path.with_suffix(".old"))  # kept, so that its inode is not given to the new one
+    path.write_text("x\n1\n")
+    os.utime(path, ns=before)
+
+
+def written_in_place_with_its_time_restored(path: Path, _: Path) -> None:
+    before = times(path)
+    path.write_text(SECRET)
+    os.utime(path, ns=before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (folder_replaced_by_a_link, "Not a directory"),
+        (folder_above_replaced_by_a_link, "Not a directory"),
+        (folder_replaced_by_a_link_to_itself, "Not a directory"),
+        (replaced_by_a_hard_link, "another file lies in its place"),
+        (replaced_by_a_copy_of_the_same_age, "another file lies in its place"),
+        (written_in_place_with_its_time_restored, "it was written to, or"),
+    ],
+)
+def test_forged_size_and_time_are_not_enough(change: object, words: str, tmp_path: Path, files: Files) -> None:
+    root, secret = tmp_path.resolve() / "root", tmp_path.resolve() / "outside/data.csv"
+    source = lying(root)
+    validate(open_source(source, files.resolve), lambda *_: None)
+    check_unchanged(source)
+    path = root / "sub/data.csv"
+    secret.parent.mkdir()
+    secret.write_text(SECRET)
+    os.utime(secret, ns=times(path))
+    change(path, secret)  # type: ignore[operator]
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (secret.stat().st_size, secret.stat().st_mtime_ns)
+    for look in (lambda: open_source(source, files.resolve), lambda: check_unchanged(source)):
+        with pytest.raises(FailedPrecondition, match=words) as error:
+            look()
+        assert (error.value.reason, error.value.metadata["file"]) == (Reason.DATASET_CHANGED, "data.csv")
+
+
+def test_looking_at_files_leaves_nothing_open(tmp_path: Path) -> None:
+    source = lying(tmp_path.resolve() / "root")
+    (there,) = source.files
+    assert isinstance(there, LocatedFile)
+    before = len(os.listdir("/proc/self/fd"))
+    check_unchanged(source)
+    for file in (replace(there, path=f"{there.path}/x/y"), replace(there, inode=0)):
+        with pytest.raises(FailedPrecondition):
+            check_unchanged(FileSource("csv", (there, file), X))
+        with pytest.raises(FailedPrecondition):
+            DataFile("data.csv", Path(), file).open()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_npz_where_it_lies(files: Files) -> None:

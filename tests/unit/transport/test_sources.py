@@ -104,7 +104,7 @@ def test_a_source_round_trips(source):
 
 
 def test_an_answer_shows_a_uri_and_names_but_no_path():
-    files = tuple(LocatedFile(f"{n}.csv", f"/mnt/secret/{n}.csv", 3, 4) for n in "ab")
+    files = tuple(LocatedFile(f"{n}.csv", f"/mnt/secret/{n}.csv", 3, 4, 5, 6) for n in "ab")
     schema = SchemaSpec({"": ("x",)})
     message = answer(FileSource("csv", files, schema, "file:///data/*.csv"))
     assert message.file.uri == "file:///data/*.csv"

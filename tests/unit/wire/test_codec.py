@@ -86,7 +86,9 @@ def test_every_job_round_trips(job):
     assert JOB.load(JOB.dump(job)) == job
 
 
-@pytest.mark.parametrize("file", [UploadedFile("a.csv", "ab"), LocatedFile("a.csv", "/data/a.csv", 2**40, 2**62)])
+@pytest.mark.parametrize(
+    "file", [UploadedFile("a.csv", "ab"), LocatedFile("a.csv", "/data/a.csv", 2**40, 2**62, 2**62, 2**64 - 1)]
+)
 def test_a_file_stays_what_it_is(file):
     schema = SchemaSpec({"x": ("a",)}, groups=("site",), transforms={"x": TransformSpec((1, 2), 0.5, (0.1,), (2.0,))})
     source = FileSource("csv", (file,), schema, "file:///data/a.csv")

@@ -2,7 +2,8 @@
 
 A URI is text from a stranger. It is decoded once, never joined to anything, and everything it leads to, through links
 too, must really lie below a folder that the operator named. What lies elsewhere is refused in the same words whether it
-exists or not.
+exists or not. Where a path leads is settled once, and what is found there is then reached without following any link,
+so that nothing comes of changing a folder into one in between.
 """
 
 import errno
@@ -11,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,6 +20,7 @@ from urllib.parse import unquote
 from undue._columns import idx_column
 from undue_service.domain.errors import Error, InvalidArgument, NotFound, Reason
 from undue_service.domain.specs import SEVERAL_FILES, FileFormat, LocatedFile
+from undue_service.wire.located import Walk, located_file
 
 FIELD = "dataset.file.uri"
 
@@ -49,7 +52,8 @@ class LocalLocator:
             text = "cannot be read: the operator has named no folder in UNDUE_DATASET_ROOTS; upload the files instead"
             raise _refused(uri, text)
         try:
-            return _Search(uri, self._roots, self._private).files(reference, file_format)
+            with Walk() as walk:
+                return _Search(uri, self._roots, self._private, walk).files(reference, file_format)
         except OSError as error:
             raise _unreadable(uri, error) from None
 
@@ -115,8 +119,9 @@ def _pattern(uri: str, part: str) -> str:
 class _Search:
     """One look at the folders, for one URI."""
 
-    def __init__(self, uri: str, roots: Sequence[Path], private: Path | None) -> None:
+    def __init__(self, uri: str, roots: Sequence[Path], private: Path | None, walk: Walk) -> None:
         self._uri = uri
+        self._walk = walk
         self._roots = [os.path.realpath(root) for root in roots]
         self._private = os.path.realpath(private) if private is not None else None
 
@@ -143,7 +148,7 @@ class _Search:
         match = re.compile(fnmatch.translate(reference.last)).match
         hidden = reference.last.startswith(".")
         names = []
-        with os.scandir(folder) as entries:
+        with self._listed(folder) as entries:
             for entry in entries:
                 if match(entry.name) and (hidden or not entry.name.startswith(".")):
                     names.append(entry.name)
@@ -158,7 +163,7 @@ class _Search:
         if reference.is_pattern:
             raise _refused(self._uri, "has wildcards; name the folder that holds a folder for each class")
         real = self._real(folder)
-        if not stat.S_ISDIR(os.stat(real).st_mode):
+        if not self._is_folder(real):
             raise _refused(self._uri, "is a file; name the folder that holds a folder for each class, or upload it")
         found = sorted(self._below(real))
         if not found:
@@ -174,7 +179,7 @@ class _Search:
             real = self._real(place)
             if real in above:
                 raise _refused(self._uri, f"holds a link that leads back to where it is: {prefix!r}")
-            with os.scandir(real) as entries:
+            with self._listed(real) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
@@ -182,11 +187,12 @@ class _Search:
                     if count > MAX_ENTRIES:
                         raise self._too_much(f"holds more than {MAX_ENTRIES:,} files: upload the folder instead")
                     name = prefix + entry.name
+                    path = os.path.join(real, entry.name)
                     # Where a link leads is checked before anything is asked about it.
-                    if os.path.isdir(self._real(entry.path)) if entry.is_symlink() else entry.is_dir():
-                        waiting.append((f"{name}/", entry.path, (*above, real)))
+                    if self._leads_to_folder(path) if entry.is_symlink() else entry.is_dir(follow_symlinks=False):
+                        waiting.append((f"{name}/", path, (*above, real)))
                     else:
-                        yield name, entry.path
+                        yield name, path
 
     def _located(self, found: Sequence[tuple[str, str]]) -> tuple[LocatedFile, ...]:
         files, size = [], 0
@@ -204,15 +210,21 @@ class _Search:
     def _one(self, name: str, path: str) -> LocatedFile:
         real = self._real(path)
         try:
-            found = os.stat(real, follow_symlinks=False)
+            descriptor = self._walk.open(real)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise self._irregular(name) from None
             raise _unreadable(self._uri, error, name) from None
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
         if stat.S_ISDIR(found.st_mode):
             text = "is or matches a folder; match its files (folder/*.parquet), or register it as image_folder"
             raise _refused(self._uri, f"{text}: {name!r}")
         if not stat.S_ISREG(found.st_mode):
-            raise _refused(self._uri, f"means {name!r}, which is no regular file")
-        return LocatedFile(name, real, found.st_size, found.st_mtime_ns)
+            raise self._irregular(name)
+        return located_file(name, real, found)
 
     def _real(self, path: str) -> str:
         """Return where a path really leads, which must be below a root."""
@@ -221,6 +233,29 @@ class _Search:
             text = "is or leads outside of the folders that this service reads, which its operator names in"
             raise _refused(self._uri, f"{text} UNDUE_DATASET_ROOTS")
         return real
+
+    @contextmanager
+    def _listed(self, real: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """Give the entries of a folder, which know their names but not where they are."""
+        descriptor = self._walk.open_folder(real)
+        try:
+            with os.scandir(descriptor) as entries:
+                yield entries
+        finally:
+            os.close(descriptor)
+
+    def _is_folder(self, real: str) -> bool:
+        return stat.S_ISDIR(self._walk.status(real).st_mode)
+
+    def _leads_to_folder(self, path: str) -> bool:
+        real = self._real(path)
+        try:
+            return self._is_folder(real)
+        except OSError:
+            return False  # whoever opens it says why
+
+    def _irregular(self, name: str) -> Error:
+        return _refused(self._uri, f"means {name!r}, which is no regular file")
 
     def _too_much(self, text: str) -> Error:
         return InvalidArgument.at(FIELD, f"{_quoted(self._uri)} {text}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import DataSource, FileSource, LocatedFile, UploadedFile
+from undue_service.wire.located import Walk, difference
 
 from .refusals import quoted
 
@@ -19,10 +20,8 @@ class DataFile:
 
     name: str
     path: Path
-    size: int | None = None
-    """Its size when it was registered; None for an artifact."""
-    mtime_ns: int | None = None
-    """The time of its last change when it was registered; None for an artifact."""
+    registered: LocatedFile | None = None
+    """What it was when it was registered; None for an artifact."""
 
     def open(self) -> io.FileIO:
         """Return the file opened for reading.
@@ -30,42 +29,19 @@ class DataFile:
         Raises:
             FailedPrecondition: DATASET_CHANGED where it is not the file that was registered.
         """
-        if self.size is None:
+        if self.registered is None:
             return io.FileIO(self.path)
         try:
-            # Neither a pipe that waits for a writer nor a link that was put in the file's place.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+            with Walk() as walk:
+                descriptor = walk.open(self.registered.path)
         except OSError as error:
-            raise self._changed(str(error.strerror)) from error
+            raise _changed(self.registered, str(error.strerror)) from error
         try:
-            self._compare(os.fstat(descriptor))
+            _compare(self.registered, os.fstat(descriptor))
             return io.FileIO(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-
-    def check(self) -> None:
-        """Raise FailedPrecondition (DATASET_CHANGED) where the file is no longer the one that was registered."""
-        if self.size is None:
-            return
-        try:
-            found = os.lstat(self.path)
-        except OSError as error:
-            raise self._changed(str(error.strerror)) from error
-        self._compare(found)
-
-    def _compare(self, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise self._changed("it is no plain file")
-        if found.st_size != self.size:
-            raise self._changed(f"it had {self.size:,} bytes and has {found.st_size:,}")
-        if found.st_mtime_ns != self.mtime_ns:
-            raise self._changed("it was written to")
-
-    def _changed(self, how: str) -> FailedPrecondition:
-        text = f"the file {quoted(self.name)} has changed since the data set was registered: {how}"
-        advice = "register the data set again, as a new version"
-        return FailedPrecondition(Reason.DATASET_CHANGED, f"{text}; {advice}", metadata={"file": self.name[:200]})
 
 
 def data_files(source: FileSource, resolve: Callable[[str], Path]) -> list[DataFile]:
@@ -80,9 +56,14 @@ def check_unchanged(source: DataSource) -> None:
         FailedPrecondition: DATASET_CHANGED naming the first that differs.
     """
     if isinstance(source, FileSource):
-        for file in source.files:
-            if isinstance(file, LocatedFile):
-                DataFile(file.name, Path(file.path), file.size, file.mtime_ns).check()
+        with Walk() as walk:
+            for file in source.files:
+                if isinstance(file, LocatedFile):
+                    try:
+                        found = walk.status(file.path)
+                    except OSError as error:
+                        raise _changed(file, str(error.strerror)) from error
+                    _compare(file, found)
 
 
 def _data_file(file: UploadedFile | LocatedFile, resolve: Callable[[str], Path]) -> DataFile:
@@ -90,4 +71,16 @@ def _data_file(file: UploadedFile | LocatedFile, resolve: Callable[[str], Path])
         case UploadedFile():
             return DataFile(file.name, resolve(file.digest))
         case LocatedFile():
-            return DataFile(file.name, Path(file.path), file.size, file.mtime_ns)
+            return DataFile(file.name, Path(file.path), file)
+
+
+def _compare(file: LocatedFile, found: os.stat_result) -> None:
+    how = difference(file, found) if stat.S_ISREG(found.st_mode) else "it is no plain file"
+    if how is not None:
+        raise _changed(file, how)
+
+
+def _changed(file: LocatedFile, how: str) -> FailedPrecondition:
+    text = f"the file {quoted(file.name)} has changed since the data set was registered: {how}"
+    advice = "register the data set again, as a new version"
+    return FailedPrecondition(Reason.DATASET_CHANGED, f"{text}; {advice}", metadata={"file": file.name[:200]})

@@ -110,9 +110,13 @@ class LocatedFile:
 
     name: str
     path: str
+    """Real: no part of it was a link."""
     size: int
     mtime_ns: int
-    """Size and time of the last change when it was registered: another one is another file."""
+    ctime_ns: int
+    """Whoever may write to a file may set its mtime, but not when it or what is known of it was last changed."""
+    inode: int
+    """These four are the file's when it was registered: any other one is another file."""
 
 
 @dataclass(frozen=True, slots=True)

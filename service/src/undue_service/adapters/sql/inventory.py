@@ -2,14 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, Engine, delete, select, type_coerce
+from sqlalchemy import JSON, Engine, delete, select, type_coerce, union
 
 from undue_service.domain.jobs import JobState
 from undue_service.domain.resources import Upload
-from undue_service.wire.codec import RESOURCE_SPEC
 
 from .database import reading, typed_errors, writing
-from .tables import jobs, requests, uploads, versions
+from .tables import jobs, requests, uploads, version_artifacts
 from .uploads import load_upload
 
 
@@ -22,18 +21,16 @@ class SqlInventory:
     @typed_errors
     def referenced(self) -> set[tuple[str, str]]:
         """See Inventory."""
+        declared = select(uploads.c.tenant, uploads.c.sha256)
+        kept = select(version_artifacts.c.tenant, version_artifacts.c.digest)
         # The results alone: parsing whole jobs, rows and reports included, would take long.
         results = select(jobs.c.tenant, type_coerce(jobs.c.body, JSON)["results"]).where(
             jobs.c.state == JobState.SUCCEEDED.value
         )
-        kept_versions = select(versions.c.tenant, versions.c.spec).where(versions.c.spec != "")  # empty when deleted
         with reading(self._engine) as connection:
-            declared = connection.execute(select(uploads.c.tenant, uploads.c.sha256))
-            found = {(tenant, digest) for tenant, digest in declared}
-            for tenant, kept in connection.execute(results):
-                found |= {(tenant, digest) for digest in kept.values()}
-            for tenant, spec in connection.execute(kept_versions):
-                found |= {(tenant, digest) for digest in RESOURCE_SPEC.load(spec).digests()}
+            found = {(tenant, digest) for tenant, digest in connection.execute(union(declared, kept))}
+            for tenant, files in connection.execute(results):
+                found |= {(tenant, digest) for digest in files.values()}
         return found
 
     @typed_errors

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, Select, func, insert, select, update
+from sqlalchemy import Engine, RowMapping, Select, delete, func, insert, select, update
 
 from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
@@ -15,7 +15,7 @@ from undue_service.wire.codec import JOB, RESOURCE_SPEC
 
 from .database import page_of, reading, remember, remembered, typed_errors, utc, writing
 from .jobs import cancel_jobs, delete_job, insert_job
-from .tables import jobs, versions
+from .tables import jobs, version_artifacts, versions
 from .uses import forget_uses, remember_uses, users_of
 
 
@@ -52,10 +52,14 @@ class SqlRegistry:
             insert_job(connection, new.validation)
             values = {"tenant": tenant, "collection": collection, "id": resource_id, "version": new.version}
             values |= {"spec": RESOURCE_SPEC.dump(new.spec).decode(), "validation_job": new.validation.id}
-            seq = connection.execute(
-                insert(versions).values(**values, create_time=new.create_time)
-            ).inserted_primary_key
-            remember(connection, tenant, request, str(seq[0]) if seq else "")
+            inserted = connection.execute(insert(versions).values(**values, create_time=new.create_time))
+            seq = inserted.inserted_primary_key[0]  # type: ignore[index]  # None only for an insert of several rows
+            digests = [
+                {"version": seq, "digest": digest, "tenant": tenant} for digest in dict.fromkeys(new.spec.digests())
+            ]
+            if digests:  # files that lie where they are, are no artifacts
+                connection.execute(insert(version_artifacts), digests)
+            remember(connection, tenant, request, str(seq))
             remember_uses(connection, tenant, new.name, named_resources(new.spec))
         return new
 
@@ -116,6 +120,7 @@ class SqlRegistry:
             for row, one in zip(rows, found, strict=True):
                 delete_job(connection, tenant, one.validation.id)
                 forget_uses(connection, tenant, one.name)
+                connection.execute(delete(version_artifacts).where(version_artifacts.c.version == row["seq"]))
                 connection.execute(update(versions).where(versions.c.seq == row["seq"]).values(spec=""))
         return Deleted(found, cancelled)
 

@@ -47,6 +47,15 @@ versions = Table(
     UniqueConstraint("tenant", "collection", "id", "version"),
 )
 
+# What versions are made of, beside their specs: some of those are long, and cleaning up asks for all of them.
+version_artifacts = Table(
+    "version_artifacts",
+    metadata,
+    Column("version", _Sequence, primary_key=True, autoincrement=False),
+    Column("digest", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+)
+
 uploads = Table(
     "uploads",
     metadata,
