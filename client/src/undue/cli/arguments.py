@@ -133,7 +133,8 @@ def _no_wait(parser: argparse.ArgumentParser) -> None:
 class _Joined(argparse.Action):
     """Lists given one after the other, as one."""
 
-    def __call__(self, parser: argparse.ArgumentParser, space: argparse.Namespace, values: Any, *_: object) -> None:
+    def __call__(self, _: object, space: argparse.Namespace, values: Any, *__: object) -> None:
+        """Join them."""
         setattr(space, self.dest, [each for part in values for each in part])
 
 
