@@ -13,7 +13,7 @@ import torch
 import undue
 from conftest import L2, fit_softmax
 
-SECONDS, BYTES = 10, 2
+SECONDS, BYTES = 20, 2
 
 
 @pytest.fixture(scope="module")

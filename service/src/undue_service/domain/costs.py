@@ -2,7 +2,7 @@
 
 P selected parameters, C outputs, n training rows, m test rows. A pass over the training rows costs n row gradients, as
 timed at registration. The constants were fitted to jobs on digits, on two idle cores, where the estimates came to
-0.3–2.2 times the seconds and 0.8–1.1 times the memory measured (tests/e2e/test_estimates.py, which allows for a machine
+0.5–2.2 times the seconds and 0.8–1.1 times the memory measured (tests/e2e/test_estimates.py, which allows for a machine
 that is busy).
 """
 
@@ -17,8 +17,10 @@ BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
 """Of conjugate gradients; the true number is about √κ and not known before."""
-FIT_PRODUCTS = 9
-"""Passes over the features that a fit without some rows takes: three Newton steps, each some products and a value."""
+FIT_PRODUCTS = 24
+"""What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
+products, values and what lies between them.
+"""
 EFFICIENCY = 0.4
 """Of the products of a job, beside one large square product."""
 SCORE_SECONDS = 5e-8
