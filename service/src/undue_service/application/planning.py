@@ -8,10 +8,7 @@ from undue_service.domain.jobs import Job
 from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelReport, RowsReport, TaskResult
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
-    ArraysSource,
     DatasetValidation,
-    DataSource,
-    FileSource,
     Influence,
     ModelSpec,
     ModelValidation,
@@ -70,7 +67,7 @@ class Planner:
         Raises:
             NotFound: an artifact is gone.
         """
-        source = _source(dataset)
+        source = self._registrations.source(dataset)
         paths = {digest: self._artifacts.path(tenant, digest) for digest in source.digests()}
         return Work(tenant, key, RowsTask(source, rows), paths, self._staging.scratch(f"rows-{key}"), lane="serve")
 
@@ -119,32 +116,33 @@ class Planner:
         self._staging.discard_scratch(work.scratch.name)
 
     def _task(self, job: Job) -> tuple[Task, tuple[str, ...]]:
+        whole = self._registrations.source
         match job.spec:
             case DatasetValidation(dataset=name):
-                source = _source(self._registrations.get(job.tenant, "datasets", "dataset", name))
+                source = whole(self._registrations.get(job.tenant, "datasets", "dataset", name))
                 return DatasetTask(source), source.digests()
             case ModelValidation(model=name):
                 model = _model(self._registrations.get(job.tenant, "models", "model", name))
-                sample = _source(self._dataset(job, model.sample)) if model.sample is not None else None
+                sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (model.digest, *(sample.digests() if sample else ()))
             case Influence() as spec:
                 registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
                 train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
-                model, sources = _model(registered), (_source(train), _source(test))
+                model, sources = _model(registered), (whole(train), whole(test))
                 found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
                 needed = (model.digest, *sources[0].digests(), *sources[1].digests())
                 return InfluenceTask(spec, model, *sources, found), needed
             case Retrain() as spec:
                 registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
                 train, test = self._dataset(job, spec.train), self._dataset(job, spec.test)
-                model, sources = _model(registered), (_source(train), _source(test))
+                model, sources = _model(registered), (whole(train), whole(test))
                 found = {"model": registered.content_digest, "train": train.content_digest, "test": test.content_digest}
                 needed = (model.digest, *sources[0].digests(), *sources[1].digests())
                 return RetrainTask(spec, model, *sources, found), needed
             case SelfInfluence() as spec:
                 registered = self._registrations.get(job.tenant, "models", "model", spec.model).ready()
                 train = self._dataset(job, spec.train)
-                model, source = _model(registered), _source(train)
+                model, source = _model(registered), whole(train)
                 found = {"model": registered.content_digest, "train": train.content_digest}
                 return SelfInfluenceTask(spec, model, source, found), (model.digest, *source.digests())
 
@@ -154,9 +152,4 @@ class Planner:
 
 def _model(registration: Registration) -> ModelSpec:
     assert isinstance(registration.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-    return registration.spec
-
-
-def _source(registration: Registration) -> DataSource:
-    assert isinstance(registration.spec, ArraysSource | FileSource)  # noqa: S101  the store keeps the two collections apart
     return registration.spec
