@@ -1,6 +1,7 @@
 """One suite for every JobStore, Registry, UploadStore and Inventory."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -414,6 +415,25 @@ def test_what_a_deleted_version_was_made_of_is_referenced_as_long_as_another_ver
     assert stores.inventory.referenced() == set()
     a_registration(stores, spec=both)
     assert stores.inventory.referenced() == {("default", one), ("default", two)}
+
+
+def test_many_files_are_given_to_those_who_ask_for_them(stores):
+    schema, files = SchemaSpec({"x": ("image",)}), (LocatedFile("a/ä.png", "/data/a/ä.png", 1, 2, 3, 4),) * 2
+    images = FileSource("image_folder", files, schema, "file:///data")
+    key = RequestKey("6f0c8f1e-0000-4000-8000-000000000003", "a")
+    assert a_registration(stores, spec=images, request=key).spec == images
+    found = [stores.registry.get("default", "datasets", "d", 1), a_registration(stores, spec=images, request=key)]
+    found += stores.registry.list("default", "datasets", None, 9, None).items
+    assert [one.spec for one in found] == [replace(images, files=())] * 3
+    assert stores.registry.files("default", "d", 1) == files
+    a_registration(stores, spec=replace(images, format="csv"))
+    assert stores.registry.get("default", "datasets", "d", None).spec.files == files
+    a_registration(stores)
+    assert [stores.registry.files("default", "d", version) for version in (2, 3)] == [(), ()]
+    stores.registry.delete("default", "datasets", "d", 1, lambda *_: None, NOW)
+    for tenant, version in (("default", 1), ("other", 2), ("default", 4)):
+        with pytest.raises(NotFound):
+            stores.registry.files(tenant, "d", version)
 
 
 def test_a_dropped_upload_is_gone_and_its_request_makes_a_new_one(stores):

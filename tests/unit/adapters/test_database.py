@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -90,13 +91,19 @@ def test_a_database_from_before_knows_afterwards_what_its_versions_are_made_of(t
     columns = SchemaSpec({"digest": ("digest",)}, groups=("digest",))
     lying = FileSource("csv", (LocatedFile("ä.csv", "/data/ä.csv", 1, 2, 0, 0),), columns, "file:///data/ä.csv")
     uploaded = FileSource("csv", (UploadedFile("a", digests[2]), UploadedFile("b", digests[3])), columns)
-    for spec in (arrays, uploaded, lying):
+    images = FileSource("image_folder", (LocatedFile("a/1.png", "/data/a/1.png", 1, 2, 0, 0),), columns, "file:///data")
+    for spec in (arrays, uploaded, lying, images):
         registry.add(lambda version, spec=spec: a_version(version, spec), "t", "datasets", "d", None)
     registry.add(lambda version: a_version(version, arrays), "t", "datasets", "gone", None)
     expected = SqlInventory(engine).referenced()
     assert expected == {("t", digest) for digest in digests}
     with engine.begin() as connection:  # as 0002 left it
         connection.execute(text("DROP TABLE version_artifacts"))
+        connection.execute(
+            text("UPDATE versions SET spec = replace(spec, :none, :files || files) WHERE version = 4"),
+            {"none": '"files":[]', "files": '"files":'},
+        )
+        connection.execute(text("ALTER TABLE versions DROP COLUMN files"))
         connection.execute(text("UPDATE versions SET spec = '' WHERE id = 'gone'"))
         shorter = text("UPDATE versions SET spec = replace(spec, :added, '')")
         connection.execute(shorter, {"added": ',"ctime_ns":0,"inode":0'})
@@ -105,7 +112,8 @@ def test_a_database_from_before_knows_afterwards_what_its_versions_are_made_of(t
     migrate(engine)
     assert SqlInventory(engine).referenced() == expected
     found = registry.list("t", "datasets", "d", 9, None).items
-    assert [one.spec for one in found] == [lying, uploaded, arrays]
+    assert [one.spec for one in found] == [replace(images, files=()), lying, uploaded, arrays]
+    assert registry.files("t", "d", 4) == images.files
     engine.dispose()
 
 

@@ -8,10 +8,7 @@ from undue_service.domain.jobs import Job
 from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelReport, RowsReport, TaskResult
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
-    ArraysSource,
     DatasetValidation,
-    DataSource,
-    FileSource,
     Influence,
     ModelSpec,
     ModelValidation,
@@ -70,7 +67,7 @@ class Planner:
         Raises:
             NotFound: an artifact is gone.
         """
-        source = _source(dataset)
+        source = self._registrations.source(dataset)
         paths = {digest: self._artifacts.path(tenant, digest) for digest in source.digests()}
         return Work(tenant, key, RowsTask(source, rows), paths, self._staging.scratch(f"rows-{key}"), lane="serve")
 
@@ -119,13 +116,14 @@ class Planner:
         self._staging.discard_scratch(work.scratch.name)
 
     def _task(self, job: Job) -> tuple[Task, tuple[str, ...]]:
+        whole = self._registrations.source
         match job.spec:
             case DatasetValidation(dataset=name):
-                source = _source(self._registrations.get(job.tenant, "datasets", "dataset", name))
+                source = whole(self._registrations.get(job.tenant, "datasets", "dataset", name))
                 return DatasetTask(source), source.digests()
             case ModelValidation(model=name):
                 model = _model(self._registrations.get(job.tenant, "models", "model", name))
-                sample = _source(self._dataset(job, model.sample)) if model.sample is not None else None
+                sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (model.digest, *(sample.digests() if sample else ()))
             case Influence() as spec:
                 model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
@@ -143,7 +141,7 @@ class Planner:
         """Return a model and its data sets, their digests by part, and the artifacts that they are made of."""
         registered = self._registrations.get(job.tenant, "models", "model", model).ready()
         read = [self._dataset(job, name) for name in datasets]
-        sources = tuple(_source(one) for one in read)
+        sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
         needed = (_model(registered).digest, *(digest for source in sources for digest in source.digests()))
         return _model(registered), sources, {part: one.content_digest for part, one in parts}, needed
@@ -154,9 +152,4 @@ class Planner:
 
 def _model(registration: Registration) -> ModelSpec:
     assert isinstance(registration.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-    return registration.spec
-
-
-def _source(registration: Registration) -> DataSource:
-    assert isinstance(registration.spec, ArraysSource | FileSource)  # noqa: S101  the store keeps the two collections apart
     return registration.spec

@@ -103,6 +103,17 @@ class Registrations:
             before = page.next_before
         return newest.ready()
 
+    def source(self, dataset: Registration) -> DataSource:
+        """Return what a version of a data set is read from, with all its files.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        assert not isinstance(dataset.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
+        if isinstance(dataset.spec, FileSource) and dataset.spec.listed_apart:
+            return replace(dataset.spec, files=self._registry.files(dataset.tenant, dataset.id, dataset.version))
+        return dataset.spec
+
     def list(
         self, tenant: str, collection: Collection, parent: str, limit: int, before: int | None
     ) -> Page[Registration]:

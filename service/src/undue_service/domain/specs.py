@@ -130,6 +130,11 @@ class FileSource:
     """What was asked for, where the files are read where they lie."""
     kind: Literal["file"] = "file"
 
+    @property
+    def listed_apart(self) -> bool:
+        """Whether its files, of which there may be very many, are kept apart from it. No answer names them."""
+        return self.uri is not None and self.format not in SEVERAL_FILES
+
     def digests(self) -> tuple[str, ...]:
         """Return the artifacts that this source is made of."""
         return tuple(file.digest for file in self.files if isinstance(file, UploadedFile))

@@ -149,7 +149,7 @@ def _write_file(source: FileSource, message: datasets_pb2.FileSource) -> None:
     message.format = FILE_FORMATS.to_proto(source.format)
     message.uri = source.uri or ""
     # A folder may hold a hundred thousand images: more names than an answer can carry, and than anybody reads.
-    for file in source.files if source.uri is None or source.format in SEVERAL_FILES else ():
+    for file in () if source.listed_apart else source.files:
         message.files.add().name = file.name
     schema, spec = message.schema, source.schema
     for name, columns in spec.inputs.items():

@@ -9,7 +9,7 @@ from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import named_resources
+from undue_service.domain.specs import FileSource, LocatedFile, named_resources
 
 from .jobs import MemoryJobStore
 from .paging import page
@@ -51,6 +51,13 @@ class MemoryRegistry:
         """See Registry."""
         with self._jobs.lock:
             return self._current(self._found(tenant, collection, resource_id, version)[-1][1])
+
+    def files(self, tenant: str, resource_id: str, version: int) -> tuple[LocatedFile, ...]:
+        """See Registry."""
+        with self._jobs.lock:
+            spec = self._found(tenant, "datasets", resource_id, version)[0][1].spec
+            files = spec.files if isinstance(spec, FileSource) and spec.listed_apart else ()
+            return tuple(file for file in files if isinstance(file, LocatedFile))
 
     def list(
         self, tenant: str, collection: Collection, resource_id: str | None, limit: int, before: int | None
@@ -105,4 +112,7 @@ class MemoryRegistry:
         )
 
     def _current(self, one: Registration) -> Registration:
-        return replace(one, validation=self._jobs.get(one.tenant, one.validation.id))
+        spec = one.spec
+        if isinstance(spec, FileSource) and spec.listed_apart:
+            spec = replace(spec, files=())
+        return replace(one, spec=spec, validation=self._jobs.get(one.tenant, one.validation.id))

@@ -1,6 +1,7 @@
 """Registry in SQL."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +11,8 @@ from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.names import Collection, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import named_resources
-from undue_service.wire.codec import JOB, RESOURCE_SPEC
+from undue_service.domain.specs import DataSource, FileSource, LocatedFile, ModelSpec, named_resources
+from undue_service.wire.codec import JOB, LOCATED_FILES, RESOURCE_SPEC
 
 from .database import page_of, reading, remember, remembered, typed_errors, utc, writing
 from .jobs import cancel_jobs, delete_job, insert_job
@@ -51,7 +52,7 @@ class SqlRegistry:
             new = registration((newest or 0) + 1)
             insert_job(connection, new.validation)
             values = {"tenant": tenant, "collection": collection, "id": resource_id, "version": new.version}
-            values |= {"spec": RESOURCE_SPEC.dump(new.spec).decode(), "validation_job": new.validation.id}
+            values |= {**_dump(new.spec), "validation_job": new.validation.id}
             inserted = connection.execute(insert(versions).values(**values, create_time=new.create_time))
             seq = inserted.inserted_primary_key[0]  # type: ignore[index]  # None only for an insert of several rows
             digests = [
@@ -79,6 +80,17 @@ class SqlRegistry:
         if row is None:
             raise _missing(collection, resource_id, version)
         return _load(row)
+
+    @typed_errors
+    def files(self, tenant: str, resource_id: str, version: int) -> tuple[LocatedFile, ...]:
+        """See Registry."""
+        mine = (versions.c.tenant == tenant) & (versions.c.collection == "datasets") & (versions.c.id == resource_id)
+        query = select(versions.c.files).where(mine, versions.c.version == version, versions.c.spec != "")
+        with reading(self._engine) as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise _missing("datasets", resource_id, version)
+        return LOCATED_FILES.load(row[0]) if row[0] is not None else ()
 
     @typed_errors
     def list(
@@ -121,7 +133,7 @@ class SqlRegistry:
                 delete_job(connection, tenant, one.validation.id)
                 forget_uses(connection, tenant, one.name)
                 connection.execute(delete(version_artifacts).where(version_artifacts.c.version == row["seq"]))
-                connection.execute(update(versions).where(versions.c.seq == row["seq"]).values(spec=""))
+                connection.execute(update(versions).where(versions.c.seq == row["seq"]).values(spec="", files=None))
         return Deleted(found, cancelled)
 
 
@@ -132,8 +144,18 @@ def _missing(collection: Collection, resource_id: str, version: int | None) -> N
 
 def _versions(tenant: str, collection: Collection) -> Select[Any]:
     same = (jobs.c.tenant == versions.c.tenant) & (jobs.c.id == versions.c.validation_job)
-    query = select(versions, jobs.c.body).join(jobs, same)
+    # Without the files, which may be many megabytes, and which whoever reads the data asks for.
+    columns = [column for column in versions.c if column is not versions.c.files]
+    query = select(*columns, jobs.c.body).join(jobs, same)
     return query.where(versions.c.tenant == tenant, versions.c.collection == collection)
+
+
+def _dump(spec: ModelSpec | DataSource) -> dict[str, str | None]:
+    files = None
+    if isinstance(spec, FileSource) and spec.listed_apart:
+        files = LOCATED_FILES.dump(tuple(file for file in spec.files if isinstance(file, LocatedFile))).decode()
+        spec = replace(spec, files=())
+    return {"spec": RESOURCE_SPEC.dump(spec).decode(), "files": files}
 
 
 def _load(row: RowMapping) -> Registration:

@@ -42,6 +42,7 @@ versions = Table(
     Column("id", String(63), nullable=False),
     Column("version", Integer, nullable=False),
     Column("spec", Text, nullable=False),
+    Column("files", Text),  # of a spec that is listed apart
     Column("validation_job", String(32), nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     UniqueConstraint("tenant", "collection", "id", "version"),

@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from undue_service.domain.jobs import Job, JobState, Lease
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey, Upload
+from undue_service.domain.specs import LocatedFile
 
 T = TypeVar("T")
 
@@ -89,7 +90,10 @@ class Deleted:
 
 
 class Registry(Protocol):
-    """Registered models and data sets. Every method is one transaction."""
+    """Registered models and data sets. Every method is one transaction.
+
+    A version of a source that is `listed_apart` is given without its files, which `files` returns.
+    """
 
     def add(
         self,
@@ -107,6 +111,13 @@ class Registry(Protocol):
 
     def get(self, tenant: str, collection: Collection, resource_id: str, version: int | None) -> Registration:
         """Return a version, or the newest.
+
+        Raises:
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+
+    def files(self, tenant: str, resource_id: str, version: int) -> tuple[LocatedFile, ...]:
+        """Return the files of a data set whose source is `listed_apart`; none of another.
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.

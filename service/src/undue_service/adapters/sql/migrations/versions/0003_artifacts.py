@@ -1,4 +1,4 @@
-"""Which artifacts each version is made of; and files read where they lie are known by two numbers more."""
+"""Which artifacts each version is made of, and the long lists of files that lie where they are, beside the specs."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,9 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), primary_key=True),
         sa.Column("tenant", sa.String(64), nullable=False),
     )
-    versions = sa.table("versions", sa.column("seq"), sa.column("tenant"), sa.column("spec", sa.Text))
+    op.add_column("versions", sa.Column("files", sa.Text))
+    names = ("seq", "tenant", "spec", "files")
+    versions = sa.table("versions", *(sa.column(name) for name in names))
     connection = op.get_bind()
     kept = connection.execute(sa.select(versions.c.seq).where(versions.c.spec != "")).scalars().all()
     for seq in kept:
@@ -34,12 +36,17 @@ def upgrade() -> None:
         for file in lying:
             file |= {"ctime_ns": 0, "inode": 0}  # no file's: DATASET_CHANGED asks for it to be registered again
         if lying:
-            changed = json.dumps(spec, ensure_ascii=False)
-            connection.execute(sa.update(versions).where(versions.c.seq == seq).values(spec=changed))
+            changed = {}
+            if spec["format"] in ("npz", "image_folder"):
+                changed["files"] = json.dumps(lying, ensure_ascii=False)
+                spec["files"] = []
+            changed["spec"] = json.dumps(spec, ensure_ascii=False)
+            connection.execute(sa.update(versions).where(versions.c.seq == seq).values(changed))
 
 
 def downgrade() -> None:
     """Undo."""
+    op.drop_column("versions", "files")
     op.drop_table("version_artifacts")
 
 
