@@ -12,7 +12,8 @@ from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining
-from undue_service.wire.results import Array, encode_texts, write
+from undue_service.wire.examples import Array, encode_ids, encode_texts
+from undue_service.wire.results import write
 
 MAX_ROWS_BYTES = 64 << 20
 """Instances that one task reads."""
@@ -88,7 +89,7 @@ def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     return {
         "rows": facts.rows.astype(np.int64),
         "row": facts.rows[:1].astype(np.int64),
-        "ids": encode_texts(source.ids(facts.rows[:1].tolist())),
+        **encode_ids(source.ids(facts.rows[:1].tolist())),
         "loss": facts.losses.mean(keepdims=True),
     }
 
@@ -96,7 +97,7 @@ def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
 def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     return {
         f"{prefix}row": facts.rows.astype(np.int64),
-        f"{prefix}ids": encode_texts(source.ids(facts.rows.tolist())),
+        **encode_ids(source.ids(facts.rows.tolist()), prefix),
         f"{prefix}prediction": facts.predictions,
         f"{prefix}target": facts.targets,
         f"{prefix}loss": facts.losses,
