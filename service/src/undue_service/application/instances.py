@@ -34,15 +34,15 @@ class InstanceReader:
             NotFound: RESOURCE_NOT_FOUND.
             FailedPrecondition: RESOURCE_NOT_READY.
             InvalidArgument: ROW_OUT_OF_RANGE.
-            ResourceExhausted: UPLOAD_TOO_LARGE where so many rows of that size cannot be read at once.
+            ResourceExhausted: INVALID_FIELD where the rows are more than one answer takes; UPLOAD_TOO_LARGE where they
+                and the files are too many for a task.
             Unavailable: RUNNER_LOST.
         """
         found = await asyncio.to_thread(self._dataset, tenant, name, rows)
         # A caller that goes away must not take the runner, which serves others, with it.
         instances = await asyncio.shield(asyncio.ensure_future(self._run(tenant, found, rows)))
-        size = max(1, BLOCK_BYTES // max(1, instances.row_bytes))
-        for start in range(0, len(rows), size):
-            yield instances.part(start, start + size)
+        for part in instances.parts(BLOCK_BYTES):
+            yield part
 
     def _dataset(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
         found = self._registrations.get(tenant, "datasets", "name", name).ready()
