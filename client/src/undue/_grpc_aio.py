@@ -15,6 +15,7 @@ Channel = grpc.aio.Channel
 UnaryMethod = grpc.aio.UnaryUnaryMultiCallable
 DownloadMethod = grpc.aio.UnaryStreamMultiCallable
 UploadMethod = grpc.aio.StreamUnaryMultiCallable
+Gate = asyncio.Semaphore
 
 
 def open_channel(address: str, options: Sequence[tuple[str, int]]) -> Channel:

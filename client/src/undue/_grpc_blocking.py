@@ -1,6 +1,7 @@
 """What the blocking flavour of gRPC does its own way. `_grpc_aio` is the twin."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
@@ -14,6 +15,7 @@ Channel = grpc.Channel
 UnaryMethod = grpc.UnaryUnaryMultiCallable
 DownloadMethod = grpc.UnaryStreamMultiCallable
 UploadMethod = grpc.StreamUnaryMultiCallable
+Gate = threading.Semaphore
 
 
 def open_channel(address: str, options: Sequence[tuple[str, int]]) -> Channel:

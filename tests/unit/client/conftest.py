@@ -3,6 +3,7 @@
 # ruff: noqa: N802
 import hashlib
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -96,6 +98,13 @@ class FakeService(
     explanations: list[jobs_pb2.Explanation] = field(default_factory=list)
     counterfactual_pages: list[jobs_pb2.ListCounterfactualsResponse] = field(default_factory=list)
     report_warnings: list[str] = field(default_factory=list)
+    row_refusal: status_pb2.Status | None = None
+    """What ReadRows answers."""
+    seconds_left: list[float] = field(default_factory=list)
+    """Of each ReadRows when it came."""
+    reading: int = 0
+    most_reading: int = 0
+    lock: Any = field(default_factory=threading.Lock)
 
     def _enter(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
         self.calls[method] += 1
@@ -203,6 +212,27 @@ class FakeService(
     def ListDatasets(self, request, context):
         self._enter("ListDatasets", request, context)
         return datasets_pb2.ListDatasetsResponse()
+
+    def ReadRows(self, request, context):
+        self._enter("ReadRows", request, context)
+        self.seconds_left.append(context.time_remaining())
+        with self.lock:
+            self.reading += 1
+            self.most_reading = max(self.most_reading, self.reading)
+        time.sleep(0.01)
+        with self.lock:
+            self.reading -= 1
+        if self.row_refusal is not None:
+            code = next(each for each in grpc.StatusCode if each.value[0] == self.row_refusal.code)
+            abort(context, code, self.row_refusal)
+        ids = "".join(f"row-{row}\0" for row in request.rows).encode()
+        tensor = tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_UTF8, shape=[len(request.rows)], data=ids)
+        values = np.array(request.rows, "<f8").tobytes()
+        block = datasets_pb2.RowBlock(rows=request.rows, ids=tensor)
+        block.inputs[""].CopyFrom(
+            tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_FLOAT64, shape=[len(request.rows)], data=values)
+        )
+        yield block
 
     def _job(self, name: str, state: Any, done: int = 0) -> jobs_pb2.Job:
         job = jobs_pb2.Job(name=name, state=state, progress=jobs_pb2.Progress(stage="scoring", done=done, total=4))
@@ -332,7 +362,7 @@ def status() -> Any:
 @pytest.fixture
 def fake() -> Iterator[FakeService]:
     service = FakeService()
-    server = grpc.server(ThreadPoolExecutor(max_workers=8))
+    server = grpc.server(ThreadPoolExecutor(max_workers=32))
     uploads_pb2_grpc.add_UploadServiceServicer_to_server(service, server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(service, server)

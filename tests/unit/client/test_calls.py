@@ -5,6 +5,7 @@ import hashlib
 import threading
 import warnings
 
+import grpc
 import numpy as np
 import pytest
 
@@ -250,3 +251,26 @@ def test_the_asyncio_client_does_it_all_too(fake, tmp_path, explanation) -> None
 
     assert [each.row for each in asyncio.run(use())] == [0, 1]
     assert bytes(next(iter(fake.content.values()))) == path.read_bytes()
+
+
+def test_reading_rows_has_a_deadline_and_comes_again_only_while_the_service_is_unavailable(
+    fake, client, status
+) -> None:
+    fake.unavailable["ReadRows"] = 2
+    assert [one.id for one in client.datasets.read("d", [4, 1])] == ["row-4", "row-1"]
+    assert fake.calls["ReadRows"] == 3
+    assert 30 < fake.seconds_left[0] < 65  # gRPC rounds up
+    fake.row_refusal = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REQUESTS", "64 calls wait already")
+    with pytest.raises(undue.QuotaExceeded) as caught:
+        client.datasets.read("d", [4])
+    assert caught.value.reason == "TOO_MANY_REQUESTS"
+    assert fake.calls["ReadRows"] == 4
+
+
+def test_many_rows_asked_for_one_by_one_do_not_flood_the_service(fake) -> None:
+    async def use():
+        async with undue.AsyncClient(fake.address) as client:
+            return await asyncio.gather(*(client.datasets.read("d", [row]) for row in range(100)))
+
+    assert [one.row for [one] in asyncio.run(use())] == list(range(100))
+    assert 2 <= fake.most_reading <= 8

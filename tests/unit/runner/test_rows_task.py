@@ -16,6 +16,7 @@ from undue_service.domain.specs import ArraysSource, DataSource, FileSource, Sch
 from undue_service.domain.tasks import DatasetTask, RowsTask
 from undue_service.runner import sources
 from undue_service.runner.tasks import Workshop
+from undue_service.transport import responses
 from undue_service.wire.results import SafetensorsResults
 
 
@@ -87,10 +88,37 @@ def test_a_result_beyond_the_limit_says_how_many_rows_fit(runner: Runner, tmp_pa
     with path.open("wb") as file:
         file.truncate(100 << 20)
     source = ArraysSource({"": TensorRef("float32", (100, 1 << 18), runner.files.keep(path))})
-    with pytest.raises(ResourceExhausted, match="ask for 64 at once") as error:
+    with pytest.raises(ResourceExhausted, match="ask for 63 at once") as error:
         runner.run(RowsTask(source, tuple(range(65))))
     assert error.value.violations[0].field == "rows"
-    assert runner.run(RowsTask(source, tuple(range(64))))[0].report == RowsReport(64)
+    assert runner.run(RowsTask(source, tuple(range(63))))[0].report == RowsReport(63)
+
+
+def long_groups(runner: Runner) -> DataSource:
+    """Twenty columns of groups with 4 kB in each row: no more than kilobytes as a file."""
+    texts = {f"group-{number}": [f"{number:04000}"] * 1000 for number in range(20)}
+    return FORMATS["parquet"].build(Table({"": np.arange(1000.0)}, groups=texts), runner.files)
+
+
+def test_texts_count_towards_the_limit(runner: Runner) -> None:
+    source = long_groups(runner)
+    with pytest.raises(ResourceExhausted, match="ask for 838 at once") as error:
+        runner.run(RowsTask(source, tuple(range(1000))))
+    assert error.value.metadata["rows"] == "838"
+    assert runner.run(RowsTask(source, tuple(range(838))))[0].report == RowsReport(838)
+    with pytest.raises(ResourceExhausted):
+        runner.run(RowsTask(source, tuple(range(839))))
+
+
+def test_messages_of_long_texts_are_bounded_in_bytes(runner: Runner) -> None:
+    found = runner.rows(long_groups(runner), tuple(range(60)))
+    parts = list(found.parts(1 << 20))
+    sizes = [responses.row_block(part).ByteSize() for part in parts]
+    assert max(sizes) <= (1 << 20) + 4096
+    assert len(parts) == 5
+    assert sum((part.rows for part in parts), ()) == found.rows
+    assert sum((part.groups["group-7"] for part in parts), ()) == found.groups["group-7"]
+    assert [part.rows for part in found.parts(1)] == [(row,) for row in range(60)]  # never less than one
 
 
 @pytest.mark.parametrize(("rows", "reason"), [((0, 1797), Reason.ROW_OUT_OF_RANGE), ((), Reason.INVALID_FIELD)])

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undue_service.domain.results import Counterfactual, Explanation, ScoredExample
-from undue_service.wire.results import PAGE_BYTES, SafetensorsResults, encode_texts, write
+from undue_service.wire.examples import EXAMPLE_BYTES, PAGE_BYTES, encode_ids
+from undue_service.wire.results import SafetensorsResults, write
 
 READER = SafetensorsResults()
 
@@ -16,7 +17,7 @@ def explanations(tmp_path):
         path,
         {
             "row": np.array([7, 3, 5]),
-            "ids": encode_texts(["seven", "drei 3", ""]),
+            **encode_ids(["seven", "drei 3", ""]),
             "prediction": np.array([1, 0, 2]),
             "target": np.array([1, 1, 1]),
             "loss": np.array([0.5, 1.5, 2.5]),
@@ -25,7 +26,7 @@ def explanations(tmp_path):
             "harmful_rows": np.array([[9, -1], [9, 4], [-1, -1]]),
             "harmful_scores": np.array([[-0.9, 0.0], [-0.8, -0.1], [0.0, 0.0]]),
             "train_row": np.array([2, 4, 9]),
-            "train_ids": encode_texts(["b", "d", "i"]),
+            **encode_ids(["b", "d", "i"], "train_"),
             "train_prediction": np.array([0, 1, 2]),
             "train_target": np.array([0, 0, 0]),
             "train_loss": np.array([0.2, 0.4, 0.9]),
@@ -56,7 +57,7 @@ def test_pages_join_to_the_whole(explanations, size):
 
 
 def test_a_page_of_long_lists_is_short(explanations, monkeypatch):
-    monkeypatch.setattr("undue_service.wire.results.PAGE_EXAMPLES", 5)
+    monkeypatch.setattr("undue_service.wire.examples.PAGE_BYTES", 5 * EXAMPLE_BYTES)
     page, more = READER.explanations(explanations, 0, 10)
     assert (len(page), more) == (1, 1)
 
@@ -64,7 +65,7 @@ def test_a_page_of_long_lists_is_short(explanations, monkeypatch):
 def test_regression_values_are_numbers_and_vectors(tmp_path):
     columns = {
         "row": np.array([1, 0]),
-        "ids": encode_texts(["1", "0"]),
+        **encode_ids(["1", "0"]),
         "score": np.array([3.0, 1.0]),
         "loss": np.zeros(2),
     }
@@ -90,14 +91,14 @@ def test_rows_that_are_explained_together(tmp_path):
     columns = {
         "row": np.array([7]),
         "rows": np.array([7, 3, 5]),
-        "ids": encode_texts(["seven"]),
+        **encode_ids(["seven"]),
         "loss": np.array([1.5]),
         "helpful_rows": np.array([[4]]),
         "helpful_scores": np.array([[0.4]]),
         "harmful_rows": np.array([[-1]]),
         "harmful_scores": np.array([[0.0]]),
         "train_row": np.array([4]),
-        "train_ids": encode_texts(["d"]),
+        **encode_ids(["d"], "train_"),
         "train_prediction": np.array([1]),
         "train_target": np.array([0]),
         "train_loss": np.array([0.4]),

@@ -9,7 +9,7 @@ from undue._resources import Example
 from undue._retry import CALL
 from undue.v1 import datasets_pb2
 
-from .connection import AsyncConnection
+from .connection import CALL_SECONDS, AsyncConnection
 
 _ROWS_AT_ONCE = 1000
 
@@ -18,6 +18,7 @@ async def read_rows(connection: AsyncConnection, name: str, rows: Sequence[int])
     """Return rows of a data set, in the order given; a broken stream is read again.
 
     Raises:
+        DeadlineExceeded: a thousand rows took longer than any call may.
         Error: whatever the service answered.
     """
     found: list[Example] = []
@@ -27,8 +28,9 @@ async def read_rows(connection: AsyncConnection, name: str, rows: Sequence[int])
         while True:
             part: list[Example] = []
             try:
-                async for block in connection.download(connection.datasets.ReadRows, request):
-                    part += _convert.examples(block)
+                async with connection.reading:
+                    async for block in connection.download(connection.datasets.ReadRows, request, CALL_SECONDS):
+                        part += _convert.examples(block)
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None:

@@ -13,6 +13,7 @@ import grpc
 from undue._errors import FailedPrecondition, Unavailable, invalid
 from undue._grpc_blocking import (
     DownloadMethod,
+    Gate,
     UnaryMethod,
     UploadMethod,
     close_channel,
@@ -29,6 +30,9 @@ Response = TypeVar("Response")
 
 CALL_SECONDS = 60.0
 """No single call may hang longer than this; the long work is in jobs, which are watched."""
+
+READS_AT_ONCE = 8
+"""Instances are read one call after the other; the service refuses a caller that lets many more wait."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 << 20),
@@ -60,6 +64,7 @@ class Connection:
         self.jobs = jobs_pb2_grpc.JobServiceStub(self._channel)
         self.uploads = uploads_pb2_grpc.UploadServiceStub(self._channel)
         self.server = server_info_pb2_grpc.ServerServiceStub(self._channel)
+        self.reading = Gate(READS_AT_ONCE)
 
     def call(self, method: UnaryMethod[Request, Response], request: Request) -> Response:
         """Make a call that may be made again without harm, a few times while the service is unavailable.

@@ -10,7 +10,7 @@ from undue._resources import Example
 from undue._retry import CALL
 from undue.v1 import datasets_pb2
 
-from .connection import Connection
+from .connection import CALL_SECONDS, Connection
 
 _ROWS_AT_ONCE = 1000
 
@@ -19,6 +19,7 @@ def read_rows(connection: Connection, name: str, rows: Sequence[int]) -> tuple[E
     """Return rows of a data set, in the order given; a broken stream is read again.
 
     Raises:
+        DeadlineExceeded: a thousand rows took longer than any call may.
         Error: whatever the service answered.
     """
     found: list[Example] = []
@@ -28,8 +29,9 @@ def read_rows(connection: Connection, name: str, rows: Sequence[int]) -> tuple[E
         while True:
             part: list[Example] = []
             try:
-                for block in connection.download(connection.datasets.ReadRows, request):
-                    part += _convert.examples(block)
+                with connection.reading:
+                    for block in connection.download(connection.datasets.ReadRows, request, CALL_SECONDS):
+                        part += _convert.examples(block)
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None:

@@ -46,6 +46,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The bytes of the request are not the message that the method takes."""
     ERROR_REASON_RPC_UNKNOWN: _ErrorReason.ValueType  # 11
     """The service has no such method: it is older or newer than the caller."""
+    ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 12
+    """Too many calls of this kind wait already: wait for earlier ones to end, or ask for more with each call."""
     ERROR_REASON_UPLOAD_TOO_LARGE: _ErrorReason.ValueType  # 20
     """The declared or sent size is beyond the limit of an upload."""
     ERROR_REASON_UPLOAD_INCOMPLETE: _ErrorReason.ValueType  # 21
@@ -174,6 +176,8 @@ ERROR_REASON_REQUEST_MALFORMED: ErrorReason.ValueType  # 10
 """The bytes of the request are not the message that the method takes."""
 ERROR_REASON_RPC_UNKNOWN: ErrorReason.ValueType  # 11
 """The service has no such method: it is older or newer than the caller."""
+ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 12
+"""Too many calls of this kind wait already: wait for earlier ones to end, or ask for more with each call."""
 ERROR_REASON_UPLOAD_TOO_LARGE: ErrorReason.ValueType  # 20
 """The declared or sent size is beyond the limit of an upload."""
 ERROR_REASON_UPLOAD_INCOMPLETE: ErrorReason.ValueType  # 21

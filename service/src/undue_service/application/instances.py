@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from undue_service.domain.errors import Reason, Unavailable
+from undue_service.domain.errors import Reason, ResourceExhausted, Unavailable
 from undue_service.domain.names import new_token
 from undue_service.domain.resources import Registration
 from undue_service.domain.results import Instances
@@ -16,6 +16,8 @@ from .registration import Registrations
 BLOCK_BYTES = 1 << 20
 ATTEMPTS = 2
 """A runner that was lost may have been lost to an earlier call."""
+MAX_WAITING = 64
+"""Calls that wait for a runner at once, of all tenants."""
 
 
 class InstanceReader:
@@ -26,33 +28,67 @@ class InstanceReader:
         self._planner = planner
         self._pool = pool
         self._reader = reader
+        # The lane has one runner a device and no other use case, so whoever has a turn finds a runner free.
+        self._turns = asyncio.Semaphore(len(pool.status().devices))
+        self._waiting = 0
+        self._runs: set[asyncio.Task[Instances]] = set()
 
     async def read(self, tenant: str, name: str, rows: tuple[int, ...]) -> AsyncIterator[Instances]:
         """Yield the rows in the order given, about a MiB at a time.
+
+        A caller that goes away while it waits for a runner has nothing run for it.
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.
             FailedPrecondition: RESOURCE_NOT_READY.
             InvalidArgument: ROW_OUT_OF_RANGE.
-            ResourceExhausted: UPLOAD_TOO_LARGE where so many rows of that size cannot be read at once.
+            ResourceExhausted: TOO_MANY_REQUESTS where `MAX_WAITING` calls wait; INVALID_FIELD where the rows are more
+                than one answer takes; UPLOAD_TOO_LARGE where they and the files are too many for a task.
             Unavailable: RUNNER_LOST.
         """
-        found = await asyncio.to_thread(self._dataset, tenant, name, rows)
+        found = await self._turn(tenant, name, rows)
         # A caller that goes away must not take the runner, which serves others, with it.
-        instances = await asyncio.shield(asyncio.ensure_future(self._run(tenant, found, rows)))
-        size = max(1, BLOCK_BYTES // max(1, instances.row_bytes))
-        for start in range(0, len(rows), size):
-            yield instances.part(start, start + size)
+        wanted = asyncio.Event()
+        wanted.set()
+        run = asyncio.create_task(self._run(tenant, found, rows, wanted))
+        self._runs.add(run)  # the loop alone would let go of it
+        run.add_done_callback(self._end_turn)
+        try:
+            instances = await asyncio.shield(run)
+        except asyncio.CancelledError:
+            wanted.clear()
+            raise
+        for part in instances.parts(BLOCK_BYTES):
+            yield part
+
+    async def _turn(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
+        """Return the data set when it is this call's turn; `_end_turn` ends it."""
+        if self._waiting >= MAX_WAITING:
+            text = f"{MAX_WAITING} calls wait for a runner already: read more rows with each call, or fewer at once"
+            raise ResourceExhausted(Reason.TOO_MANY_REQUESTS, text, metadata={"limit": str(MAX_WAITING)})
+        self._waiting += 1
+        try:
+            found = await asyncio.to_thread(self._dataset, tenant, name, rows)
+            await self._turns.acquire()
+        finally:
+            self._waiting -= 1
+        return found
+
+    def _end_turn(self, run: "asyncio.Task[Instances]") -> None:
+        self._runs.discard(run)
+        self._turns.release()
 
     def _dataset(self, tenant: str, name: str, rows: tuple[int, ...]) -> Registration:
         found = self._registrations.usable(tenant, "datasets", "name", name)
         check_rows("rows", rows, dataset_report(found).rows)
         return found
 
-    async def _run(self, tenant: str, found: Registration, rows: tuple[int, ...]) -> Instances:
+    async def _run(self, tenant: str, found: Registration, rows: tuple[int, ...], wanted: asyncio.Event) -> Instances:
         for attempt in range(ATTEMPTS):
             work = await asyncio.to_thread(self._planner.plan_rows, tenant, new_token(), found, rows)
             try:
+                if not wanted.is_set():
+                    raise asyncio.CancelledError
                 result = await self._pool.run(work, lambda _: None)
                 return await asyncio.to_thread(self._planner.read, work, result, self._reader.rows)
             except RunnerLostError as lost:

@@ -33,6 +33,15 @@ class Results:
         """
         return self._reader.explanations(self._file(tenant, name, "explanations"), start, count)
 
+    def explanation_blocks(self, tenant: str, name: str) -> Iterator[tuple[Explanation, ...]]:
+        """Yield all explanations, some at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.explanation_blocks(self._file(tenant, name, "explanations"))
+
     def self_influences(
         self, tenant: str, name: str, start: int, count: int
     ) -> tuple[tuple[ScoredExample, ...], int | None]:
@@ -43,6 +52,15 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.self_influences(self._file(tenant, name, "self_influences"), start, count)
+
+    def self_influence_blocks(self, tenant: str, name: str) -> Iterator[tuple[ScoredExample, ...]]:
+        """Yield all ranked training rows, some at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.self_influence_blocks(self._file(tenant, name, "self_influences"))
 
     def measured(self, tenant: str, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the test rows of a retrain job and their costs before anything was removed.

@@ -1,6 +1,6 @@
 """What an influence job found, as values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,23 @@ class Instances:
             groups={name: values[at] for name, values in self.groups.items()},
         )
 
-    @property
-    def row_bytes(self) -> int:
-        """Size of one row's inputs."""
-        return sum(array[:1].nbytes for array in self.inputs.values())
+    def parts(self, most: int) -> Iterator["Instances"]:
+        """Yield all of them in order, at most `most` bytes at a time; a row that has more comes by itself."""
+        start = held = 0
+        for place, size in enumerate(self._sizes()):
+            if place > start and held + size > most:
+                yield self.part(start, place)
+                start, held = place, 0
+            held += size
+        yield self.part(start, len(self.rows))
+
+    def _sizes(self) -> list[int]:
+        """Return the bytes of each row's numbers and texts, and what a message adds to a text and to a row number."""
+        arrays = (*self.inputs.values(), self.targets, self.weights)
+        numbers = _ROW_BYTES + sum(array[:1].nbytes for array in arrays if array is not None)
+        texts = zip(self.ids, *self.groups.values(), strict=True)
+        return [numbers + sum(len(text.encode()) + 1 for text in row) for row in texts]
+
+
+_ROW_BYTES = 5
+"""A row number in a message."""

@@ -1,6 +1,8 @@
 """What the engine found, as result files."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining
-from undue_service.wire.results import Array, encode_texts, write
+from undue_service.wire.examples import Array, encode_ids, encode_texts
+from undue_service.wire.results import write
 
 MAX_ROWS_BYTES = 64 << 20
-"""Instances that one task reads."""
+"""Numbers and texts of the instances that one task reads."""
 
 
 def write_influence(
@@ -50,22 +53,30 @@ def write_rows(folder: Path, source: DatasetSource, rows: Sequence[int]) -> Prod
     if not rows:
         raise InvalidArgument.at("rows", "name at least one row")
     blocks = source.batches(rows, len(rows))  # refuses rows that do not exist before the size is counted
-    size = row_bytes(source.schema)
-    if size * len(rows) > MAX_ROWS_BYTES:
-        most = MAX_ROWS_BYTES // size
-        advice = f"ask for {most:,} at once" if most else "not even one can be sent"
-        text = f"{len(rows):,} rows of {size:,} bytes are more than the {MAX_ROWS_BYTES:,} of one answer: {advice}"
-        metadata = {"limit": str(MAX_ROWS_BYTES), "rows": str(most)}
-        violation = FieldViolation("rows", text)
-        raise ResourceExhausted(Reason.INVALID_FIELD, text, metadata=metadata, violations=(violation,))
+    numbers = row_bytes(source.schema)
+    _check_size([numbers + 1 + len(source.schema.groups)] * len(rows))  # at least, before anything is read
+    texts = {"ids": source.ids(rows)} | {f"group.{name}": values for name, values in source.groups(rows).items()}
+    _check_size([numbers + sum(len(text.encode()) + 1 for text in row) for row in zip(*texts.values(), strict=True)])
     found = next(blocks)
-    arrays = {"row": found.index, "ids": encode_texts(source.ids(rows))}
+    arrays = {"row": found.index} | {name: encode_texts(values) for name, values in texts.items()}
     arrays |= {f"input.{name}": values for name, values in found.inputs.items()}
-    arrays |= {f"group.{name}": encode_texts(values) for name, values in source.groups(rows).items()}
     optional = {"targets": found.targets, "weights": found.weights}
     arrays |= {name: values for name, values in optional.items() if values is not None}
     write(folder / "rows.safetensors", arrays)
     return Produced("rows", "rows.safetensors")
+
+
+def _check_size(sizes: Sequence[int]) -> None:
+    """Hold the bytes of each row against what one answer takes."""
+    total = sum(sizes)
+    if total <= MAX_ROWS_BYTES:
+        return
+    most = bisect_right(list(accumulate(sizes)), MAX_ROWS_BYTES)
+    advice = f"ask for {most:,} at once" if most else "not even the first can be sent"
+    text = f"{len(sizes):,} rows have {total:,} bytes, more than the {MAX_ROWS_BYTES:,} of one answer: {advice}"
+    metadata = {"limit": str(MAX_ROWS_BYTES), "rows": str(most)}
+    violation = FieldViolation("rows", text)
+    raise ResourceExhausted(Reason.INVALID_FIELD, text, metadata=metadata, violations=(violation,))
 
 
 def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
@@ -88,7 +99,7 @@ def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     return {
         "rows": facts.rows.astype(np.int64),
         "row": facts.rows[:1].astype(np.int64),
-        "ids": encode_texts(source.ids(facts.rows[:1].tolist())),
+        **encode_ids(source.ids(facts.rows[:1].tolist())),
         "loss": facts.losses.mean(keepdims=True),
     }
 
@@ -96,7 +107,7 @@ def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
 def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     return {
         f"{prefix}row": facts.rows.astype(np.int64),
-        f"{prefix}ids": encode_texts(source.ids(facts.rows.tolist())),
+        **encode_ids(source.ids(facts.rows.tolist()), prefix),
         f"{prefix}prediction": facts.predictions,
         f"{prefix}target": facts.targets,
         f"{prefix}loss": facts.losses,

@@ -121,8 +121,14 @@ class ResultReader(Protocol):
     def explanations(self, path: Path, start: int, count: int) -> tuple[tuple[Explanation, ...], int | None]:
         """Return at most `count` explanations from position `start` on, and where the next ones start."""
 
+    def explanation_blocks(self, path: Path) -> Iterator[tuple[Explanation, ...]]:
+        """Yield all explanations, some at a time."""
+
     def self_influences(self, path: Path, start: int, count: int) -> tuple[tuple[ScoredExample, ...], int | None]:
         """Return at most `count` ranked rows from position `start` on, and where the next ones start."""
+
+    def self_influence_blocks(self, path: Path) -> Iterator[tuple[ScoredExample, ...]]:
+        """Yield all ranked rows, some at a time."""
 
     def measured(self, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the test rows that counterfactuals are about, and their costs before anything was removed."""

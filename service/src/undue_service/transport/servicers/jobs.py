@@ -14,7 +14,6 @@ from undue.v1 import (
 from undue_service.transport import job_responses, requests
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
-    MAX_PAGE_SIZE,
     PageRequest,
     page_size,
     read_token,
@@ -105,14 +104,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self, request: jobs_pb2.ReadExplanationsRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.Explanation]:
         """See jobs.proto."""
-        async for one in _all_pages(partial(self._results.explanations, tenant(context), request.name)):
+        async for one in _all(partial(self._results.explanation_blocks, tenant(context), request.name)):
             yield job_responses.explanation(one)
 
     async def ReadSelfInfluences(
         self, request: jobs_pb2.ReadSelfInfluencesRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.ScoredExample]:
         """See jobs.proto."""
-        async for one in _all_pages(partial(self._results.self_influences, tenant(context), request.name)):
+        async for one in _all(partial(self._results.self_influence_blocks, tenant(context), request.name)):
             yield job_responses.scored_example(one)
 
     async def ListCounterfactuals(
@@ -141,10 +140,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self, request: jobs_pb2.ReadCounterfactualsRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.Counterfactual]:
         """See jobs.proto."""
-        blocks = await to_thread(self._results.counterfactual_blocks, tenant(context), request.name)
-        while (block := await to_thread(next, blocks, None)) is not None:
-            for one in block:
-                yield job_responses.counterfactual(one)
+        async for one in _all(partial(self._results.counterfactual_blocks, tenant(context), request.name)):
+            yield job_responses.counterfactual(one)
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
@@ -155,12 +152,11 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             yield job_responses.score_block(*block)
 
 
-async def _all_pages(fetch: Callable[[int, int], tuple[tuple[T, ...], int | None]]) -> AsyncIterator[T]:
-    """Yield everything that fetch(start, count) pages through."""
-    start: int | None = 0
-    while start is not None:
-        found, start = await to_thread(fetch, start, MAX_PAGE_SIZE)
-        for one in found:
+async def _all(open_blocks: Callable[[], Iterator[tuple[T, ...]]]) -> AsyncIterator[T]:
+    """Yield the items of all blocks, read off the event loop."""
+    blocks = await to_thread(open_blocks)
+    while (block := await to_thread(next, blocks, None)) is not None:
+        for one in block:
             yield one
 
 
