@@ -9,6 +9,7 @@ from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelRe
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     DatasetValidation,
+    DataSource,
     Influence,
     ModelSpec,
     ModelValidation,

@@ -196,5 +196,7 @@ def _environment() -> dict[str, str]:
         "TMPDIR",
         "CUDA_VISIBLE_DEVICES",
         "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "GOMP_SPINCOUNT",
     )
     return {name: os.environ[name] for name in names if name in os.environ} | {"PYTHONUNBUFFERED": "1"}
