@@ -192,7 +192,7 @@ def test_a_file_that_changes_while_it_is_read(runner: Runner, monkeypatch: pytes
     report = runner.run(task)[0].report
     assert report.files == ("part-0.parquet", "part-1.parquet", "part-2.parquet")
     monkeypatch.setattr(
-        "undue_service.runner.tasks.validate", lambda *_: os.utime(source.files[0].path, ns=(0, 0)) or report
+        "undue_service.runner.reports.validate", lambda *_: os.utime(source.files[0].path, ns=(0, 0)) or report
     )
     with pytest.raises(Error) as error:
         runner.run(task)

@@ -12,12 +12,9 @@ import torch
 
 import undue_service
 from undue_service.datasets.files import check_unchanged
-from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
-from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.reports import (
-    ColumnSchema,
-    DatasetReport,
     Diagnostics,
     InfluenceReport,
     ModelReport,
@@ -25,7 +22,7 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import DataSource, FileSource, ModelSpec
+from undue_service.domain.specs import DataSource, ModelSpec
 from undue_service.domain.tasks import (
     DatasetTask,
     InfluenceTask,
@@ -41,25 +38,23 @@ from undue_service.engine.diagnostics import EngineDiagnostics
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.engine.retrain import retrain
-from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel, open_model
-from undue_service.models.parity import parity
 
+from .reports import dataset_report, model_report
 from .results import write_counterfactuals, write_influence, write_rows, write_self_influence
 from .rows import SourceRows
 from .sources import Shelf
-from .speed import measure_speed, peak_bytes
+from .speed import peak_bytes
 
 Report = Callable[[str, int, int], None]
 
-PARITY_ROWS = 256
-"""Rows of the sample on which onnxruntime and torch are compared."""
-
 RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
+
 DAMPED_RECIPE = (
     f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
     "which is smaller than that of free retraining"
 )
+
 RETRAIN_RECIPE = (
     "the minimiser of the registered objective without the rows, 1/n kept, by Newton's method from the minimiser on "
     "all rows, at which the costs before are measured and from which the registered weights lie {distance:.2g} away"
@@ -126,7 +121,7 @@ class Workshop:
     def _run(self, task: Task, place: Place) -> TaskResult:
         match task:
             case DatasetTask(source=source):
-                return TaskResult(_dataset_report(source, place))
+                return TaskResult(dataset_report(source, place.source(source), place.report))
             case RowsTask(source=source, rows=rows):
                 files = (write_rows(place.scratch, place.source(source, keep=True), rows),)
                 return TaskResult(RowsReport(len(rows)), files)
@@ -142,36 +137,8 @@ class Workshop:
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
         opened = self._open(task.model, place)
-        objective = self._objective(task.model, opened)
-        source = place.source(task.sample) if task.sample is not None else None
-        agreement, rows = _parity(opened, objective, source, place.report) if source is not None else (None, 0)
-        fit = speed = None
-        warnings = list(opened.warnings)
-        if source is None:
-            warnings.append(
-                "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
-            )
-        elif source.schema.target is not None:
-            fit = measure_fit(objective, SourceRows(source), progress=place.report)
-            speed = measure_speed(objective, SourceRows(source))
-            warnings += fit.warnings
-        program = objective.program
-        warnings += _unreached(opened, program)
-        dtypes = {str(one.dtype).removeprefix("torch.") for one in opened.exported.parameters()}
-        return ModelReport(
-            inputs=tuple(_column(opened, one.name) for one in program.inputs),
-            outputs=program.outputs,
-            parameters=objective.parameters,
-            dtype="float64" if "float64" in dtypes else "float32",
-            linear_head=objective.head is not None,
-            output_activation=objective.output_activation,
-            parity_max_abs=agreement,
-            parity_rows=rows,
-            stationarity=fit.stationarity if fit is not None else None,
-            warnings=tuple(warnings),
-            outputs_per_row=objective.outputs_per_row,
-            speed=speed,
-        )
+        sample = place.source(task.sample) if task.sample is not None else None
+        return model_report(opened, self._objective(task.model, opened), sample, place.report)
 
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
@@ -258,46 +225,9 @@ def _completed(found: EngineDiagnostics, digests: Mapping[str, str]) -> Diagnost
     return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=SEED, digests=digests)
 
 
-def _dataset_report(source: DataSource, place: Place) -> DatasetReport:
-    # The ids of images are their files' names already, and may be a million.
-    named = isinstance(source, FileSource) and (source.format != "image_folder" or len(source.files) == 1)
-    files = tuple(file.name for file in source.files) if isinstance(source, FileSource) and named else ()
-    return validate(place.source(source), place.report, files)
-
-
 def _out_of_memory() -> ResourceExhausted:
     text = "the task needs more memory than its device has: ask for fewer rows at once, or select fewer parameters"
     return ResourceExhausted(Reason.OUT_OF_MEMORY, text)
-
-
-def _unreached(opened: OpenedModel, program: Program) -> list[str]:
-    """Name the parameters of the file that the prediction does not depend on, so that no score runs over them."""
-    known = {*program.parameters, *program.aliases}
-    rest = [name for name, _ in opened.exported.named_parameters() if name not in known]
-    if not rest:
-        return []
-    listed = ", ".join(repr(name) for name in rest[:5]) + (f" and {len(rest) - 5} more" if len(rest) > 5 else "")
-    return [f"the output {program.output!r} does not depend on the parameters {listed}; no score runs over them"]
-
-
-def _parity(
-    opened: OpenedModel, objective: Objective, source: DatasetSource, report: Report
-) -> tuple[float | None, int]:
-    """Return how far onnxruntime and torch are apart on rows of the sample; None for a format of torch's own."""
-    rows = SourceRows(source)
-    raw = next(iter(rows.batches(min(PARITY_ROWS, len(rows)))))
-    placed = objective.place(raw)  # also refuses a sample that does not fit the model
-    if opened.reference is None:
-        return None, 0
-    report("parity with onnxruntime", 0, len(placed.index))
-    return parity(opened, {name: tensor.cpu().numpy() for name, tensor in placed.inputs.items()}), len(placed.index)
-
-
-def _column(opened: OpenedModel, name: str) -> ColumnSchema:
-    for column in opened.inputs:
-        if column.name == name:
-            return column
-    raise InvalidArgument(Reason.MODEL_MALFORMED, f"the model's program has an input {name!r} that its file does not")
 
 
 @cache
