@@ -13,7 +13,7 @@ import torch
 import undue
 from conftest import L2, fit_softmax
 
-SECONDS, BYTES = 20, 2
+SECONDS, BYTES = 10, 2
 
 
 @pytest.fixture(scope="module")
@@ -68,5 +68,6 @@ def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
         f"({estimate.seconds / seconds:.2f}), {waited:.2f} s waited; {estimate.peak_bytes >> 20} MiB estimated, "
         f"{held >> 20} MiB measured ({estimate.peak_bytes / held:.2f})"
     )
-    assert 1 / SECONDS < estimate.seconds / seconds < SECONDS
+    assert seconds < SECONDS * estimate.seconds + 1.0  # a second of a busy machine is no fault of a job of milliseconds
+    assert estimate.seconds < SECONDS * seconds + 0.1
     assert 1 / BYTES < estimate.peak_bytes / held < BYTES
