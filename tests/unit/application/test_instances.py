@@ -28,7 +28,7 @@ class Bench:
         report = DatasetReport(10, (), None, has_ids=False, has_weights=False, digest="d")
         ready = SimpleNamespace(name="datasets/d/versions/1", spec=source, report=report)
         ready.ready = lambda: ready
-        registrations = SimpleNamespace(usable=lambda *_: ready)
+        registrations = SimpleNamespace(usable=lambda *_: ready, source=lambda found: found.spec)
         self.folder = folder / "scratch"
         self.go, self.started, self.losses = asyncio.Event(), [], 0
         pool = MemoryPool(self._answer)
