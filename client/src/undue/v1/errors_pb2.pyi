@@ -117,7 +117,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SOLVER_NOT_CONVERGED: _ErrorReason.ValueType  # 106
     """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
     ERROR_REASON_RETRAIN_UNSUPPORTED: _ErrorReason.ValueType  # 107
-    """Retraining needs an objective that is convex in the selected parameters."""
+    """Retraining needs an objective that is convex in the selected parameters, or a recipe that fits what is asked."""
+    ERROR_REASON_RECIPE_MISSING: _ErrorReason.ValueType  # 108
+    """The model was registered without the recipe by which it was trained, so it cannot be trained again."""
+    ERROR_REASON_CHECKPOINTS_MISSING: _ErrorReason.ValueType  # 109
+    """The model was registered without the checkpoints that are asked for."""
+    ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 110
+    """A file of weights does not hold exactly the model's parameters in their shapes."""
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 120
     """The job was cancelled."""
     ERROR_REASON_JOB_DEADLINE: _ErrorReason.ValueType  # 121
@@ -247,7 +253,13 @@ ERROR_REASON_LEVERAGE_UNAVAILABLE: ErrorReason.ValueType  # 105
 ERROR_REASON_SOLVER_NOT_CONVERGED: ErrorReason.ValueType  # 106
 """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
 ERROR_REASON_RETRAIN_UNSUPPORTED: ErrorReason.ValueType  # 107
-"""Retraining needs an objective that is convex in the selected parameters."""
+"""Retraining needs an objective that is convex in the selected parameters, or a recipe that fits what is asked."""
+ERROR_REASON_RECIPE_MISSING: ErrorReason.ValueType  # 108
+"""The model was registered without the recipe by which it was trained, so it cannot be trained again."""
+ERROR_REASON_CHECKPOINTS_MISSING: ErrorReason.ValueType  # 109
+"""The model was registered without the checkpoints that are asked for."""
+ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 110
+"""A file of weights does not hold exactly the model's parameters in their shapes."""
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 120
 """The job was cancelled."""
 ERROR_REASON_JOB_DEADLINE: ErrorReason.ValueType  # 121

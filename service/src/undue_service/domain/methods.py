@@ -26,6 +26,13 @@ class MethodSpec:
     """Whether score(i, i) tells rows apart."""
     parameter_limit: int | None = None
     """The largest P that it can work on; None for any."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Of the model and the scores; what is decomposed is decomposed in float64."""
+    rank: str = ""
+    """What `rank` truncates; empty where the method takes none."""
+    has_normalization: bool = False
+    draws_at_random: bool = False
+    """Whether `seed` changes the scores."""
 
 
 METHODS: Mapping[str, MethodSpec] = {

@@ -119,6 +119,54 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """A number with the bootstrap interval of 95 % around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Predicted against measured changes, over pairs of a retraining and a test row."""
+
+    pearson: Interval
+    spearman: Interval
+    slope: Interval
+    """Of measured on predicted, through the origin: 1 where the size is right; of no meaning for relative scores."""
+    retrainings: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """The rows of one quantile of the score's size."""
+
+    low: float
+    high: float
+    """Bounds of the mean |score| over the test rows."""
+    agreement: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityFinding:
+    """How well scores foretell what retraining does."""
+
+    protocol: Literal["loo", "lds"]
+    recipe: str
+    """What was retrained, from where, and with which divisor."""
+    agreement: Agreement
+    """loo: over the rows drawn at random. lds: sums over subsets against costs, pooled within each test row."""
+    strata: tuple[Stratum, ...] = ()
+    """loo only."""
+    lds: Interval | None = None
+    """lds only: Spearman's correlation over the subsets, averaged over the test rows."""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     """What a score is an estimate of, and how far to trust it."""
 
@@ -143,6 +191,8 @@ class Diagnostics:
     warnings: tuple[str, ...] = ()
     matvecs: int = 0
     """Products of the damped Hessian with one vector that the solves took, those for the residuals included."""
+    fidelity: FidelityFinding | None = None
+    """Where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,56 @@ class FileSource:
 DataSource = ArraysSource | FileSource
 
 
+WeightsFormat = Literal["safetensors", "onnx", "pt2"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A file that holds a value of every parameter of a model, by the names that the model has for them."""
+
+    format: WeightsFormat
+    digest: str
+
+
+Initialiser = Literal["torch"]
+"""Of a cold start: "torch" draws each tap's weights as torch's own layer would."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """The recipe by which a model was trained: that of its retraining.
+
+    Each step descends (1/B) Σ w_i ℓ_i + l2/2 · ‖mask ∘ θ‖² over B rows; B stays where rows are left out of it.
+    """
+
+    optimizer: Literal["sgd", "adam"]
+    lr: float
+    epochs: int
+    batch_size: int | None = None
+    """None: all rows in each step."""
+    momentum: float = 0.0
+    """Of SGD."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam."""
+    eps: float = 1e-8
+    """Of Adam."""
+    schedule: Literal["linear", "cosine"] | None = None
+    """Of the learning rate, from lr to 0 over all steps; None keeps it."""
+    seed: int = 0
+    """Of the rows' order, and of a named initialiser."""
+    init: WeightsFile | Initialiser | None = None
+    """Where a cold start begins; None: only warm starts, from the registered weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSpec:
+    """The same model at other weights: of an earlier epoch, or of another seed."""
+
+    weights: WeightsFile
+    learning_rate: float
+    """η of the steps that it stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as it was registered."""
@@ -156,10 +206,14 @@ class ModelSpec:
     """Name of the output that is the prediction; needed where there are several."""
     sample: str | None = None
     """Resource name of the data set whose rows the parity and fit checks use."""
+    training: TrainingSpec | None = None
+    checkpoints: tuple[CheckpointSpec, ...] = ()
 
     def digests(self) -> tuple[str, ...]:
         """Return the artifacts that this model is made of."""
-        return (self.digest,)
+        init = self.training.init if self.training is not None else None
+        weights = (*(one.weights for one in self.checkpoints), *([init] if isinstance(init, WeightsFile) else []))
+        return (self.digest, *(one.digest for one in weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +230,30 @@ class DatasetValidation:
 
     dataset: str
     kind: Literal["dataset_validation"] = "dataset_validation"
+
+
+@dataclass(frozen=True, slots=True)
+class FidelitySettings:
+    """How scores are held against retraining.
+
+    "loo": leave-one-out on rows at random and on rows from strata of the score, from the same start with the same
+    recipe. "lds": the linear datamodelling score (Park et al. 2023) over random subsets.
+    """
+
+    protocol: Literal["loo", "lds"] = "loo"
+    samples: int = 50
+    """loo: training rows drawn at random, and as many again over the strata. lds: subsets."""
+    strata: int = 5
+    """loo: quantiles of the score's size, averaged over the test rows, from each of which equally many are drawn."""
+    share: float = 0.5
+    """lds: of the training rows in a subset."""
+    seeds: int = 1
+    """Retrainings of each, averaged."""
+    start: Literal["warm", "cold"] | None = None
+    """None: cold where the recipe has an initialiser, else warm; a linear head is always fitted to its minimum."""
+    bootstrap: int = 1000
+    """Resamples behind each interval of 95 %."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +279,18 @@ class Influence:
     """Of one solve; None is the solver's own limit."""
     aggregate: Literal["mean"] | None = None
     """None explains each row by itself; "mean" the mean of the rows' costs."""
+    parameters: tuple[str, ...] = ()
+    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
+    rank: int | None = None
+    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
+    normalization: Literal["theta", "loss"] | None = None
+    """Of `relatif`; None is "theta"."""
+    ensemble: bool = False
+    """Whether scores are averaged over the registered checkpoints."""
+    seed: int = 0
+    """Of whatever a method draws at random."""
+    fidelity: FidelitySettings | None = None
+    """Whether the scores are held against retraining, and how."""
     kind: Literal["influence"] = "influence"
 
 
@@ -217,6 +307,16 @@ class SelfInfluence:
     leverage_correction: bool | None = None
     tolerance: float | None = None
     max_iterations: int | None = None
+    parameters: tuple[str, ...] = ()
+    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
+    rank: int | None = None
+    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
+    normalization: Literal["theta", "loss"] | None = None
+    """Of `relatif`; None is "theta"."""
+    ensemble: bool = False
+    """Whether scores are averaged over the registered checkpoints."""
+    seed: int = 0
+    """Of whatever a method draws at random."""
     kind: Literal["self_influence"] = "self_influence"
 
 
@@ -236,10 +336,55 @@ class Retrain:
     """‖∇R‖ at which a fit has converged; None is 1e-10."""
     max_iterations: int | None = None
     """Of one fit; None is 100."""
+    start: Literal["warm", "cold"] | None = None
+    """As in FidelitySettings; of a model that is no linear head."""
+    seeds: int = 1
+    """Retrainings of each set, averaged; of a model that is no linear head."""
     kind: Literal["retrain"] = "retrain"
 
 
-RequestedJob = Influence | SelfInfluence | Retrain
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Job: hold a method's scores against retraining."""
+
+    model: str
+    train: str
+    test: str
+    settings: FidelitySettings = field(default_factory=FidelitySettings)
+    rows: tuple[int, ...] = ()
+    """Test rows; none means all."""
+    method: str = "exact"
+    measurement: Measurement = "loss"
+    damping: float | None = None
+    leverage_correction: bool | None = None
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    parameters: tuple[str, ...] = ()
+    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
+    rank: int | None = None
+    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
+    normalization: Literal["theta", "loss"] | None = None
+    """Of `relatif`; None is "theta"."""
+    ensemble: bool = False
+    """Whether scores are averaged over the registered checkpoints."""
+    seed: int = 0
+    """Of whatever a method draws at random."""
+    kind: Literal["fidelity"] = "fidelity"
+
+
+@dataclass(frozen=True, slots=True)
+class Leverage:
+    """Job: leverage, Cook's distance and DFBETA of the training rows of a linear model, in closed form."""
+
+    model: str
+    train: str
+    damping: float | None = None
+    dfbeta: bool = False
+    """Whether the (n, P) changes of the coefficients are kept."""
+    kind: Literal["leverage"] = "leverage"
+
+
+RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | RequestedJob
@@ -251,9 +396,9 @@ def named_resources(spec: "JobSpec | ModelSpec | DataSource") -> tuple[str, ...]
     A validation is part of what it validates and names nothing.
     """
     match spec:
-        case Influence(model=model, train=train, test=test) | Retrain(model=model, train=train, test=test):
-            return tuple(dict.fromkeys((model, train, test)))
-        case SelfInfluence(model=model, train=train):
+        case Influence() | Retrain() | Fidelity():
+            return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
+        case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
             return (model, train)
         case ModelSpec(sample=str(sample)):
             return (sample,)

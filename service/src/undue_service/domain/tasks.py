@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .specs import DataSource, Influence, ModelSpec, Retrain, SelfInfluence
+from .specs import DataSource, Fidelity, Influence, Leverage, ModelSpec, Retrain, SelfInfluence
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,29 @@ class RetrainTask:
 
 
 @dataclass(frozen=True, slots=True)
+class FidelityTask:
+    """Hold scores against retraining."""
+
+    spec: Fidelity
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["fidelity"] = "fidelity"
+
+
+@dataclass(frozen=True, slots=True)
+class LeverageTask:
+    """Compute leverage, Cook's distance and DFBETA of training rows."""
+
+    spec: Leverage
+    model: ModelSpec
+    train: DataSource
+    digests: dict[str, str]
+    kind: Literal["leverage"] = "leverage"
+
+
+@dataclass(frozen=True, slots=True)
 class RowsTask:
     """Read some rows of a data set."""
 
@@ -67,4 +90,6 @@ class RowsTask:
     kind: Literal["rows"] = "rows"
 
 
-Task = ModelTask | DatasetTask | InfluenceTask | SelfInfluenceTask | RetrainTask | RowsTask
+Task = (
+    ModelTask | DatasetTask | InfluenceTask | SelfInfluenceTask | RetrainTask | FidelityTask | LeverageTask | RowsTask
+)
