@@ -164,8 +164,9 @@ class Program:
         def value(name: str, own: Tensor) -> Tensor:
             shape = tuple(given[name].shape) if name in given else None
             if shape != tuple(own.shape):
-                found = "none is given" if shape is None else f"the one given has the shape {shape}"
-                text = f"the model's {name!r} has the shape {tuple(own.shape)}; {found}"
+                listed = ", ".join(sorted(given)[:5]) + (", …" if len(given) > 5 else "")  # noqa: PLR2004
+                found = f"the one given has the shape {shape}" if shape else f"given are {listed or 'none'}"
+                text = f"the model's weights {name!r} have the shape {tuple(own.shape)}; {found}"
                 raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
             return given[name].detach().to(own.device, own.dtype)
 
