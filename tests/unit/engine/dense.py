@@ -33,3 +33,15 @@ def lists_to_matrix(found, n):
             kept = rows[t] >= 0
             scores[t, rows[t][kept]] = values[t][kept]
     return scores
+
+
+def other_weights(objective, count, seed=3):
+    """Parameters near the registered ones, by name."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            name: value + 0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            for name, value in objective.program.parameters.items()
+        }
+        for _ in range(count)
+    ]
