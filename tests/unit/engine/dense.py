@@ -6,10 +6,14 @@ import torch
 
 def gradients(c):
     """∇ℓ_i of every row by plain autograd, one by one, (n, P)."""
-    theta = c.objective.theta.clone().requires_grad_()
-    batch = c.objective.place(next(c.rows.batches(1000)))
-    losses = c.objective.losses(theta, batch)
-    return torch.stack([torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in losses])
+    return row_gradients(c.objective, c.objective.place(next(c.rows.batches(1000))))
+
+
+def row_gradients(objective, batch, cost=None):
+    """∇ cost_i of every row of a placed batch (the loss by default) by plain autograd, one by one, (n, P)."""
+    theta = objective.theta.clone().requires_grad_()
+    costs = (cost or objective.losses)(theta, batch)
+    return torch.stack([torch.autograd.grad(one, theta, retain_graph=True)[0] for one in costs])
 
 
 def hessian(c, damping):

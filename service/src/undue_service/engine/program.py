@@ -1,6 +1,6 @@
 """A model as the engine sees it: named parameters, named inputs, and one pure function from them to the prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -181,9 +181,13 @@ class Program:
         return self.evaluate(self.graph, parameters, inputs)[0]
 
     def evaluate(
-        self, graph: Graph, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+        self,
+        graph: Graph,
+        parameters: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+        watched: Collection[fx.Node] = (),
     ) -> tuple[Tensor, ...]:
-        """Run a part of the program's graph, made by `graph.ending_at`."""
+        """Run a part of the program's graph, made by `graph.ending_at`; `watched` values shall require a gradient."""
 
         def value(feed: Feed) -> Tensor:
             if feed.kind == "input":
@@ -192,7 +196,7 @@ class Program:
                 return self.constants[feed.name]
             return parameters[feed.name] if feed.name in parameters else self.parameters[feed.name]
 
-        return graph(value)
+        return graph(value, watched)
 
     @property
     def output_activation(self) -> Activation:

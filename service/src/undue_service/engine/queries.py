@@ -12,7 +12,7 @@ from torch import Tensor
 from undue_service.domain.errors import InvalidArgument, Reason
 
 from .data import Batch, Rows
-from .gradients import DenseGradients, GradientBlock, block_rows, measurement_gradients
+from .gradients import GradientBlock, block_rows, dense_gradients, measurement_gradients
 from .objective import Objective
 from .progress import Progress, silent
 
@@ -105,7 +105,7 @@ class Asked:
                 total += measurement_gradients(objective, batch, self.measurement).total(None)
                 done += len(batch.index)
                 self.progress("test rows", done, len(self.rows))
-            return DenseGradients((total / len(self.rows))[None])
+            return dense_gradients(objective, (total / len(self.rows))[None])
         (batch,) = (batch for _, batch in self.batches(explaining))
         return measurement_gradients(objective, batch, self.measurement)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED
-from undue_service.engine.gradients import block_rows, loss_gradients, training_batches
+from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients, training_batches
 from undue_service.engine.objective import Objective
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
@@ -29,8 +29,8 @@ class TracInFactors(Factors):
 class TracInQueries(Queries):
     """The test rows at each checkpoint."""
 
-    columns: tuple[Tensor, ...]
-    """∇m_t(θ_c), (P, m)."""
+    gradients: tuple[GradientBlock, ...]
+    """∇m_t(θ_c)."""
 
 
 class TracIn:
@@ -41,7 +41,7 @@ class TracIn:
     """
 
     spec = METHODS["tracin"]
-    query_columns = 4
+    query_columns = 0
 
     def fit(self, problem: Problem) -> TracInFactors:
         """Place the model at each checkpoint.
@@ -62,19 +62,17 @@ class TracIn:
 
     def query(self, factors: TracInFactors, problem: Problem, asked: Asked) -> TracInQueries:
         """Return the test rows' gradients at each checkpoint."""
-        found = tuple(asked.gradients(at, problem.objective).dense().T for _, at in factors.steps)
-        return TracInQueries(Effort(), found)
+        return TracInQueries(Effort(), tuple(asked.gradients(at, problem.objective) for _, at in factors.steps))
 
     def score(self, factors: TracInFactors, queries: TracInQueries, problem: Problem) -> Iterator[ScoreBlock]:
         """See Method."""
         objective, n = problem.objective, len(problem.train)
-        m = queries.columns[0].shape[1]
-        size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * m)
+        size = block_rows(objective, problem.memory_bytes // 2, 3 * len(queries.gradients[0].norms()))
         done = 0
         for batch in training_batches(objective, problem.train, size):
             total: Tensor | float = 0.0
-            for (rate, at), columns in zip(factors.steps, queries.columns, strict=True):
-                total = total + rate * loss_gradients(at, batch).dot(columns)
+            for (rate, at), asked in zip(factors.steps, queries.gradients, strict=True):
+                total = total + rate * loss_gradients(at, batch).gram(asked)
             yield ScoreBlock(batch.index, (total * row_weights(batch, n)).T)
             done += len(batch.index)
             problem.progress("scores", done, n)
