@@ -149,11 +149,28 @@ def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
     limits = message.limits
     return ServerInfo(
         version=message.version,
-        methods=tuple(MethodInfo(m.name, scale(m.scale), m.estimand, m.uses_damping) for m in message.methods),
+        methods=tuple(_method(one) for one in message.methods),
         limits=Limits(limits.max_upload_bytes, limits.max_chunk_bytes, limits.max_page_size),
         devices=tuple(device.name for device in message.devices),
         runners=tuple(RunnerInfo(r.pid, r.device, r.lane, name(states, r.state, "STATE_")) for r in message.runners),
         libraries=dict(message.libraries),
+    )
+
+
+def _method(message: server_info_pb2.MethodInfo) -> MethodInfo:
+    return MethodInfo(
+        name=message.name,
+        scale=scale(message.scale),
+        estimand=message.estimand,
+        uses_damping=message.uses_damping,
+        is_iterative=message.is_iterative,
+        has_leverage_correction=message.has_leverage_correction,
+        rank=message.rank,
+        has_normalization=message.has_normalization,
+        needs_checkpoints=message.needs_checkpoints,
+        draws_at_random=message.draws_at_random,
+        has_self_influence=message.has_self_influence,
+        parameter_limit=message.parameter_limit or None,
     )
 
 

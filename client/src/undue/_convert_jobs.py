@@ -61,7 +61,9 @@ def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
 
 def progress(message: jobs_pb2.Job) -> Progress:
     """Return how far a job has come."""
-    return Progress(job_state(message.state), message.progress.stage, message.progress.done, message.progress.total)
+    told = message.progress
+    left = told.seconds_left if told.HasField("seconds_left") else None
+    return Progress(job_state(message.state), told.stage, told.done, told.total, told.rate, left)
 
 
 def job_spec(message: jobs_pb2.Job) -> dict[str, object]:

@@ -54,6 +54,10 @@ class Progress:
     done: int
     total: int
     """0 where it is not known."""
+    rate: float = 0.0
+    """How much of the stage is done in a second; 0 where it is not known yet."""
+    seconds_left: float | None = None
+    """How long the stage will take from here; None where it is not known."""
 
     @property
     def fraction(self) -> float | None:
@@ -270,6 +274,18 @@ class MethodInfo:
     estimand: str
     """What it estimates."""
     uses_damping: bool
+    is_iterative: bool = False
+    """Whether it takes a tolerance and a number of iterations."""
+    has_leverage_correction: bool = False
+    rank: str = ""
+    """What `rank` truncates; empty where it takes none."""
+    has_normalization: bool = False
+    needs_checkpoints: bool = False
+    draws_at_random: bool = False
+    """Whether its seed changes the scores."""
+    has_self_influence: bool = True
+    parameter_limit: int | None = None
+    """The most parameters that it works on; None for any number."""
 
 
 @dataclass(frozen=True, slots=True)
