@@ -41,6 +41,8 @@ class NewtonRefits:
     short of it.
     """
 
+    starts_warm = False
+
     def __init__(
         self,
         objective: Objective,
@@ -50,6 +52,7 @@ class NewtonRefits:
         *,
         measurement: str = "loss",
         newton: Newton | None = None,
+        notes: tuple[str, ...] = (),
         memory_bytes: int = 2**30,
         progress: Progress = silent,
     ) -> None:
@@ -62,6 +65,7 @@ class NewtonRefits:
         self._objective = objective
         self._measurement = measurement
         self._newton = newton or newton_settings(None, None)
+        self._notes = notes
         self._share = memory_bytes // 4
         self._progress = progress
         self._features = HeadRows(objective, train, memory_bytes=self._share, progress=progress)
@@ -135,7 +139,7 @@ class NewtonRefits:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what the reader should know."""
-        return self._determination.warnings if self._star is not None else ()
+        return (*self._notes, *(self._determination.warnings if self._star is not None else ()))
 
     def _removals(self, some: Sequence[Sequence[int]], divisor: Divisor, stage: str, done: int, total: int) -> Removals:
         return Removals(

@@ -77,6 +77,7 @@ class RecipeRefits:
         self._memory = memory_bytes
         self._progress = progress
         self._cold = has_cold_start(recipe) if start is None else start == "cold"
+        self.starts_warm = not self._cold
         self._seeds = [recipe.spec.seed + r for r in range(seeds)]
         self._starts = torch.stack([self._start(seed) for seed in self._seeds])
         self._baseline: NDArray[np.float64] | None = None

@@ -35,6 +35,8 @@ class Refits(Protocol):
     """From the registered weights to those of the fit on all rows, once that is made."""
     matvecs: int
     """Products of a Hessian with one vector so far."""
+    starts_warm: bool
+    """Whether where a fit ends depends on the registered weights, which have seen all rows."""
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs (m,) of the fit on all rows that every change is measured from."""

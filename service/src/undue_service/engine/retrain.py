@@ -17,11 +17,13 @@ from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
 from .measurements import check_measurement
 from .methods import Problem
+from .newton import Newton
 from .newton_retraining import NewtonRefits, newton_settings
 from .objective import Objective
 from .progress import Progress, silent
 from .queries import asked_rows
 from .recipe_retraining import RecipeRefits, Start
+from .refits import Refits
 from .training import Recipe
 
 
@@ -106,32 +108,21 @@ def retrain(
     wanted = asked_rows(rows, len(test))
     sets = _removed(without, len(train))
     _check_changes(len(sets), len(wanted), memory_bytes)
-    refits: NewtonRefits | RecipeRefits
-    if objective.head is not None:
-        refits = NewtonRefits(
-            objective,
-            train,
-            test,
-            wanted,
-            measurement=measurement,
-            newton=newton,
-            memory_bytes=memory_bytes,
-            progress=progress,
-        )
-    else:
+    refits = choose_refits(
+        objective,
+        train,
+        test,
+        wanted,
+        recipe=recipe,
+        start=start,
+        seeds=seeds,
+        measurement=measurement,
+        newton=newton,
+        memory_bytes=memory_bytes,
+        progress=progress,
+    )
+    if objective.head is None:
         _check_recipe_settings(tolerance, max_iterations)
-        refits = RecipeRefits(
-            objective,
-            train,
-            test,
-            wanted,
-            needed(recipe),
-            start=start,
-            seeds=seeds,
-            measurement=measurement,
-            memory_bytes=memory_bytes,
-            progress=progress,
-        )
     diagnosis = begin(Problem(objective, train, memory_bytes=memory_bytes, progress=progress))
     costs = refits.baseline()
     found = refits.without(sets)
@@ -162,17 +153,37 @@ def retrain(
             dtype=str(objective.program.dtype).removeprefix("torch."),
             device=str(objective.program.device),
             seconds=time.perf_counter() - started,
-            warnings=(*diagnosis.warnings, *refits.warnings, *_ignored(objective, start, seeds)),
+            warnings=(*diagnosis.warnings, *refits.warnings),
         ),
     )
 
 
-def needed(recipe: Recipe | None) -> Recipe:
-    """Return the recipe of a model that is no linear head.
+def choose_refits(
+    objective: Objective,
+    train: Rows,
+    test: Rows,
+    rows: Sequence[int],
+    *,
+    recipe: Recipe | None,
+    start: Start | None,
+    seeds: int,
+    measurement: str,
+    newton: Newton | None = None,
+    memory_bytes: int = 2**30,
+    progress: Progress = silent,
+) -> Refits:
+    """Return what fits a model again: Newton's method where it is a linear head, else its recipe.
 
     Raises:
-        FailedPrecondition: RECIPE_MISSING.
+        InvalidArgument: INVALID_FIELD.
+        FailedPrecondition: RECIPE_MISSING, RETRAIN_UNSUPPORTED, WEIGHTS_MISMATCH, TOO_MANY_PARAMETERS.
     """
+    shared = {"measurement": measurement, "memory_bytes": memory_bytes, "progress": progress}
+    if objective.head is not None:
+        ignored = ()
+        if start is not None or seeds != 1:
+            ignored = ("start and seeds have no effect: a linear head is fitted to its one minimum from anywhere",)
+        return NewtonRefits(objective, train, test, rows, newton=newton, notes=ignored, **shared)
     if recipe is None:
         text = (
             "this model's prediction is not linear in every selected parameter, so it is trained again by the recipe "
@@ -180,7 +191,7 @@ def needed(recipe: Recipe | None) -> Recipe:
             "layer alone, parameters=[…] (its report lists the names), which is fitted to its minimum"
         )
         raise FailedPrecondition(Reason.RECIPE_MISSING, text)
-    return recipe
+    return RecipeRefits(objective, train, test, rows, recipe, start=start, seeds=seeds, **shared)
 
 
 def _check_recipe_settings(tolerance: float | None, max_iterations: int | None) -> None:
@@ -188,12 +199,6 @@ def _check_recipe_settings(tolerance: float | None, max_iterations: int | None) 
         if value is not None:
             text = f"a model that is no linear head is trained for the epochs of its recipe: leave {name} out"
             raise InvalidArgument.at(name, text)
-
-
-def _ignored(objective: Objective, start: Start | None, seeds: int) -> tuple[str, ...]:
-    if objective.head is None or (start is None and seeds == 1):
-        return ()
-    return ("start and seeds have no effect: a linear head is fitted to its one minimum, wherever it starts",)
 
 
 def _removed(without: Sequence[Sequence[int]], n: int) -> tuple[tuple[int, ...], ...]:
