@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ._inputs import Objective
+from ._recipes import Training
 
 
 class State(StrEnum):
@@ -131,6 +132,15 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A registered checkpoint of a model."""
+
+    learning_rate: float
+    stationarity: Stationarity | None
+    """How near its weights are to a minimum of the objective on the sample; None before READY, and without a sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One version of a model. A version never changes once it is registered."""
 
@@ -154,6 +164,9 @@ class Model:
     create_time: datetime
     etag: str = ""
     """Changes whenever the version does; `delete` takes it, to delete only what was seen."""
+    training: Training | None = None
+    """The recipe by which it was trained; its `init` is "torch", "weights" (a file that the service keeps) or None."""
+    checkpoints: tuple[CheckpointInfo, ...] = ()
 
     @property
     def version(self) -> int:

@@ -122,8 +122,9 @@ def estimate(
     rows = min(n, BLOCK_ROWS)
     block: float = min(block_bytes, rows * speed.row_bytes)
     if work.products:
-        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that.
-        values = max(0, speed.row_bytes / _FLOAT64 - 3 * model.dim) / 4
+        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A
+        # row of factored gradients takes four times them, and about once again for the factors.
+        values = speed.row_bytes / _FLOAT64 / 5
         block = min(0.6 * block_bytes, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 

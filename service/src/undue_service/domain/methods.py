@@ -76,6 +76,27 @@ METHODS: Mapping[str, MethodSpec] = {
             has_leverage_correction=False,
             has_self_influence=False,
         ),
+        MethodSpec(
+            name="tracin",
+            scale="relative",
+            estimand="inner product of the test and the training row's gradients over n, summed over the registered "
+            "checkpoints with their learning rates: what gradient steps on the training row did to the test row's cost",
+            uses_damping=False,
+            has_leverage_correction=False,
+            precision="float32",
+            uses_checkpoints=True,
+            needs_checkpoints=True,
+        ),
+        MethodSpec(
+            name="representation",
+            scale="relative",
+            estimand="cosine of what the last layer reads of the test and of the training row, negative where the two "
+            "rows' costs pull the outputs in opposite directions",
+            uses_damping=False,
+            has_leverage_correction=False,
+            has_self_influence=False,
+            precision="float32",
+        ),
     )
 }
 
