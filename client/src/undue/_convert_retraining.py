@@ -99,7 +99,9 @@ def leverage_result(job: str, blocks: Sequence[jobs_pb2.LeverageBlock], of: Diag
     Raises:
         Internal: the blocks do not fit together.
     """
-    coefficients = tuple(blocks[0].coefficients) if blocks else ()
+    if not blocks:
+        raise Internal(f"{job} found nothing")
+    coefficients = tuple(blocks[0].coefficients)
     changes: list[npt.NDArray[Any]] = []
     reached = 0
     for block in blocks:
@@ -123,6 +125,8 @@ def leverage_result(job: str, blocks: Sequence[jobs_pb2.LeverageBlock], of: Diag
         cooks_distance=numbers([each for block in blocks for each in block.cooks_distance]),
         dfbeta=dfbeta,
         coefficients=coefficients,
+        effective_parameters=blocks[0].effective_parameters,
+        variance=blocks[0].variance,
         diagnostics=of,
     )
 

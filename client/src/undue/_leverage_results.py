@@ -25,9 +25,13 @@ class LeverageResult:
     cooks_distance: npt.NDArray[np.float64]
     """(n,): how far the whole fit moves without the row."""
     dfbeta: npt.NDArray[np.float64] | None
-    """(n, P): the coefficients with all rows minus those without the row, where it was asked for."""
+    """(n, P): the coefficients less those without the row, where it was asked for."""
     coefficients: tuple[str, ...]
     """The P names that `dfbeta` is about, such as "weight[0, 3]"; empty without it."""
+    effective_parameters: float
+    """The sum of all leverages."""
+    variance: float
+    """s², in units of which Cook's distance is: of the residuals of a regression, 1 for labels."""
     diagnostics: Diagnostics
 
     def to_pandas(self) -> "pd.DataFrame":

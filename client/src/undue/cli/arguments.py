@@ -138,7 +138,7 @@ def fidelity(parser: argparse.ArgumentParser) -> None:
 def leverage(parser: argparse.ArgumentParser) -> None:
     """Add what asks for the closed forms of a linear head."""
     _trained(parser)
-    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; none without it")
     parser.add_argument("--dfbeta", action="store_true", help="with the change of every coefficient (--json)")
     _running(parser)
 

@@ -3,7 +3,17 @@
 import argparse
 from collections.abc import Callable
 
-from undue import Checkpoint, Client, InfluenceJob, Objective, RetrainJob, SelfInfluenceJob, Training
+from undue import (
+    Checkpoint,
+    Client,
+    FidelityJob,
+    InfluenceJob,
+    LeverageJob,
+    Objective,
+    RetrainJob,
+    SelfInfluenceJob,
+    Training,
+)
 from undue._errors import invalid
 
 from . import files
