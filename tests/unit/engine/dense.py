@@ -6,10 +6,14 @@ import torch
 
 def gradients(c):
     """∇ℓ_i of every row by plain autograd, one by one, (n, P)."""
-    theta = c.objective.theta.clone().requires_grad_()
-    batch = c.objective.place(next(c.rows.batches(1000)))
-    losses = c.objective.losses(theta, batch)
-    return torch.stack([torch.autograd.grad(loss, theta, retain_graph=True)[0] for loss in losses])
+    return row_gradients(c.objective, c.objective.place(next(c.rows.batches(1000))))
+
+
+def row_gradients(objective, batch, cost=None):
+    """∇ cost_i of every row of a placed batch (the loss by default) by plain autograd, one by one, (n, P)."""
+    theta = objective.theta.clone().requires_grad_()
+    costs = (cost or objective.losses)(theta, batch)
+    return torch.stack([torch.autograd.grad(one, theta, retain_graph=True)[0] for one in costs])
 
 
 def hessian(c, damping):
@@ -33,6 +37,18 @@ def lists_to_matrix(found, n):
             kept = rows[t] >= 0
             scores[t, rows[t][kept]] = values[t][kept]
     return scores
+
+
+def other_weights(objective, count, seed=3):
+    """Parameters near the registered ones, by name."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            name: value + 0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            for name, value in objective.program.parameters.items()
+        }
+        for _ in range(count)
+    ]
 
 
 def _weights(c):

@@ -14,7 +14,7 @@ from torch import Tensor
 from undue_service.domain.errors import FailedPrecondition, Reason
 
 from .data import Rows
-from .gradients import block_rows, head_gradients, training_batches
+from .gradients import block_rows, output_gradients, training_batches
 from .objective import Objective
 from .progress import Progress, silent
 
@@ -60,13 +60,12 @@ def leverage(
     own = torch.empty(n, dtype=inverse.dtype, device=inverse.device)
     done = 0
     for batch in training_batches(objective, train, block_rows(objective, memory_bytes // 2, 2 * C * d + 5 * C * C)):
-        gradients = head_gradients(objective, batch, lambda f, y=batch.targets: objective.loss.losses(f, y))
-        x, r = gradients.features, gradients.residuals
+        x, f = head.evaluate(batch.inputs)
+        r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
         Q = _quadratic_forms(x, blocks) / n
         Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
         corrected = r
         if correct:
-            f = head.evaluate(batch.inputs)[1]
             S = objective.loss.curvature(f)
             A = torch.eye(C, dtype=r.dtype, device=r.device) - S @ Q
             factors, pivots, _ = torch.linalg.lu_factor_ex(A)

@@ -11,9 +11,9 @@ from undue_service.domain.methods import MethodSpec
 from undue_service.engine.damping import Damping, check_damping
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import (
-    FactoredGradients,
     GradientBlock,
     block_rows,
+    head_gradients,
     loss_gradients,
     training_batches,
 )
@@ -201,7 +201,7 @@ def train_gradients(objective: Objective, batch: Batch, residuals: Tensor | None
     if residuals is None:
         return loss_gradients(objective, batch)
     features, _ = objective.head.evaluate(batch.inputs)
-    return FactoredGradients(objective.head, residuals[batch.index.to(residuals.device)], features)
+    return head_gradients(objective, features, residuals[batch.index.to(residuals.device)])
 
 
 def row_weights(batch: Batch, n: int) -> Tensor | float:
