@@ -31,6 +31,7 @@ class MethodSpec:
     rank: str = ""
     """What `rank` truncates; empty where the method takes none."""
     has_normalization: bool = False
+    needs_checkpoints: bool = False
     draws_at_random: bool = False
     """Whether `seed` changes the scores."""
 

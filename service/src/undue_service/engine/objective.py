@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -61,6 +62,23 @@ class Objective:
         self.l2 = spec.l2 * self.l2_mask
         self.head: LinearHead | None = find_head(self.program, self.space)
         self._lookups = find_lookups(self.program)
+
+    def at(self, parameters: Mapping[str, Tensor]) -> "Objective":
+        """Return the same objective at other weights.
+
+        Args:
+            parameters: a value of each of the program's parameters, by its name or by one that shares its memory.
+
+        Raises:
+            InvalidArgument: WEIGHTS_MISMATCH, naming the first parameter that is missing or has another shape.
+        """
+        program = self.program.at(parameters)
+        moved = copy(self)
+        moved.program = program
+        moved.theta = self.space.flatten(program.parameters).detach()
+        moved.head = None if self.head is None else replace(self.head, program=program)
+        moved._lookups = None if self._lookups is None else replace(self._lookups, program=program)
+        return moved
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.

@@ -151,6 +151,24 @@ class Program:
             device=device,
         )
 
+    def at(self, parameters: Mapping[str, Tensor]) -> "Program":
+        """Return the program with other values of its parameters, each by its name or by one of its other names.
+
+        Raises:
+            InvalidArgument: WEIGHTS_MISMATCH where one is missing or has another shape.
+        """
+        given = {self.aliases.get(name, name): tensor for name, tensor in parameters.items()}
+        for name, own in self.parameters.items():
+            shape = tuple(given[name].shape) if name in given else None
+            if shape != tuple(own.shape):
+                found = "none is given" if shape is None else f"the one given has the shape {shape}"
+                text = f"the model's parameter {name!r} has the shape {tuple(own.shape)}; {found}"
+                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
+        return replace(
+            self,
+            parameters={name: given[name].detach().to(own.device, own.dtype) for name, own in self.parameters.items()},
+        )
+
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the prediction, (B, *output_shape).
 
