@@ -67,7 +67,9 @@ def _fashion_folder() -> Path:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise RuntimeError(f"needs Fashion-MNIST, which `apt-get download {PACKAGE}` fetches on Debian")
     FOLDER.mkdir(exist_ok=True)
-    fetched = subprocess.run(["apt-get", "download", PACKAGE], cwd=FOLDER, capture_output=True, timeout=120, check=False)
+    fetched = subprocess.run(
+        ["apt-get", "download", PACKAGE], cwd=FOLDER, capture_output=True, timeout=120, check=False
+    )
     archive = next(FOLDER.glob(f"{PACKAGE}_*.deb"), None)
     if fetched.returncode or archive is None:
         raise RuntimeError(f"needs Fashion-MNIST: `apt-get download {PACKAGE}` says {fetched.stderr.decode()[-200:]!r}")

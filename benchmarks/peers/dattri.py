@@ -10,10 +10,10 @@ from .base import Contender, Entry, Scores, Task
 LISSA_SCALING = 10.0
 
 
-def _attribution_task(task: Task):  # noqa: ANN202
+def _attribution_task(task: Task):
     from dattri.task import AttributionTask
 
-    def loss(parameters, batch):  # noqa: ANN001, ANN202
+    def loss(parameters, batch):
         x, y = batch
         return nn.functional.cross_entropy(torch.func.functional_call(task.module, parameters, x), y.long())
 
@@ -51,16 +51,15 @@ class DattriTRAK(Contender):
 
     def __init__(self, task: Task, dimensions: int = 512) -> None:
         from dattri.algorithm.trak import TRAKAttributor
-        from dattri.func.utils import flatten_func
         from dattri.task import AttributionTask
 
-        def logit_of_probability(parameters, batch):  # noqa: ANN001, ANN202
+        def logit_of_probability(parameters, batch):
             x, y = batch
             outputs = torch.func.functional_call(task.module, parameters, x[None])
             p = torch.exp(-nn.functional.cross_entropy(outputs, y[None].long()))
             return torch.log(p / (1 - p + 1e-6))
 
-        def probability(parameters, batch):  # noqa: ANN001, ANN202
+        def probability(parameters, batch):
             x, y = batch
             outputs = torch.func.functional_call(task.module, parameters, x[None])
             return torch.exp(-nn.functional.cross_entropy(outputs, y[None].long()))
@@ -72,9 +71,9 @@ class DattriTRAK(Contender):
         self.train = _loader(task.data.x, task.data.y)
         self.attributor = TRAKAttributor(
             task=attribution,
-            correct_probability_func=flatten_func(task.module)(probability),
+            correct_probability_func=probability,
             device="cpu",
-            projector_kwargs={"proj_dim": dimensions, "device": "cpu", "use_half_precision": False},
+            projector_kwargs={"proj_dim": dimensions, "device": "cpu"},
         )
 
     def factors(self) -> None:

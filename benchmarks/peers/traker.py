@@ -25,7 +25,8 @@ class Traker(Contender):
             seed=0,
             proj_type=ProjectionType.rademacher,
             device="cpu",
-            block_size=DIMENSIONS,
+            # Its default: in one block it frees its matrix after the training rows and then misses it.
+            block_size=100,
             dtype=torch.float32,
         )
         self.experiments = 0

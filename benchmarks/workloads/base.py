@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from benchmarks.data import Split
 
-
 Family = Literal["hessian", "gauss_newton", "ekfac"]
 
 
@@ -26,6 +25,8 @@ class Task:
     """λ, beside l2, by the curvature that it is added to. A peer that knows no L2 gets l2 + λ, the same denominator."""
     trajectory: tuple[Mapping[str, Tensor], ...] = ()
     """Weights along the training, for methods over checkpoints."""
+    others: tuple[Mapping[str, Tensor], ...] = ()
+    """Weights of every seed's model, for averages over models."""
     learning_rate: float = 1e-3
 
     def total_damping(self, family: Family) -> float:
@@ -85,14 +86,15 @@ class Workload:
 
     def task(self, seed: int) -> Task:
         """Return the model of a seed, 0 … seeds − 1."""
-        weights = {name: tensor[seed] for name, tensor in self.models().items()}
-        module = self.architecture()
-        final = {name: tensor for name, tensor in weights.items() if "/" not in name}
-        module.load_state_dict(final)
+        stacked = self.models()
+        final = [name for name in stacked if "/" not in name]
+        others = tuple({name: stacked[name][other] for name in final} for other in range(self.seeds))
         trajectory = tuple(
-            {name: weights[f"epoch{epoch}/{name}"] for name in final} for epoch in self.trajectory_epochs
+            {name: stacked[f"epoch{epoch}/{name}"][seed] for name in final} for epoch in self.trajectory_epochs
         )
-        return Task(self.name, module.eval(), self.data(), self.l2, self.damping, trajectory)
+        module = self.architecture()
+        module.load_state_dict(others[seed])
+        return Task(self.name, module.eval(), self.data(), self.l2, self.damping, trajectory, others)
 
 
 def half_subsets(n: int, count: int, seed: int) -> Tensor:

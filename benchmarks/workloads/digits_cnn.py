@@ -9,7 +9,7 @@ from .base import Workload
 from .networks import RETRAINING_SEEDS, SUBSETS, retrained, trained
 
 NAME = "cnn"
-RECIPE = Recipe(epochs=30, batch_size=64, lr=1e-3, l2=1e-3)
+RECIPE = Recipe(epochs=60, batch_size=128, lr=1e-3, l2=1e-3)
 SEEDS = 5
 
 
@@ -38,7 +38,7 @@ WORKLOAD = Workload(
     architecture=architecture,
     data=data,
     l2=RECIPE.l2,
-    damping={"hessian": 1e-2, "gauss_newton": 3e-3, "ekfac": 1e-3},
+    damping={"hessian": 9e-3, "gauss_newton": 9e-3, "ekfac": 0.0},
     models=lambda: trained(NAME, architecture, data, RECIPE, SEEDS),
     seeds=SEEDS,
     truth=lambda: retrained(NAME, architecture, data, RECIPE),

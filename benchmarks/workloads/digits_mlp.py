@@ -9,7 +9,7 @@ from .base import Workload
 from .networks import RETRAINING_SEEDS, SUBSETS, retrained, trained
 
 NAME = "mlp"
-RECIPE = Recipe(epochs=60, batch_size=64, lr=1e-3, l2=1e-3)
+RECIPE = Recipe(epochs=60, batch_size=128, lr=1e-3, l2=1e-3)
 SEEDS = 5
 TRAJECTORY = (12, 24, 36, 48, 60)
 
@@ -25,7 +25,7 @@ WORKLOAD = Workload(
     architecture=architecture,
     data=digits,
     l2=RECIPE.l2,
-    damping={"hessian": 1e-2, "gauss_newton": 3e-3, "ekfac": 1e-3},
+    damping={"hessian": 9e-3, "gauss_newton": 9e-3, "ekfac": 0.0},
     models=lambda: trained(NAME, architecture, digits, RECIPE, SEEDS, TRAJECTORY),
     seeds=SEEDS,
     truth=lambda: retrained(NAME, architecture, digits, RECIPE),
