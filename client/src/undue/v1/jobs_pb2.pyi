@@ -51,6 +51,30 @@ MEASUREMENT_MARGIN: Measurement.ValueType  # 3
 """−(f_y − log Σ_{c≠y} exp f_c), minus the log odds of the explained class; of a single logit −s f. Classification only."""
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
 
+class _Normalization:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NormalizationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Normalization.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NORMALIZATION_UNSPECIFIED: _Normalization.ValueType  # 0
+    """Not given."""
+    NORMALIZATION_THETA: _Normalization.ValueType  # 1
+    """‖H⁻¹∇ℓ_i‖, how far its removal moves the weights."""
+    NORMALIZATION_LOSS: _Normalization.ValueType  # 2
+    """√(∇ℓ_iᵀ H⁻¹ ∇ℓ_i), the root of its influence on itself."""
+
+class Normalization(_Normalization, metaclass=_NormalizationEnumTypeWrapper):
+    """Normalization is what the influence of a training row is divided by (Barshan et al. 2020)."""
+
+NORMALIZATION_UNSPECIFIED: Normalization.ValueType  # 0
+"""Not given."""
+NORMALIZATION_THETA: Normalization.ValueType  # 1
+"""‖H⁻¹∇ℓ_i‖, how far its removal moves the weights."""
+NORMALIZATION_LOSS: Normalization.ValueType  # 2
+"""√(∇ℓ_iᵀ H⁻¹ ∇ℓ_i), the root of its influence on itself."""
+Global___Normalization: _TypeAlias = Normalization  # noqa: Y015
+
 class _Aggregate:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -290,6 +314,11 @@ class InfluenceSpec(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
     train: _builtins.str
@@ -297,7 +326,9 @@ class InfluenceSpec(_message.Message):
     test: _builtins.str
     """The data set whose predictions are explained."""
     method: _builtins.str
-    """Name of the method, as GetServerInfo lists it."""
+    """Name of the method, as GetServerInfo lists it. Empty: `exact` for a linear head that is small enough, else
+    `gauss_newton`; the job says which.
+    """
     measurement: Global___Measurement.ValueType
     """Which cost."""
     damping: _builtins.float
@@ -312,9 +343,21 @@ class InfluenceSpec(_message.Message):
     """Iterations of one solve at most. Unset: 1000. Refused where none iterates."""
     aggregate: Global___Aggregate.ValueType
     """Explain the rows together instead of each by itself. Unset: each by itself."""
+    rank: _builtins.int
+    """What the method truncates to; GetServerInfo says what that is for each. Unset: its own. Refused where none is."""
+    normalization: Global___Normalization.ValueType
+    """Of a method that divides influence by a norm of the training row's. Unset: NORMALIZATION_THETA."""
+    ensemble: _builtins.bool
+    """Average the scores over the model's checkpoints."""
+    seed: _builtins.int
+    """Of whatever the method draws at random."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of `test`; empty means all."""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fnmatch patterns of the parameters that the scores run over; empty means those that the model registered."""
 
     def __init__(
         self,
@@ -331,10 +374,15 @@ class InfluenceSpec(_message.Message):
         tolerance: _builtins.float | None = ...,
         max_iterations: _builtins.int | None = ...,
         aggregate: Global___Aggregate.ValueType | None = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        rank: _builtins.int | None = ...,
+        normalization: Global___Normalization.ValueType | None = ...,
+        ensemble: _builtins.bool = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "rows", b"rows", "seed", b"seed", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aggregate: _TypeAlias = _typing.Literal["aggregate"]  # noqa: Y015
     _WhichOneofArgType__aggregate: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate"]  # noqa: Y015
@@ -344,6 +392,10 @@ class InfluenceSpec(_message.Message):
     _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__normalization: _TypeAlias = _typing.Literal["normalization"]  # noqa: Y015
+    _WhichOneofArgType__normalization: _TypeAlias = _typing.Literal["_normalization", b"_normalization"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
     _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
@@ -356,6 +408,10 @@ class InfluenceSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalization) -> _WhichOneofReturnType__normalization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
@@ -377,12 +433,19 @@ class SelfInfluenceSpec(_message.Message):
     LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
     train: _builtins.str
     """The data set that the model was trained on."""
     method: _builtins.str
-    """Name of the method, as GetServerInfo lists it."""
+    """Name of the method, as GetServerInfo lists it. Empty: `exact` for a linear head that is small enough, else
+    `gauss_newton`; the job says which.
+    """
     damping: _builtins.float
     """λ in H + λI, as in InfluenceSpec."""
     top_k: _builtins.int
@@ -393,6 +456,18 @@ class SelfInfluenceSpec(_message.Message):
     """Relative residual at which an iterative solver stops, as in InfluenceSpec."""
     max_iterations: _builtins.int
     """Iterations of one solve at most, as in InfluenceSpec."""
+    rank: _builtins.int
+    """What the method truncates to, as in InfluenceSpec."""
+    normalization: Global___Normalization.ValueType
+    """As in InfluenceSpec."""
+    ensemble: _builtins.bool
+    """Average the scores over the model's checkpoints."""
+    seed: _builtins.int
+    """Of whatever the method draws at random."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fnmatch patterns of the parameters that the scores run over; empty means those that the model registered."""
+
     def __init__(
         self,
         *,
@@ -404,10 +479,15 @@ class SelfInfluenceSpec(_message.Message):
         leverage_correction: _builtins.bool | None = ...,
         tolerance: _builtins.float | None = ...,
         max_iterations: _builtins.int | None = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        rank: _builtins.int | None = ...,
+        normalization: Global___Normalization.ValueType | None = ...,
+        ensemble: _builtins.bool = ...,
+        seed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "method", b"method", "model", b"model", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "seed", b"seed", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
     _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
@@ -415,6 +495,10 @@ class SelfInfluenceSpec(_message.Message):
     _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__normalization: _TypeAlias = _typing.Literal["normalization"]  # noqa: Y015
+    _WhichOneofArgType__normalization: _TypeAlias = _typing.Literal["_normalization", b"_normalization"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
     _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
@@ -425,6 +509,10 @@ class SelfInfluenceSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalization) -> _WhichOneofReturnType__normalization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
     @_typing.overload
@@ -572,24 +660,34 @@ class Progress(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """What it is doing."""
     done: _builtins.int
     """How much of the stage is done."""
     total: _builtins.int
     """How much there is; 0 where it is not known."""
+    rate: _builtins.float
+    """How much of the stage is done in a second; 0 where it is not known yet."""
+    seconds_left: _builtins.float
+    """How long the stage will take from here; unset where it is not known."""
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
+        rate: _builtins.float = ...,
+        seconds_left: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "seconds_left", b"seconds_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "stage", b"stage", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "done", b"done", "rate", b"rate", "seconds_left", b"seconds_left", "stage", b"stage", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__seconds_left: _TypeAlias = _typing.Literal["seconds_left"]  # noqa: Y015
+    _WhichOneofArgType__seconds_left: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_left) -> _WhichOneofReturnType__seconds_left | None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 

@@ -1,9 +1,10 @@
 """What is known to be wrong with a job before a runner sees it: from the registry of methods and the reports."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
-from undue_service.domain.methods import MethodSpec, method_spec, self_influence_spec
+from undue_service.domain.methods import MethodSpec, default_method, method_spec, self_influence_spec
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import Influence, ModelSpec, RequestedJob, Retrain, SelfInfluence
@@ -17,10 +18,33 @@ def check_method(spec: RequestedJob) -> None:
             that ranks no row; LEVERAGE_UNAVAILABLE.
     """
     match spec:
-        case Influence(method=name):
+        case Influence(method=name) if name:
             _check_settings(spec, method_spec(name))
-        case SelfInfluence(method=name):
+        case SelfInfluence(method=name) if name:
             _check_settings(spec, self_influence_spec(name))
+
+
+def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
+    """Return the job with the method that it gets where it names none.
+
+    Raises:
+        InvalidArgument: PARAMETERS_NOT_FOUND; as `check_method`.
+    """
+    if not isinstance(spec, Influence | SelfInfluence) or spec.method:
+        return spec
+    report = selected(spec, model)
+    settled = replace(spec, method=default_method(report.linear_head, report.dim))
+    check_method(settled)
+    return settled
+
+
+def selected(spec: RequestedJob, model: Registration) -> ModelReport:
+    """Return what is known of a model with the parameters selected that a job's scores run over.
+
+    Raises:
+        InvalidArgument: PARAMETERS_NOT_FOUND.
+    """
+    return model_report(model).selecting(spec.parameters if isinstance(spec, Influence | SelfInfluence) else ())
 
 
 def check_job(spec: RequestedJob, model: Registration, train: Registration, test: Registration | None) -> None:
@@ -29,7 +53,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     Raises:
         InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE; INVALID_FIELD
             for a measurement that a regression has not.
-        FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED.
+        FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED; CHECKPOINTS_MISSING.
     """
     field = f"job.{spec.kind}"
     rows = dataset_report(train)
@@ -42,7 +66,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
         raise InvalidArgument.at(f"{field}.train", text, Reason.DATASET_DEGENERATE)
     if test is not None and not isinstance(spec, SelfInfluence):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
-    found = model_report(model)
+    found = selected(spec, model)
     regression = isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error"
     if regression and not isinstance(spec, SelfInfluence) and spec.measurement != "loss":
         text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
@@ -50,7 +74,8 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     match spec:
         case Influence(method=name) | SelfInfluence(method=name):
             _check_size(method_spec(name), found)
-            if spec.leverage_correction and not found.linear_head:
+            _check_checkpoints(field, spec, method_spec(name), model)
+            if spec.leverage_correction and not found.linear_head and not spec.parameters:
                 text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
                 raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
         case Retrain():
@@ -93,9 +118,25 @@ def _check_settings(spec: Influence | SelfInfluence, method: MethodSpec) -> None
     for name in ("tolerance", "max_iterations"):
         if getattr(spec, name) is not None and not method.is_iterative:
             raise InvalidArgument.at(f"{field}.{name}", f"{method.name} does not iterate: leave {name} out")
+    if spec.rank is not None and not method.rank:
+        raise InvalidArgument.at(f"{field}.rank", f"{method.name} truncates nothing: leave rank out")
+    if spec.normalization is not None and not method.has_normalization:
+        text = f"{method.name} has one normalization only: leave normalization out"
+        raise InvalidArgument.at(f"{field}.normalization", text)
     if spec.leverage_correction and not method.has_leverage_correction:
         text = f'{method.name} has no leverage correction; use method="exact", or leave leverage_correction out'
         raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+
+
+def _check_checkpoints(field: str, spec: Influence | SelfInfluence, method: MethodSpec, model: Registration) -> None:
+    if spec.ensemble and method.uses_checkpoints:
+        text = f"{method.name} works over all checkpoints already: leave ensemble out"
+        raise InvalidArgument.at(f"{field}.ensemble", text)
+    none = isinstance(model.spec, ModelSpec) and not model.spec.checkpoints
+    if none and (spec.ensemble or method.needs_checkpoints):
+        what = "ensemble averages over" if spec.ensemble else f"{method.name} works over"
+        text = f"{what} the model's checkpoints, and {model.name} has none: register it with checkpoints="
+        raise FailedPrecondition(Reason.CHECKPOINTS_MISSING, text)
 
 
 def _check_size(method: MethodSpec, model: ModelReport) -> None:

@@ -125,7 +125,7 @@ class Planner:
             case ModelValidation(model=name):
                 model = _model(self._registrations.get(job.tenant, "models", "model", name))
                 sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
-                return ModelTask(model, sample), (model.digest, *(sample.digests() if sample else ()))
+                return ModelTask(model, sample), (*model.digests(), *(sample.digests() if sample else ()))
             case Influence() as spec:
                 model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
                 return InfluenceTask(spec, model, train, test, found), needed
@@ -144,7 +144,7 @@ class Planner:
         read = [self._dataset(job, name) for name in datasets]
         sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
-        needed = (_model(registered).digest, *(digest for source in sources for digest in source.digests()))
+        needed = (*_model(registered).digests(), *(digest for source in sources for digest in source.digests()))
         return _model(registered), sources, {part: one.content_digest for part, one in parts}, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:

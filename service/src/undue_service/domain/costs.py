@@ -12,7 +12,7 @@ from .reports import ModelReport, Speed
 from .specs import Influence, RequestedJob, Retrain, SelfInfluence
 
 BLOCK_BYTES = 2**30
-"""The engine's budget for the intermediate values of a block of rows."""
+"""The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
 BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
@@ -57,36 +57,45 @@ class _Work:
     """Numbers that are ranked."""
 
 
-def estimate(spec: RequestedJob, model: ModelReport, speed: Speed, train_rows: int, test_rows: int) -> Estimate:
+def estimate(
+    spec: RequestedJob,
+    model: ModelReport,
+    speed: Speed,
+    train_rows: int,
+    test_rows: int,
+    block_bytes: int = BLOCK_BYTES,
+) -> Estimate:
     """Return what a job would take on `test_rows` explained or measured rows (none for self-influence)."""
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     match spec:
         case Influence(method=method):
-            work = _solving(spec, method, model, n, m)
+            work = _solving(spec, method, model, n, m, block_bytes)
             together = min(m, QUERIES_TOGETHER)
-            scoring = min(BLOCK_BYTES / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
+            scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
             matrix = 4 * n * m if spec.top_k is None else 0
             held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
             work = replace(
                 work, passes=work.passes + 1, flops=work.flops + 2 * n * model.dim * m, held=held, scores=n * m
             )
         case SelfInfluence(method=method):
-            work = _solving(spec, method, model, n, n)
+            work = _solving(spec, method, model, n, n, block_bytes)
         case Retrain(without=without):
             work = _retraining(model, n, m, len(without))
     seconds = (work.passes * n + test_rows) * speed.row_seconds + work.products * n * speed.product_seconds
     seconds += work.flops / (EFFICIENCY * speed.flops_per_second) + work.scores * SCORE_SECONDS
     rows = min(n, BLOCK_ROWS)
-    block: float = min(BLOCK_BYTES, rows * speed.row_bytes)
+    block: float = min(block_bytes, rows * speed.row_bytes)
     if work.products:
-        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A row
-        # of factored gradients takes four times them, and about once again for the factors.
+        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A
+        # row of factored gradients takes four times them, and about once again for the factors.
         values = speed.row_bytes / _FLOAT64 / 5
-        block = min(0.6 * BLOCK_BYTES, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
+        block = min(0.6 * block_bytes, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
-def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n: int, columns: int) -> _Work:
+def _solving(
+    spec: Influence | SelfInfluence, method: str, model: ModelReport, n: int, columns: int, block_bytes: int
+) -> _Work:
     """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
     P, C = model.dim, model.outputs_per_row
     if method == "exact":
@@ -100,7 +109,7 @@ def _solving(spec: Influence | SelfInfluence, method: str, model: ModelReport, n
         return _Work(1 + passes, passes * curvature + solving, 4 * dense)
     if method == "cg":
         iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS)
-        together = min(columns, max(1, BLOCK_BYTES // (_FLOAT64 * 8 * P)))
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
         held = _FLOAT64 * 8 * P * together
         if model.linear_head:
             return _Work(1 + iterations * -(-columns // together), 4 * n * P * columns * iterations, held)

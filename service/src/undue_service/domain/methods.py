@@ -31,7 +31,10 @@ class MethodSpec:
     rank: str = ""
     """What `rank` truncates; empty where the method takes none."""
     has_normalization: bool = False
+    uses_checkpoints: bool = False
+    """Whether it works over the registered checkpoints by itself, where there are any."""
     needs_checkpoints: bool = False
+    """Whether it does not work without them."""
     draws_at_random: bool = False
     """Whether `seed` changes the scores."""
 
@@ -91,6 +94,7 @@ METHODS: Mapping[str, MethodSpec] = {
             uses_damping=False,
             has_leverage_correction=False,
             precision="float32",
+            uses_checkpoints=True,
             needs_checkpoints=True,
         ),
         MethodSpec(
@@ -105,6 +109,13 @@ METHODS: Mapping[str, MethodSpec] = {
         ),
     )
 }
+
+
+def default_method(linear_head: bool, dim: int) -> str:
+    """Return the method of a job that names none, for P = `dim` selected parameters."""
+    if linear_head and dim <= DENSE_PARAMETER_LIMIT:
+        return "exact"
+    return "gauss_newton" if "gauss_newton" in METHODS else "cg"
 
 
 def method_spec(name: str) -> MethodSpec:

@@ -154,19 +154,26 @@ class Program:
     def at(self, parameters: Mapping[str, Tensor]) -> "Program":
         """Return the program with other values of its parameters, each by its name or by one of its other names.
 
+        Constants that are given too, such as the statistics of a normalisation, change with them.
+
         Raises:
-            InvalidArgument: WEIGHTS_MISMATCH where one is missing or has another shape.
+            InvalidArgument: WEIGHTS_MISMATCH where a parameter is missing, or something has another shape.
         """
         given = {self.aliases.get(name, name): tensor for name, tensor in parameters.items()}
-        for name, own in self.parameters.items():
+
+        def value(name: str, own: Tensor) -> Tensor:
             shape = tuple(given[name].shape) if name in given else None
             if shape != tuple(own.shape):
-                found = "none is given" if shape is None else f"the one given has the shape {shape}"
-                text = f"the model's parameter {name!r} has the shape {tuple(own.shape)}; {found}"
+                listed = ", ".join(sorted(given)[:5]) + (", …" if len(given) > 5 else "")
+                found = f"the one given has the shape {shape}" if shape else f"given are {listed or 'none'}"
+                text = f"the model's weights {name!r} have the shape {tuple(own.shape)}; {found}"
                 raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
+            return given[name].detach().to(own.device, own.dtype)
+
         return replace(
             self,
-            parameters={name: given[name].detach().to(own.device, own.dtype) for name, own in self.parameters.items()},
+            parameters={name: value(name, own) for name, own in self.parameters.items()},
+            constants={name: value(name, own) if name in given else own for name, own in self.constants.items()},
         )
 
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:

@@ -13,7 +13,9 @@ import torch
 import undue_service
 from undue_service.datasets.files import check_unchanged
 from undue_service.datasets.source import DatasetSource
+from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
+from undue_service.domain.methods import method_spec
 from undue_service.domain.reports import (
     Diagnostics,
     InfluenceReport,
@@ -22,7 +24,7 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import DataSource, ModelSpec
+from undue_service.domain.specs import DataSource, Influence, ModelSpec, SelfInfluence
 from undue_service.domain.tasks import (
     DatasetTask,
     InfluenceTask,
@@ -35,11 +37,11 @@ from undue_service.domain.tasks import (
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.diagnostics import EngineDiagnostics
+from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
-from undue_service.engine.program import Program
 from undue_service.engine.retrain import retrain
-from undue_service.models import OpenedModel, open_model
 
+from .opening import Models, open_checkpoints, open_initial
 from .reports import dataset_report, model_report
 from .results import write_counterfactuals, write_influence, write_rows, write_self_influence
 from .rows import SourceRows
@@ -89,11 +91,12 @@ class Place:
 
 
 class Workshop:
-    """Runs tasks on one device. The model opened last stays open: jobs come in runs over one model."""
+    """Runs tasks on one device, with `block_bytes` of its memory for the intermediate values of a block of rows."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, block_bytes: int = BLOCK_BYTES) -> None:
         self._device = torch.device(device)
-        self._opened: tuple[str, OpenedModel] | None = None
+        self._block_bytes = block_bytes
+        self._models = Models(self._device)
         self._shelf = Shelf()
 
     def run(self, task: Task, artifacts: Mapping[str, Path], scratch: Path, report: Report) -> TaskResult:
@@ -136,13 +139,18 @@ class Workshop:
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
-        opened = self._open(task.model, place)
+        objective = self._objective(task.model, place)
+        opened = self._models.open(task.model, place.artifacts, place.scratch)
         sample = place.source(task.sample) if task.sample is not None else None
-        return model_report(opened, self._objective(task.model, opened), sample, place.report)
+        weights = open_checkpoints(task.model, place.artifacts, place.scratch)
+        initial = open_initial(task.model, place.artifacts, place.scratch)
+        if initial is not None:
+            objective.at(initial)
+        return model_report(opened, objective, sample, weights, place.report)
 
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
-        objective = self._objective(task.model, self._open(task.model, place))
+        objective = self._objective(task.model, place, spec)
         train, test = place.source(task.train), place.source(task.test)
         found = influence(
             objective,
@@ -157,16 +165,22 @@ class Workshop:
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
             aggregate=spec.aggregate,
+            rank=spec.rank,
+            normalization=spec.normalization,
+            seed=spec.seed,
+            checkpoints=_checkpoints(task.model, spec, place),
+            ensemble=spec.ensemble,
+            memory_bytes=self._block_bytes,
             progress=place.report,
         )
         files = write_influence(place.scratch, found, train, test)
         digests = task.digests | {"code": code_digest()}
-        diagnostics = _completed(found.diagnostics, digests)
+        diagnostics = _completed(found.diagnostics, digests, spec.seed)
         return TaskResult(InfluenceReport(diagnostics, len(found.test.rows), len(train)), files)
 
     def _self_influence(self, task: SelfInfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
-        objective = self._objective(task.model, self._open(task.model, place))
+        objective = self._objective(task.model, place, spec)
         train = place.source(task.train)
         found = self_influence(
             objective,
@@ -177,16 +191,22 @@ class Workshop:
             leverage_correction=spec.leverage_correction,
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
+            rank=spec.rank,
+            normalization=spec.normalization,
+            seed=spec.seed,
+            checkpoints=_checkpoints(task.model, spec, place),
+            ensemble=spec.ensemble,
+            memory_bytes=self._block_bytes,
             progress=place.report,
         )
         files: tuple[Produced, ...] = (write_self_influence(place.scratch, found, train),)
         digests = task.digests | {"code": code_digest()}
-        diagnostics = _completed(found.diagnostics, digests)
+        diagnostics = _completed(found.diagnostics, digests, spec.seed)
         return TaskResult(InfluenceReport(diagnostics, len(found.train.rows), len(train)), files)
 
     def _retrain(self, task: RetrainTask, place: Place) -> TaskResult:
         spec = task.spec
-        objective = self._objective(task.model, self._open(task.model, place))
+        objective = self._objective(task.model, place)
         train = place.source(task.train)
         found = retrain(
             objective,
@@ -197,6 +217,7 @@ class Workshop:
             measurement=spec.measurement,
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
+            memory_bytes=self._block_bytes,
             progress=place.report,
         )
         recipe, digests = RETRAIN_RECIPE.format(distance=found.distance), task.digests | {"code": code_digest()}
@@ -204,25 +225,25 @@ class Workshop:
         report = InfluenceReport(diagnostics, len(found.rows), len(train))
         return TaskResult(report, (write_counterfactuals(place.scratch, found),))
 
-    def _open(self, model: ModelSpec, place: Place) -> OpenedModel:
-        if self._opened is None or self._opened[0] != model.digest:
-            self._opened = None  # the old one's memory goes before the new one comes
-            self._opened = (model.digest, open_model(place.artifacts[model.digest], model.format, place.scratch))
-        return self._opened[1]
-
-    def _objective(self, model: ModelSpec, opened: OpenedModel) -> Objective:
-        """Return the model with its objective, in float64: scores are exact whatever the weights were stored in."""
-        program = Program.from_exported(
-            opened.exported,
-            model.output,
-            input_names=[column.name for column in opened.inputs],
-            output_names=opened.outputs,
+    def _objective(self, model: ModelSpec, place: Place, spec: Influence | SelfInfluence | None = None) -> Objective:
+        """Return the model with its objective: for scores, in the precision of their method; else in float64."""
+        if spec is None:
+            return self._models.objective(model, place.artifacts, place.scratch)
+        precision = method_spec(spec.method).precision
+        return self._models.objective(
+            model, place.artifacts, place.scratch, parameters=spec.parameters, precision=precision
         )
-        return Objective(program.to(self._device, torch.float64), model.objective, model.parameters)
 
 
-def _completed(found: EngineDiagnostics, digests: Mapping[str, str]) -> Diagnostics:
-    return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=SEED, digests=digests)
+def _checkpoints(model: ModelSpec, spec: Influence | SelfInfluence, place: Place) -> tuple[Checkpoint, ...]:
+    """Return the checkpoints that a job works over."""
+    if not (spec.ensemble or method_spec(spec.method).uses_checkpoints):
+        return ()
+    return open_checkpoints(model, place.artifacts, place.scratch)
+
+
+def _completed(found: EngineDiagnostics, digests: Mapping[str, str], seed: int) -> Diagnostics:
+    return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=seed, digests=digests)
 
 
 def _out_of_memory() -> ResourceExhausted:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from undue.v1 import jobs_pb2, tensors_pb2
 from undue_service.domain.costs import Estimate
-from undue_service.domain.jobs import Job
+from undue_service.domain.jobs import Job, Progress
 from undue_service.domain.reports import (
     Diagnostics,
     InfluenceReport,
@@ -28,6 +28,7 @@ from .enums import (
     DTYPES,
     JOB_STATES,
     MEASUREMENTS,
+    NORMALIZATIONS,
     SCALES,
 )
 from .errors import failure_to_status
@@ -39,7 +40,7 @@ def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
     message = jobs_pb2.Job(
         name=value.name,
         state=JOB_STATES.to_proto(value.state),
-        progress=jobs_pb2.Progress(stage=value.progress.stage, done=value.progress.done, total=value.progress.total),
+        progress=_progress(value.progress),
         error=failure_to_status(value.failure) if value.failure else None,
         attempt=value.attempt,
         create_time=timestamp(value.create_time),
@@ -163,10 +164,18 @@ def score_block(first: int, scores: npt.NDArray[np.float32]) -> jobs_pb2.ScoreBl
 
 def _common(spec: Influence | SelfInfluence) -> dict[str, Any]:
     names = ("model", "train", "method", "damping", "top_k", "leverage_correction", "tolerance", "max_iterations")
-    return {name: getattr(spec, name) for name in names}
+    more = ("parameters", "rank", "ensemble", "seed")
+    normalization = NORMALIZATIONS.to_proto(spec.normalization) if spec.normalization else None
+    return {name: getattr(spec, name) for name in names + more} | {"normalization": normalization}
 
 
 def _value(value: Value) -> tensors_pb2.Value:
     if isinstance(value, tuple):
         return tensors_pb2.Value(numbers=tensors_pb2.NumberList(values=value))
     return tensors_pb2.Value(label=value) if isinstance(value, int) else tensors_pb2.Value(number=value)
+
+
+def _progress(value: Progress) -> jobs_pb2.Progress:
+    return jobs_pb2.Progress(
+        stage=value.stage, done=value.done, total=value.total, rate=value.rate, seconds_left=value.seconds_left
+    )

@@ -17,8 +17,8 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import sources
-from .enums import FORMATS, LOSSES, MEASUREMENTS
+from . import recipes, sources
+from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
 MAX_WITHOUT_ROWS = 1_000_000
@@ -35,6 +35,12 @@ def model_spec(request: models_pb2.CreateModelRequest, digest: Digest) -> ModelS
         parameters=tuple(model.parameters),
         output=model.output or None,
         sample=model.sample or None,
+        training=(
+            recipes.read_training("model.training", model.training, digest) if model.HasField("training") else None
+        ),
+        checkpoints=tuple(
+            recipes.read_checkpoint(f"model.checkpoints[{i}]", one, digest) for i, one in enumerate(model.checkpoints)
+        ),
     )
 
 
@@ -78,7 +84,7 @@ def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:
         method=spec.method,
         measurement=_measurement(spec.measurement),
         aggregate="mean" if spec.HasField("aggregate") else None,
-        **_optional(spec, "damping", "top_k", "leverage_correction", "tolerance", "max_iterations"),
+        **_scoring(spec),
     )
 
 
@@ -87,7 +93,7 @@ def _self_influence(spec: jobs_pb2.SelfInfluenceSpec) -> SelfInfluence:
         model=spec.model,
         train=spec.train,
         method=spec.method,
-        **_optional(spec, "damping", "top_k", "leverage_correction", "tolerance", "max_iterations"),
+        **_scoring(spec),
     )
 
 
@@ -104,6 +110,20 @@ def _retrain(spec: jobs_pb2.RetrainSpec) -> Retrain:
         measurement=_measurement(spec.measurement),
         **_optional(spec, "tolerance", "max_iterations"),
     )
+
+
+def _scoring(spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> dict[str, Any]:
+    """Return the settings of a method."""
+    normalization = None
+    if spec.HasField("normalization"):
+        normalization = NORMALIZATIONS.to_domain("normalization", spec.normalization)
+    return {
+        "parameters": tuple(spec.parameters),
+        "normalization": normalization,
+        "ensemble": spec.ensemble,
+        "seed": spec.seed,
+        **_optional(spec, "damping", "top_k", "leverage_correction", "tolerance", "max_iterations", "rank"),
+    }
 
 
 def _measurement(number: int) -> Any:
