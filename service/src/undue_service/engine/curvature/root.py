@@ -1,7 +1,8 @@
 """Rows of a square root of the Gauss–Newton matrix: Φ with ΦᵀΦ = (1/n) Σ_i w_i J_iᵀ Σ_i J_i, those of largest norm.
 
-Σ_i = ∂²ℓ_i/∂f² = Σ_k σ_k u_k u_kᵀ gives the rows √(w_i σ_k / n) J_iᵀ u_k of training row i. Eigenvectors of Σ_i put more
-of the trace into fewer rows than √p_c (e_c − p) does; few rows carry most of it, as Σ_i is small where a model is sure.
+Σ_i = ∂²ℓ_i/∂f² = Σ_k σ_k u_k u_kᵀ gives the rows √(w_i σ_k / n) J_iᵀ u_k of training row i. Eigenvectors of Σ_i put
+more of the trace into fewer rows than √p_c (e_c − p) does; few rows carry most of it, as Σ_i is small where a model is
+sure.
 """
 
 from collections.abc import Sequence
@@ -135,8 +136,8 @@ class _Largest:
     def found(self) -> tuple[tuple[Part, ...], Tensor]:
         if not self._parts:
             text = (
-                "no training row curves the objective: every weight is zero, or the model is certain of every row; check "
-                "the data set and the objective that were registered"
+                "no training row curves the objective: every weight is zero, or the model is certain of every row; "
+                "check the data set and the objective that were registered"
             )
             raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text)
         self._prune()
@@ -175,7 +176,7 @@ def _output_roots(objective: Objective, f: Tensor, batch: Batch, n: int) -> Tens
 def _compact(part: Part) -> Part:
     """Return a part with several positions added up, where that takes hardly more numbers."""
     if isinstance(part, Outer) and not part.single:
-        _, G, T, I = part.inputs.shape  # noqa: E741
+        _, _, T, I = part.inputs.shape  # noqa: E741
         O = part.deltas.shape[3]  # noqa: E741
         if I * O <= 2 * T * (I + O):
             return Dense(part.rows())

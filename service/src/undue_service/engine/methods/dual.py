@@ -21,7 +21,7 @@ from undue_service.engine.solvers.dual import Dual, DualState, inverse_product
 from .base import Columns, Factors, Problem, Queries, ScoreBlock, SelfScores, row_weights, score_blocks
 
 DEFAULT_ROWS = 2_000
-"""M, where the caller names none. On digits (16,970 rows, MLP and CNN) 2,000 rows are as good as all: see docs/scores.md."""
+"""M, where the caller names none: on digits (MLP and CNN, 16,970 rows) their LDS is that of all (docs/scores.md)."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _warnings(root: Root, wanted: int) -> tuple[str, ...]:
     if root.kept >= min(wanted, root.count):
         return ()
     text = (
-        f"of {min(wanted, root.count):,} rows of the Gauss–Newton's square root the {root.kept:,} largest were kept: more "
-        "do not fit into the memory allowed"
+        f"of {min(wanted, root.count):,} rows of the Gauss–Newton's square root the {root.kept:,} largest were kept: "
+        "more do not fit into the memory allowed"
     )
     return (text,)
