@@ -10,7 +10,9 @@ from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     DatasetValidation,
     DataSource,
+    Fidelity,
     Influence,
+    Leverage,
     ModelSpec,
     ModelValidation,
     Retrain,
@@ -18,7 +20,9 @@ from undue_service.domain.specs import (
 )
 from undue_service.domain.tasks import (
     DatasetTask,
+    FidelityTask,
     InfluenceTask,
+    LeverageTask,
     ModelTask,
     RetrainTask,
     RowsTask,
@@ -37,6 +41,8 @@ _EXPECTED: Mapping[type, tuple[type, frozenset[str], frozenset[str]]] = {
     InfluenceTask: (InfluenceReport, frozenset({"explanations"}), frozenset({"scores"})),
     SelfInfluenceTask: (InfluenceReport, frozenset({"self_influences"}), frozenset()),
     RetrainTask: (InfluenceReport, frozenset({"counterfactuals"}), frozenset()),
+    FidelityTask: (InfluenceReport, frozenset({"comparisons"}), frozenset()),
+    LeverageTask: (InfluenceReport, frozenset({"leverages"}), frozenset()),
     RowsTask: (RowsReport, frozenset({"rows"}), frozenset()),
 }
 """Task to the report that it ends with, the files that it must leave, and those that it may leave."""
@@ -132,9 +138,15 @@ class Planner:
             case Retrain() as spec:
                 model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
                 return RetrainTask(spec, model, train, test, found), needed
+            case Fidelity() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return FidelityTask(spec, model, train, test, found), needed
             case SelfInfluence() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return SelfInfluenceTask(spec, model, train, found), needed
+            case Leverage() as spec:
+                model, (train,), found, needed = self._trained(job, spec.model, spec.train)
+                return LeverageTask(spec, model, train, found), needed
 
     def _trained(
         self, job: Job, model: str, *datasets: str

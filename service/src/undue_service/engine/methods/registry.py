@@ -10,12 +10,22 @@ from .base import Method
 from .cg import CG
 from .ekfac import EkFac
 from .exact import Exact
+from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
 from .representation import Representation
 from .tracin import TracIn
 
-_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), EkFac(), GradDot(), GradCos(), TracIn(), Representation())
+_METHODS: tuple[Method[Any], ...] = (
+    Exact(),
+    CG(),
+    EkFac(),
+    GaussNewtonInfluence(),
+    GradDot(),
+    GradCos(),
+    TracIn(),
+    Representation(),
+)
 
 REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 
