@@ -50,6 +50,7 @@ def bench(tmp_path_factory, digits):
         ("mlp", "influence", {"method": "exact", "rows": range(20), "damping": 1.0}),
         ("mlp", "influence", {"method": "cg", "rows": range(20), "damping": 0.3}),
         ("mlp", "influence", {"method": "grad_dot", "rows": range(100)}),
+        ("mlp", "influence", {"method": "ekfac", "rows": range(100)}),
     ],
 )
 def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
