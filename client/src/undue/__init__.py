@@ -32,7 +32,9 @@ from ._errors import (
     Unimplemented,
 )
 from ._inputs import Objective
+from ._recipes import Checkpoint, Training
 from ._resources import (
+    CheckpointInfo,
     Dataset,
     DatasetReport,
     Estimate,
@@ -82,6 +84,8 @@ __all__ = [
     "AsyncSelfInfluenceJob",
     "AsyncValidationJob",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointInfo",
     "Client",
     "Counterfactual",
     "Dataset",
@@ -130,6 +134,7 @@ __all__ = [
     "State",
     "Stationarity",
     "TensorSpec",
+    "Training",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

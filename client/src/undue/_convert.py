@@ -9,7 +9,9 @@ from google.rpc import status_pb2
 
 from ._errors import Internal
 from ._inputs import Objective, ObjectiveName
+from ._recipes import Schedule, Training
 from ._resources import (
+    CheckpointInfo,
     Dataset,
     DatasetReport,
     Example,
@@ -36,6 +38,18 @@ _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "cross_entropy": models_pb2.Objective.LOSS_CROSS_ENTROPY,
     "binary_logistic": models_pb2.Objective.LOSS_BINARY_LOGISTIC,
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
+}
+
+WEIGHTS_FORMATS: dict[str, models_pb2.WeightsFile.Format.ValueType] = {
+    "safetensors": models_pb2.WeightsFile.FORMAT_SAFETENSORS,
+    "onnx": models_pb2.WeightsFile.FORMAT_ONNX,
+    "pt2": models_pb2.WeightsFile.FORMAT_PT2,
+}
+
+SCHEDULES: dict[Schedule | None, models_pb2.Training.Schedule.ValueType] = {
+    None: models_pb2.Training.SCHEDULE_UNSPECIFIED,
+    "linear": models_pb2.Training.SCHEDULE_LINEAR,
+    "cosine": models_pb2.Training.SCHEDULE_COSINE,
 }
 
 _OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
@@ -75,7 +89,34 @@ def model(message: models_pb2.Model) -> Model:
         validation_job=message.validation_job,
         create_time=moment(message.create_time),
         etag=message.etag,
+        training=_training(message.training) if message.HasField("training") else None,
+        checkpoints=_checkpoints(message),
     )
+
+
+def _training(message: models_pb2.Training) -> Training:
+    start = message.WhichOneof("init")
+    return Training(
+        optimizer="adam" if message.optimizer == models_pb2.Training.OPTIMIZER_ADAM else "sgd",
+        lr=message.lr,
+        epochs=message.epochs,
+        batch_size=message.batch_size if message.HasField("batch_size") else None,
+        schedule={number: word for word, number in SCHEDULES.items()}[message.schedule],
+        momentum=message.momentum,
+        betas=(message.beta1, message.beta2),
+        eps=message.eps,
+        seed=message.seed,
+        init={"weights": "weights", "initialiser": "torch"}[start] if start else None,
+    )
+
+
+def _checkpoints(message: models_pb2.Model) -> tuple[CheckpointInfo, ...]:
+    found = [
+        stationarity(one.stationarity) if one.HasField("stationarity") else None for one in message.report.checkpoints
+    ]
+    found += [None] * (len(message.checkpoints) - len(found))
+    pairs = zip(message.checkpoints, found, strict=True)
+    return tuple(CheckpointInfo(one.learning_rate, fit) for one, fit in pairs)
 
 
 def _model_report(message: models_pb2.ModelReport) -> ModelReport:
@@ -149,11 +190,28 @@ def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
     limits = message.limits
     return ServerInfo(
         version=message.version,
-        methods=tuple(MethodInfo(m.name, scale(m.scale), m.estimand, m.uses_damping) for m in message.methods),
+        methods=tuple(_method(one) for one in message.methods),
         limits=Limits(limits.max_upload_bytes, limits.max_chunk_bytes, limits.max_page_size),
         devices=tuple(device.name for device in message.devices),
         runners=tuple(RunnerInfo(r.pid, r.device, r.lane, name(states, r.state, "STATE_")) for r in message.runners),
         libraries=dict(message.libraries),
+    )
+
+
+def _method(message: server_info_pb2.MethodInfo) -> MethodInfo:
+    return MethodInfo(
+        name=message.name,
+        scale=scale(message.scale),
+        estimand=message.estimand,
+        uses_damping=message.uses_damping,
+        is_iterative=message.is_iterative,
+        has_leverage_correction=message.has_leverage_correction,
+        rank=message.rank,
+        has_normalization=message.has_normalization,
+        needs_checkpoints=message.needs_checkpoints,
+        draws_at_random=message.draws_at_random,
+        has_self_influence=message.has_self_influence,
+        parameter_limit=message.parameter_limit or None,
     )
 
 

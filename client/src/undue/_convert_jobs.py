@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ._convert import name, scale, stationarity
 from ._errors import invalid
-from ._inputs import Aggregate, Measurement
+from ._inputs import Aggregate, Measurement, Normalization
 from ._resources import (
     Estimate,
     JobState,
@@ -25,6 +25,11 @@ _MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
 
 
 _AGGREGATES: dict[Aggregate, jobs_pb2.Aggregate.ValueType] = {"mean": jobs_pb2.AGGREGATE_MEAN}
+
+_NORMALIZATIONS: dict[Normalization, jobs_pb2.Normalization.ValueType] = {
+    "theta": jobs_pb2.NORMALIZATION_THETA,
+    "loss": jobs_pb2.NORMALIZATION_LOSS,
+}
 
 
 def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType:
@@ -49,6 +54,17 @@ def aggregate(field: str, name: Aggregate) -> jobs_pb2.Aggregate.ValueType:
     return _AGGREGATES[name]
 
 
+def normalization(field: str, name: Normalization) -> jobs_pb2.Normalization.ValueType:
+    """Return the number of a normalization.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _NORMALIZATIONS:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_NORMALIZATIONS)}")
+    return _NORMALIZATIONS[name]
+
+
 def estimate(message: jobs_pb2.Estimate) -> Estimate:
     """Return what a job would take."""
     return Estimate(message.rows, message.peak_bytes, message.seconds)
@@ -61,7 +77,9 @@ def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
 
 def progress(message: jobs_pb2.Job) -> Progress:
     """Return how far a job has come."""
-    return Progress(job_state(message.state), message.progress.stage, message.progress.done, message.progress.total)
+    told = message.progress
+    left = told.seconds_left if told.HasField("seconds_left") else None
+    return Progress(job_state(message.state), told.stage, told.done, told.total, told.rate, left)
 
 
 def job_spec(message: jobs_pb2.Job) -> dict[str, object]:

@@ -11,6 +11,7 @@ from ._errors import invalid
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
 Measurement = Literal["loss", "logit", "margin"]
 Aggregate = Literal["mean"]
+Normalization = Literal["theta", "loss"]
 
 
 @dataclass(frozen=True, slots=True, init=False)

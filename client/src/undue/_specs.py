@@ -1,11 +1,13 @@
 """What callers ask for, as messages: one function a kind of job, which checks its arguments. Pure."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from . import _convert_jobs
 from ._inputs import (
     Aggregate,
     Measurement,
+    Normalization,
     non_negative,
     positive,
     relative,
@@ -13,6 +15,7 @@ from ._inputs import (
     row_count,
     row_numbers,
     row_sets,
+    strings,
 )
 from ._resources import Dataset, Model
 from .v1 import jobs_pb2
@@ -24,7 +27,7 @@ def influence(
     train: Dataset | str,
     test: Dataset | str,
     rows: Iterable[int] | None = None,
-    method: str = "exact",
+    method: str | None = None,
     measurement: Measurement = "loss",
     damping: float | None = None,
     top_k: int | None = 10,
@@ -32,6 +35,11 @@ def influence(
     tolerance: float | None = None,
     max_iterations: int | None = None,
     aggregate: Aggregate | None = None,
+    parameters: Iterable[str] | None = None,
+    rank: int | None = None,
+    normalization: Normalization | None = None,
+    ensemble: bool = False,
+    seed: int = 0,
     timeout_seconds: float | None = None,
 ) -> jobs_pb2.Job:
     """Return an influence job.
@@ -44,7 +52,7 @@ def influence(
         train=resource_name("train", "datasets", train),
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
-        method=method,
+        method=method or "",
         measurement=_convert_jobs.measurement("measurement", measurement),
         damping=None if damping is None else non_negative("damping", damping),
         top_k=row_count("top_k", top_k),
@@ -52,6 +60,7 @@ def influence(
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         aggregate=None if aggregate is None else _convert_jobs.aggregate("aggregate", aggregate),
+        **_scoring(parameters, rank, normalization, ensemble, seed),
     )
     return jobs_pb2.Job(influence=spec, timeout_seconds=_timeout(timeout_seconds))
 
@@ -60,12 +69,17 @@ def self_influence(
     model: Model | str,
     *,
     train: Dataset | str,
-    method: str = "exact",
+    method: str | None = None,
     damping: float | None = None,
     top_k: int | None = None,
     leverage_correction: bool | None = None,
     tolerance: float | None = None,
     max_iterations: int | None = None,
+    parameters: Iterable[str] | None = None,
+    rank: int | None = None,
+    normalization: Normalization | None = None,
+    ensemble: bool = False,
+    seed: int = 0,
     timeout_seconds: float | None = None,
 ) -> jobs_pb2.Job:
     """Return a self-influence job.
@@ -76,12 +90,13 @@ def self_influence(
     spec = jobs_pb2.SelfInfluenceSpec(
         model=resource_name("model", "models", model),
         train=resource_name("train", "datasets", train),
-        method=method,
+        method=method or "",
         damping=None if damping is None else non_negative("damping", damping),
         top_k=row_count("top_k", top_k),
         leverage_correction=leverage_correction,
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+        **_scoring(parameters, rank, normalization, ensemble, seed),
     )
     return jobs_pb2.Job(self_influence=spec, timeout_seconds=_timeout(timeout_seconds))
 
@@ -114,6 +129,23 @@ def retrain(
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
     )
     return jobs_pb2.Job(retrain=spec, timeout_seconds=_timeout(timeout_seconds))
+
+
+def _scoring(
+    parameters: Iterable[str] | None,
+    rank: int | None,
+    normalization: Normalization | None,
+    ensemble: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the settings of a method that every job of scores has."""
+    return {
+        "parameters": strings("parameters", parameters or ()),
+        "rank": None if rank is None else positive("rank", rank),
+        "normalization": None if normalization is None else _convert_jobs.normalization("normalization", normalization),
+        "ensemble": ensemble,
+        "seed": int(non_negative("seed", seed)),
+    }
 
 
 def _timeout(seconds: float | None) -> float:

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 from undue import _convert, _convert_jobs, _specs
 from undue._embedded import EmbeddedService
 from undue._grpc_blocking import in_thread
-from undue._inputs import Aggregate, Measurement
+from undue._inputs import Aggregate, Measurement, Normalization
 from undue._resources import Dataset, Estimate, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
@@ -76,7 +76,7 @@ class Client:
         train: Dataset | str,
         test: Dataset | str,
         rows: Iterable[int] | None = None,
-        method: str = "exact",
+        method: str | None = None,
         measurement: Measurement = "loss",
         damping: float | None = None,
         top_k: int | None = 10,
@@ -84,6 +84,11 @@ class Client:
         tolerance: float | None = None,
         max_iterations: int | None = None,
         aggregate: Aggregate | None = None,
+        parameters: Iterable[str] | None = None,
+        rank: int | None = None,
+        normalization: Normalization | None = None,
+        ensemble: bool = False,
+        seed: int = 0,
         timeout_seconds: float | None = None,
     ) -> InfluenceJob:
         """Queue a job that scores training rows for test rows.
@@ -95,7 +100,8 @@ class Client:
             train: the data set that it was trained on.
             test: the data set whose predictions are explained.
             rows: rows of `test`; None means all.
-            method: name of the method, as `server_info` lists it.
+            method: name of the method, as `server_info` lists it; None is `exact` for a linear head of up to 12,000
+                parameters, else `gauss_newton`.
             measurement: which cost: "loss", the test row's loss without the L2 term; "logit", minus the explained
                 class's logit; "margin", minus its logit over the log-sum-exp of the others. The last two are for
                 classification.
@@ -109,6 +115,12 @@ class Client:
                 SOLVER_NOT_CONVERGED.
             aggregate: "mean" explains the mean of the rows' costs, which makes one explanation of all rows; None
                 explains each row by itself.
+            parameters: fnmatch patterns of the parameters that the scores run over; None means those that the model
+                registered.
+            rank: what the method truncates to (`ekfac`, `gauss_newton`, `arnoldi`, `trak`); None is its own.
+            normalization: of `relatif`: "theta" or "loss"; None is "theta".
+            ensemble: average the scores over the model's checkpoints.
+            seed: of whatever the method draws at random.
             timeout_seconds: how long it may run; None for as long as it takes. Past it the job fails, JOB_DEADLINE.
 
         Raises:
@@ -130,6 +142,11 @@ class Client:
             tolerance=tolerance,
             max_iterations=max_iterations,
             aggregate=aggregate,
+            parameters=parameters,
+            rank=rank,
+            normalization=normalization,
+            ensemble=ensemble,
+            seed=seed,
             timeout_seconds=timeout_seconds,
         )
         return cast(InfluenceJob, self._create(spec))
@@ -139,12 +156,17 @@ class Client:
         model: Model | str,
         *,
         train: Dataset | str,
-        method: str = "exact",
+        method: str | None = None,
         damping: float | None = None,
         top_k: int | None = None,
         leverage_correction: bool | None = None,
         tolerance: float | None = None,
         max_iterations: int | None = None,
+        parameters: Iterable[str] | None = None,
+        rank: int | None = None,
+        normalization: Normalization | None = None,
+        ensemble: bool = False,
+        seed: int = 0,
         timeout_seconds: float | None = None,
     ) -> SelfInfluenceJob:
         """Queue a job that ranks training rows by their influence on their own loss; mislabelled rows come first.
@@ -152,12 +174,18 @@ class Client:
         Args:
             model: the model, or its name; without a version, the newest.
             train: the data set that it was trained on.
-            method: name of the method, as `server_info` lists it.
+            method: name of the method, as `server_info` lists it; None is `exact` for a linear head of up to 12,000
+                parameters, else `gauss_newton`.
             damping: λ in H + λI, as in `influence`.
             top_k: how many rows to keep; None keeps all.
             leverage_correction: as in `influence`.
             tolerance: as in `influence`.
             max_iterations: as in `influence`.
+            parameters: as in `influence`.
+            rank: as in `influence`.
+            normalization: as in `influence`.
+            ensemble: as in `influence`.
+            seed: as in `influence`.
             timeout_seconds: as in `influence`.
 
         Raises:
@@ -175,6 +203,11 @@ class Client:
             leverage_correction=leverage_correction,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            parameters=parameters,
+            rank=rank,
+            normalization=normalization,
+            ensemble=ensemble,
+            seed=seed,
             timeout_seconds=timeout_seconds,
         )
         return cast(SelfInfluenceJob, self._create(spec))

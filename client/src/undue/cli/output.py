@@ -228,7 +228,9 @@ def _brief(values: np.ndarray[Any, Any]) -> str:
 
 def _progress(progress: Progress) -> str:
     counted = f" {progress.done:,} of {progress.total:,}" if progress.total else ""
-    return f"{progress.stage}{counted}".strip()
+    rate = f", {progress.rate:,.3g}/s" if progress.rate else ""
+    left = f", {progress.seconds_left:,.0f} s left" if progress.seconds_left is not None else ""
+    return f"{progress.stage}{counted}{rate}{left}".strip()
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Callable
 
-from undue import Client, InfluenceJob, Objective, RetrainJob, SelfInfluenceJob
+from undue import Checkpoint, Client, InfluenceJob, Objective, RetrainJob, SelfInfluenceJob, Training
+from undue._errors import invalid
 
 from . import files
 from .output import Output
@@ -21,6 +22,8 @@ def register_model(client: Client, options: argparse.Namespace, out: Output) -> 
             parameters=options.parameters,
             output=options.output,
             sample=options.sample,
+            training=_training(options),
+            checkpoints=[_checkpoint(*each) for each in options.checkpoint],
             wait=options.wait,
         )
     )
@@ -127,8 +130,38 @@ def server_info(client: Client, _: argparse.Namespace, out: Output) -> None:
 
 
 _ITERATED = {"train", "tolerance", "max_iterations", "timeout_seconds"}
-_SCORED = _ITERATED | {"method", "damping", "top_k", "leverage_correction"}
+_SCORED = (
+    _ITERATED
+    | {"method", "damping", "top_k", "leverage_correction"}
+    | {"parameters", "rank", "normalization", "ensemble", "seed"}
+)
 _TESTED = {"test", "rows", "measurement"}
+
+
+def _training(options: argparse.Namespace) -> Training | None:
+    """Return the recipe that the options describe; None where they describe none."""
+    if options.optimizer is None:
+        given = [name for name in ("lr", "epochs", "batch_size", "schedule", "init") if getattr(options, name)]
+        if given:
+            raise invalid("optimizer", f"is needed beside --{given[0].replace('_', '-')}: a recipe of training has one")
+        return None
+    return Training(
+        options.optimizer,
+        options.lr,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        schedule=options.schedule,
+        momentum=options.momentum,
+        seed=options.training_seed,
+        init=options.init,
+    )
+
+
+def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
+    try:
+        return Checkpoint(file, float(learning_rate))
+    except ValueError:
+        raise invalid("checkpoint", f"{learning_rate!r} is no learning rate: write FILE LR") from None
 
 
 def _ask(

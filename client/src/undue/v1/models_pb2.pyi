@@ -91,6 +91,8 @@ class Model(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{version}`."""
     format: Global___Model.Format.ValueType
@@ -127,6 +129,14 @@ class Model(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was registered."""
 
+    @_builtins.property
+    def training(self) -> Global___Training:
+        """The recipe by which it was trained, for training it again; unset where that is not known."""
+
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """The same model at other weights: of earlier epochs, or of other seeds."""
+
     def __init__(
         self,
         *,
@@ -143,14 +153,249 @@ class Model(_message.Message):
         error: _status_pb2.Status | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        training: Global___Training | None = ...,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "objective", b"objective", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "objective", b"objective", "report", b"report", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "etag", b"etag", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "create_time", b"create_time", "error", b"error", "etag", b"etag", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "training", b"training", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class WeightsFile(_message.Message):
+    """WeightsFile holds a value of every parameter of the model, by the names that the model's file has for them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Format:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WeightsFile._Format.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FORMAT_UNSPECIFIED: WeightsFile._Format.ValueType  # 0
+        """Not given."""
+        FORMAT_SAFETENSORS: WeightsFile._Format.ValueType  # 1
+        """safetensors."""
+        FORMAT_ONNX: WeightsFile._Format.ValueType  # 2
+        """ONNX: the model itself, at other weights."""
+        FORMAT_PT2: WeightsFile._Format.ValueType  # 3
+        """torch.export archive: the model itself, at other weights."""
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper):
+        """Format is the format of the file."""
+
+    FORMAT_UNSPECIFIED: WeightsFile.Format.ValueType  # 0
+    """Not given."""
+    FORMAT_SAFETENSORS: WeightsFile.Format.ValueType  # 1
+    """safetensors."""
+    FORMAT_ONNX: WeightsFile.Format.ValueType  # 2
+    """ONNX: the model itself, at other weights."""
+    FORMAT_PT2: WeightsFile.Format.ValueType  # 3
+    """torch.export archive: the model itself, at other weights."""
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    format: Global___WeightsFile.Format.ValueType
+    """Format of the file."""
+    upload: _builtins.str
+    """The file: `uploads/{upload}`. Empty in answers."""
+    def __init__(
+        self,
+        *,
+        format: Global___WeightsFile.Format.ValueType = ...,
+        upload: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsFile: _TypeAlias = WeightsFile  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """Checkpoint is the model at other weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    learning_rate: _builtins.float
+    """Learning rate of the steps that it stands for."""
+    @_builtins.property
+    def weights(self) -> Global___WeightsFile:
+        """Its weights."""
+
+    def __init__(
+        self,
+        *,
+        weights: Global___WeightsFile | None = ...,
+        learning_rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate", b"learning_rate", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class Training(_message.Message):
+    """Training is the recipe by which a model was trained. A step descends (1/B) Σ w_i ℓ_i + l2/2 · ‖θ‖² over B rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Optimizer:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OptimizerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Training._Optimizer.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OPTIMIZER_UNSPECIFIED: Training._Optimizer.ValueType  # 0
+        """Not given."""
+        OPTIMIZER_SGD: Training._Optimizer.ValueType  # 1
+        """Stochastic gradient descent, with momentum."""
+        OPTIMIZER_ADAM: Training._Optimizer.ValueType  # 2
+        """Adam (Kingma & Ba 2015), the L2 term in its gradient."""
+
+    class Optimizer(_Optimizer, metaclass=_OptimizerEnumTypeWrapper):
+        """Optimizer is how a gradient becomes a step."""
+
+    OPTIMIZER_UNSPECIFIED: Training.Optimizer.ValueType  # 0
+    """Not given."""
+    OPTIMIZER_SGD: Training.Optimizer.ValueType  # 1
+    """Stochastic gradient descent, with momentum."""
+    OPTIMIZER_ADAM: Training.Optimizer.ValueType  # 2
+    """Adam (Kingma & Ba 2015), the L2 term in its gradient."""
+
+    class _Schedule:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScheduleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Training._Schedule.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SCHEDULE_UNSPECIFIED: Training._Schedule.ValueType  # 0
+        """It stays."""
+        SCHEDULE_LINEAR: Training._Schedule.ValueType  # 1
+        """Down to 0 over all steps, in a line."""
+        SCHEDULE_COSINE: Training._Schedule.ValueType  # 2
+        """Down to 0 over all steps, as half a cosine."""
+
+    class Schedule(_Schedule, metaclass=_ScheduleEnumTypeWrapper):
+        """Schedule is what becomes of the learning rate."""
+
+    SCHEDULE_UNSPECIFIED: Training.Schedule.ValueType  # 0
+    """It stays."""
+    SCHEDULE_LINEAR: Training.Schedule.ValueType  # 1
+    """Down to 0 over all steps, in a line."""
+    SCHEDULE_COSINE: Training.Schedule.ValueType  # 2
+    """Down to 0 over all steps, as half a cosine."""
+
+    class _Initialiser:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _InitialiserEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Training._Initialiser.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        INITIALISER_UNSPECIFIED: Training._Initialiser.ValueType  # 0
+        """Not given."""
+        INITIALISER_TORCH: Training._Initialiser.ValueType  # 1
+        """As torch's own layers draw theirs."""
+
+    class Initialiser(_Initialiser, metaclass=_InitialiserEnumTypeWrapper):
+        """Initialiser is how weights are drawn for a start from nothing."""
+
+    INITIALISER_UNSPECIFIED: Training.Initialiser.ValueType  # 0
+    """Not given."""
+    INITIALISER_TORCH: Training.Initialiser.ValueType  # 1
+    """As torch's own layers draw theirs."""
+
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    LR_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    BETA1_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    EPS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    INITIALISER_FIELD_NUMBER: _builtins.int
+    optimizer: Global___Training.Optimizer.ValueType
+    """Optimizer."""
+    lr: _builtins.float
+    """Learning rate at the first step."""
+    epochs: _builtins.int
+    """How often the training set is gone through."""
+    batch_size: _builtins.int
+    """Rows of a step. Unset: all."""
+    momentum: _builtins.float
+    """Momentum of SGD."""
+    beta1: _builtins.float
+    """Decay of Adam's first moment. Unset: 0.9."""
+    beta2: _builtins.float
+    """Decay of Adam's second moment. Unset: 0.999."""
+    eps: _builtins.float
+    """What Adam adds to the root of the second moment. Unset: 1e-8."""
+    schedule: Global___Training.Schedule.ValueType
+    """Of the learning rate."""
+    seed: _builtins.int
+    """Of the order of the rows, and of what is drawn."""
+    initialiser: Global___Training.Initialiser.ValueType
+    """Weights that are drawn."""
+    @_builtins.property
+    def weights(self) -> Global___WeightsFile:
+        """Weights from a file."""
+
+    def __init__(
+        self,
+        *,
+        optimizer: Global___Training.Optimizer.ValueType = ...,
+        lr: _builtins.float = ...,
+        epochs: _builtins.int = ...,
+        batch_size: _builtins.int | None = ...,
+        momentum: _builtins.float = ...,
+        beta1: _builtins.float | None = ...,
+        beta2: _builtins.float | None = ...,
+        eps: _builtins.float | None = ...,
+        schedule: Global___Training.Schedule.ValueType = ...,
+        seed: _builtins.int = ...,
+        weights: Global___WeightsFile | None = ...,
+        initialiser: Global___Training.Initialiser.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta1", b"_beta1", "_beta2", b"_beta2", "_eps", b"_eps", "batch_size", b"batch_size", "beta1", b"beta1", "beta2", b"beta2", "eps", b"eps", "init", b"init", "initialiser", b"initialiser", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta1", b"_beta1", "_beta2", b"_beta2", "_eps", b"_eps", "batch_size", b"batch_size", "beta1", b"beta1", "beta2", b"beta2", "epochs", b"epochs", "eps", b"eps", "init", b"init", "initialiser", b"initialiser", "lr", b"lr", "momentum", b"momentum", "optimizer", b"optimizer", "schedule", b"schedule", "seed", b"seed", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
+    _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
+    _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
+    _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
+    _WhichOneofReturnType__eps: _TypeAlias = _typing.Literal["eps"]  # noqa: Y015
+    _WhichOneofArgType__eps: _TypeAlias = _typing.Literal["_eps", b"_eps"]  # noqa: Y015
+    _WhichOneofReturnType_init: _TypeAlias = _typing.Literal["weights", "initialiser"]  # noqa: Y015
+    _WhichOneofArgType_init: _TypeAlias = _typing.Literal["init", b"init"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eps) -> _WhichOneofReturnType__eps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_init) -> _WhichOneofReturnType_init | None: ...
+
+Global___Training: _TypeAlias = Training  # noqa: Y015
 
 @_typing.final
 class Objective(_message.Message):
@@ -226,6 +471,7 @@ class ModelReport(_message.Message):
     PARITY_FIELD_NUMBER: _builtins.int
     STATIONARITY_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     dtype: _tensors_pb2.DataType.ValueType
     """Element type of the parameters."""
     linear_head: _builtins.bool
@@ -256,6 +502,10 @@ class ModelReport(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the owner should know."""
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointReport]:
+        """What was found at each checkpoint, in their order."""
+
     def __init__(
         self,
         *,
@@ -268,14 +518,39 @@ class ModelReport(_message.Message):
         parity: Global___Parity | None = ...,
         stationarity: Global___Stationarity | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        checkpoints: _abc.Iterable[Global___CheckpointReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parity", b"parity", "stationarity", b"stationarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "inputs", b"inputs", "linear_head", b"linear_head", "output_activation", b"output_activation", "outputs", b"outputs", "parameters", b"parameters", "parity", b"parity", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "dtype", b"dtype", "inputs", b"inputs", "linear_head", b"linear_head", "output_activation", b"output_activation", "outputs", b"outputs", "parameters", b"parameters", "parity", b"parity", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelReport: _TypeAlias = ModelReport  # noqa: Y015
+
+@_typing.final
+class CheckpointReport(_message.Message):
+    """CheckpointReport is what validation found at one checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATIONARITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stationarity(self) -> Global___Stationarity:
+        """How near its weights are to a minimum of the objective on the sample; unset without a sample."""
+
+    def __init__(
+        self,
+        *,
+        stationarity: Global___Stationarity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stationarity", b"stationarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stationarity", b"stationarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointReport: _TypeAlias = CheckpointReport  # noqa: Y015
 
 @_typing.final
 class ParameterInfo(_message.Message):

@@ -17,10 +17,10 @@ from .data import Rows
 from .diagnostics import EngineDiagnostics, begin
 from .gradients import block_rows, training_batches
 from .measurements import check_measurement
-from .methods import Factors, Method, Problem, ScoreBlock, find
+from .methods import Checkpoint, Factors, Method, Problem, ScoreBlock, averaged, find
 from .objective import Objective
 from .progress import Progress, silent
-from .queries import RowFacts, asked_rows, each_query, mean_query, row_facts
+from .queries import RowFacts, asked_rows, each_asked, row_facts
 from .solvers import Effort
 from .topk import TopK
 
@@ -43,7 +43,7 @@ class Attribution:
     harmful_scores: NDArray[np.float64]
     """(m, k); 0 where there are fewer."""
     scores: NDArray[np.float32] | None
-    """(m, n); only where top_k is None."""
+    """(m, n); only where they were asked for."""
     train: RowFacts
     """The training rows that are listed, in ascending order."""
     diagnostics: EngineDiagnostics
@@ -76,6 +76,12 @@ def influence(
     tolerance: float | None = None,
     max_iterations: int | None = None,
     aggregate: Literal["mean"] | None = None,
+    rank: int | None = None,
+    normalization: Literal["theta", "loss"] | None = None,
+    seed: int = 0,
+    checkpoints: Sequence[Checkpoint] = (),
+    ensemble: bool = False,
+    keep_scores: bool = False,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> Attribution:
@@ -94,42 +100,67 @@ def influence(
         tolerance: relative residual at which an iterative solver stops; None is 1e-8.
         max_iterations: iterations of one solve at most; None is 1000.
         aggregate: "mean" explains the mean of the rows' costs, with one right-hand side; None each row by itself.
+        rank: what the method truncates to; None is its own.
+        normalization: of `relatif`.
+        seed: of whatever the method draws at random.
+        checkpoints: the model at other weights, for methods and ensembles that use them.
+        ensemble: whether the scores are averaged over the checkpoints.
+        keep_scores: whether to return the whole matrix although lists of `top_k` rows were asked for.
         memory_bytes: budget of the intermediate values of a block, and of the whole matrix.
         progress: called between blocks.
 
     Raises:
         InvalidArgument: METHOD_UNKNOWN, ROW_OUT_OF_RANGE, INVALID_FIELD, INPUT_MISMATCH, TARGET_MISMATCH,
-            TARGETS_MISSING, MODEL_UNSUPPORTED, LEVERAGE_UNAVAILABLE.
-        FailedPrecondition: TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE, SOLVER_NOT_CONVERGED,
-            NON_FINITE_RESULT, LEVERAGE_UNAVAILABLE.
+            TARGETS_MISSING, MODEL_UNSUPPORTED, LEVERAGE_UNAVAILABLE, WEIGHTS_MISMATCH.
+        FailedPrecondition: CHECKPOINTS_MISSING, TOO_MANY_PARAMETERS, HESSIAN_SINGULAR, HESSIAN_NOT_POSITIVE_DEFINITE,
+            SOLVER_NOT_CONVERGED, NON_FINITE_RESULT, LEVERAGE_UNAVAILABLE.
         ResourceExhausted: OUT_OF_MEMORY where the whole matrix would not fit.
     """
     started = time.perf_counter()
-    chosen = find(method)
+    chosen = averaged(find(method)) if ensemble else find(method)
     check_measurement(measurement, objective.loss)
     if aggregate not in (None, "mean"):
         raise InvalidArgument.at("aggregate", f'there is no aggregate {aggregate!r}; there is "mean"')
     wanted = asked_rows(rows, len(test))
     k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
-    matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if top_k is None else None
-    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress, tolerance, max_iterations)
+    whole = keep_scores or top_k is None
+    matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if whole else None
+    problem = Problem(
+        objective,
+        train,
+        damping,
+        leverage_correction,
+        memory_bytes,
+        progress,
+        tolerance,
+        max_iterations,
+        rank,
+        normalization,
+        seed,
+        tuple(checkpoints),
+    )
     diagnosis = begin(problem)
     factors = chosen.fit(problem)
     facts: list[RowFacts] = []
     lists: list[tuple[Tensor, ...]] = []
     effort = Effort()
     start = 0
-    for gradients, known in (
-        [mean_query(objective, test, wanted, measurement, memory_bytes // 4, progress)]
-        if aggregate
-        else each_query(objective, test, wanted, measurement, memory_bytes // 4)
+    for asked in each_asked(
+        objective,
+        test,
+        wanted,
+        measurement,
+        mean=aggregate is not None,
+        row_numel=chosen.query_columns * objective.space.dim + (2 * len(train) if ensemble else 0),
+        memory_bytes=memory_bytes // 4,
+        progress=progress,
     ):
-        m = gradients.shape[1]
-        facts.append(known)
-        solution = chosen.precondition(factors, gradients)
-        effort += solution.effort
+        m = len(asked)
+        facts.append(asked.facts(objective))
+        queries = chosen.query(factors, problem, asked)
+        effort += queries.effort
         helpful, harmful = (TopK(m, k, objective.program.device) for _ in range(2))
-        for block in _finite(chosen.score(factors, solution.value, problem)):
+        for block in _finite(chosen.score(factors, queries, problem)):
             helpful.update(block.index, block.scores)
             harmful.update(block.index, -block.scores)
             if matrix is not None:
@@ -165,6 +196,11 @@ def self_influence(
     leverage_correction: bool | None = None,
     tolerance: float | None = None,
     max_iterations: int | None = None,
+    rank: int | None = None,
+    normalization: Literal["theta", "loss"] | None = None,
+    seed: int = 0,
+    checkpoints: Sequence[Checkpoint] = (),
+    ensemble: bool = False,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> SelfAttribution:
@@ -179,6 +215,11 @@ def self_influence(
         leverage_correction: as in `influence`.
         tolerance: as in `influence`.
         max_iterations: as in `influence`.
+        rank: what the method truncates to; None is its own.
+        normalization: of `relatif`.
+        seed: of whatever the method draws at random.
+        checkpoints: as in `influence`.
+        ensemble: as in `influence`.
         memory_bytes: budget of the intermediate values of a block.
         progress: called between blocks.
 
@@ -188,8 +229,22 @@ def self_influence(
     """
     started = time.perf_counter()
     chosen = find(self_influence_spec(method).name)
+    chosen = averaged(chosen) if ensemble else chosen
     k = _list_length(len(train) if top_k is None else top_k, len(train))
-    problem = Problem(objective, train, damping, leverage_correction, memory_bytes, progress, tolerance, max_iterations)
+    problem = Problem(
+        objective,
+        train,
+        damping,
+        leverage_correction,
+        memory_bytes,
+        progress,
+        tolerance,
+        max_iterations,
+        rank,
+        normalization,
+        seed,
+        tuple(checkpoints),
+    )
     diagnosis = begin(problem)
     factors = chosen.fit(problem)
     scores, effort = _self_scores(chosen, factors, problem)

@@ -64,7 +64,7 @@ class Diagnosis:
             dtype=str(objective.program.dtype).removeprefix("torch."),
             device=str(objective.program.device),
             seconds=seconds,
-            warnings=(*self.warnings, *factors.damping.warnings),
+            warnings=(*self.warnings, *factors.damping.warnings, *factors.warnings),
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from undue_service.domain.errors import FailedPrecondition, Reason
 
 from .data import Batch, Rows
-from .gradients import block_rows, training_batches
+from .gradients import block_rows, output_gradients, training_batches
 from .objective import Objective
 from .progress import Progress, silent
 from .quadratic_forms import QuadraticForms
@@ -119,10 +119,7 @@ def leverage_blocks(
     done = 0
     for batch in training_batches(objective, train, size):
         x, f = head.evaluate(batch.inputs)
-        f = f.detach().requires_grad_()
-        with torch.enable_grad():
-            (r,) = torch.autograd.grad(objective.loss.losses(f, batch.targets).sum(), f)
-        f, x = f.detach(), x.detach()
+        r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
         Q = forms.of(x) / n
         Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
         yield LeverageBlock(batch, x, r, objective.loss.curvature(f), Q)

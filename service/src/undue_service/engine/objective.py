@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,7 @@ from .losses import LOSSES
 from .measurements import measure
 from .parameters import ParameterSpace, matching
 from .program import InputSpec, Program
+from .taps import Taps, find_taps
 
 
 class Objective:
@@ -28,6 +30,7 @@ class Objective:
         l2: l2 · mask, (P,).
         l2_mask: 1 where the L2 term covers a parameter, (P,).
         loss: ℓ as a function of the outputs.
+        taps: θ as blocks, and where the program uses each.
         head: the linear head that θ is, where the outputs are linear in every selected parameter.
         output_activation: the softmax or sigmoid at the model's end that the loss looks behind.
     """
@@ -60,7 +63,26 @@ class Objective:
                 self.l2_mask[self.space.slice(name)] = 0
         self.l2 = spec.l2 * self.l2_mask
         self.head: LinearHead | None = find_head(self.program, self.space)
+        self.taps: Taps = find_taps(self.program, self.space, self.l2)
         self._lookups = find_lookups(self.program)
+
+    def at(self, parameters: Mapping[str, Tensor]) -> "Objective":
+        """Return the same objective at other weights.
+
+        Args:
+            parameters: a value of each of the program's parameters, by its name or by one that shares its memory.
+
+        Raises:
+            InvalidArgument: WEIGHTS_MISMATCH, naming the first parameter that is missing or has another shape.
+        """
+        program = self.program.at(parameters)
+        moved = copy(self)
+        moved.program = program
+        moved.theta = self.space.flatten(program.parameters).detach()
+        moved.head = None if self.head is None else replace(self.head, program=program)
+        moved.taps = replace(self.taps, program=program)
+        moved._lookups = None if self._lookups is None else replace(self._lookups, program=program)
+        return moved
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.

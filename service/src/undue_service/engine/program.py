@@ -1,6 +1,6 @@
 """A model as the engine sees it: named parameters, named inputs, and one pure function from them to the prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -151,6 +151,31 @@ class Program:
             device=device,
         )
 
+    def at(self, parameters: Mapping[str, Tensor]) -> "Program":
+        """Return the program with other values of its parameters, each by its name or by one of its other names.
+
+        Constants that are given too, such as the statistics of a normalisation, change with them.
+
+        Raises:
+            InvalidArgument: WEIGHTS_MISMATCH where a parameter is missing, or something has another shape.
+        """
+        given = {self.aliases.get(name, name): tensor for name, tensor in parameters.items()}
+
+        def value(name: str, own: Tensor) -> Tensor:
+            shape = tuple(given[name].shape) if name in given else None
+            if shape != tuple(own.shape):
+                listed = ", ".join(sorted(given)[:5]) + (", …" if len(given) > 5 else "")
+                found = f"the one given has the shape {shape}" if shape else f"given are {listed or 'none'}"
+                text = f"the model's weights {name!r} have the shape {tuple(own.shape)}; {found}"
+                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
+            return given[name].detach().to(own.device, own.dtype)
+
+        return replace(
+            self,
+            parameters={name: value(name, own) for name, own in self.parameters.items()},
+            constants={name: value(name, own) if name in given else own for name, own in self.constants.items()},
+        )
+
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the prediction, (B, *output_shape).
 
@@ -163,9 +188,13 @@ class Program:
         return self.evaluate(self.graph, parameters, inputs)[0]
 
     def evaluate(
-        self, graph: Graph, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+        self,
+        graph: Graph,
+        parameters: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+        watched: Collection[fx.Node] = (),
     ) -> tuple[Tensor, ...]:
-        """Run a part of the program's graph, made by `graph.ending_at`."""
+        """Run a part of the program's graph, made by `graph.ending_at`; `watched` values shall require a gradient."""
 
         def value(feed: Feed) -> Tensor:
             if feed.kind == "input":
@@ -174,7 +203,7 @@ class Program:
                 return self.constants[feed.name]
             return parameters[feed.name] if feed.name in parameters else self.parameters[feed.name]
 
-        return graph(value)
+        return graph(value, watched)
 
     @property
     def output_activation(self) -> Activation:

@@ -12,9 +12,9 @@ from torch import Tensor
 from undue_service.domain.errors import InvalidArgument, Reason
 
 from .data import Batch, Rows
-from .gradients import block_rows, measurement_gradients
+from .gradients import GradientBlock, block_rows, dense_gradients, measurement_gradients
 from .objective import Objective
-from .progress import Progress
+from .progress import Progress, silent
 
 _MOST_AT_ONCE = 1024
 
@@ -67,42 +67,89 @@ def asked_rows(rows: Sequence[int] | None, length: int) -> list[int]:
     return wanted
 
 
-def each_query(
-    objective: Objective, test: Rows, rows: Sequence[int], measurement: str, memory_bytes: int
-) -> Iterator[tuple[Tensor, RowFacts]]:
-    """Yield ∇m_t of test rows as columns (P, m'), with what the model makes of them, some rows at a time."""
-    size = min(block_rows(objective, memory_bytes, objective.space.dim * 4), _MOST_AT_ONCE)
+@dataclass(frozen=True)
+class Asked:
+    """Test rows that are explained together: each by itself, or the mean of their costs as one explanation."""
+
+    test: Rows
+    rows: Sequence[int]
+    measurement: str
+    mean: bool = False
+    memory_bytes: int = 2**30
+    """Budget of the intermediate values of one block."""
+    progress: Progress = silent
+
+    def __len__(self) -> int:
+        """Return m, the number of explanations."""
+        return 1 if self.mean else len(self.rows)
+
+    def facts(self, objective: Objective) -> RowFacts:
+        """Return what the model makes of each row."""
+        parts = []
+        for placed, batch in self.batches(objective):
+            parts.append(row_facts(objective, replace(batch, index=placed.index)))
+        return RowFacts.joined(parts)
+
+    def gradients(self, objective: Objective, explaining: Objective | None = None) -> GradientBlock:
+        """Return ∇m_t of each explanation; those of the mean are made dense, (1, P).
+
+        Args:
+            objective: where the gradients are taken.
+            explaining: whose prediction a row without targets is explained by, where that is another.
+        """
+        explaining = explaining or objective
+        if self.mean:
+            total = torch.zeros_like(objective.theta)
+            done = 0
+            for _, batch in self.batches(explaining):
+                total += measurement_gradients(objective, batch, self.measurement).total(None)
+                done += len(batch.index)
+                self.progress("test rows", done, len(self.rows))
+            return dense_gradients(objective, (total / len(self.rows))[None])
+        (batch,) = (batch for _, batch in self.batches(explaining))
+        return measurement_gradients(objective, batch, self.measurement)
+
+    def columns(self, objective: Objective) -> Tensor:
+        """Return ∇m_t of each explanation as columns, (P, m)."""
+        return self.gradients(objective).dense().T
+
+    def batches(self, objective: Objective) -> Iterator[tuple[Batch, Batch]]:
+        """Yield the rows as placed batches, as they are and with the targets that their explanation is about.
+
+        They are one batch unless they are explained by their mean.
+        """
+        size = block_rows(objective, self.memory_bytes) if self.mean else len(self.rows)
+        for raw in self.test.batches(size, self.rows):
+            placed = objective.place(raw)
+            yield placed, objective.explained(placed)
+
+
+def each_asked(
+    objective: Objective,
+    test: Rows,
+    rows: Sequence[int],
+    measurement: str,
+    *,
+    mean: bool,
+    row_numel: int,
+    memory_bytes: int,
+    progress: Progress,
+) -> Iterator[Asked]:
+    """Yield the test rows in parts that fit into memory; those of a mean are one part.
+
+    Args:
+        objective: says what a row takes.
+        test: where the rows are.
+        rows: their numbers.
+        measurement: the cost.
+        mean: whether the mean of their costs is explained.
+        row_numel: numbers that the caller needs for each explanation.
+        memory_bytes: budget of a part.
+        progress: told of the rows that were read, where there are many.
+    """
+    size = len(rows) if mean else min(block_rows(objective, memory_bytes, row_numel), _MOST_AT_ONCE)
     for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        found = [(gradients.dense(), facts) for gradients, facts in _blocks(objective, test, part, measurement, size)]
-        yield torch.cat([gradients for gradients, _ in found]).T, RowFacts.joined([facts for _, facts in found])
-
-
-def mean_query(
-    objective: Objective, test: Rows, rows: Sequence[int], measurement: str, memory_bytes: int, progress: Progress
-) -> tuple[Tensor, RowFacts]:
-    """Return ∇((1/m) Σ_t m_t) as one column (P, 1), with what the model makes of each row; streamed."""
-    total = torch.zeros_like(objective.theta)
-    parts: list[RowFacts] = []
-    done = 0
-    for gradients, facts in _blocks(objective, test, rows, measurement, block_rows(objective, memory_bytes)):
-        total += gradients.total(None)
-        parts.append(facts)
-        done += len(facts.rows)
-        progress("test rows", done, len(rows))
-    return (total / len(rows))[:, None], RowFacts.joined(parts)
-
-
-def _blocks(
-    objective: Objective, test: Rows, rows: Sequence[int], measurement: str, size: int
-) -> Iterator[tuple[Any, RowFacts]]:
-    for raw in test.batches(size, rows):
-        placed = objective.place(raw)
-        batch = objective.explained(placed)
-        yield (
-            measurement_gradients(objective, batch, measurement),
-            row_facts(objective, replace(batch, index=placed.index)),
-        )
+        yield Asked(test, rows[start : start + size], measurement, mean, memory_bytes, progress)
 
 
 def _values(values: Tensor) -> NDArray[Any]:

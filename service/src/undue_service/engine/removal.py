@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .curvature.hessian import head_blocks
+from .curvature.head import head_blocks
 from .head_rows import HeadBlock, HeadRows, l2_of, repeated
 from .losses import Loss, SquaredError
 from .objective import Objective

@@ -1,14 +1,18 @@
 """What a runner finds in a model and in a data set when they are registered."""
 
+from collections.abc import Sequence
+
 from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.reports import (
+    CheckpointReport,
     ColumnSchema,
     DatasetReport,
     ModelReport,
 )
 from undue_service.domain.specs import DataSource, FileSource
+from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.engine.progress import Progress
@@ -32,9 +36,13 @@ def dataset_report(spec: DataSource, source: DatasetSource, report: Progress) ->
 
 
 def model_report(
-    opened: OpenedModel, objective: Objective, sample: DatasetSource | None, report: Progress
+    opened: OpenedModel,
+    objective: Objective,
+    sample: DatasetSource | None,
+    checkpoints: Sequence[Checkpoint],
+    report: Progress,
 ) -> ModelReport:
-    """Hold a model against rows of its sample and say what it is.
+    """Hold a model, and each of its checkpoints, against rows of its sample and say what it is.
 
     Raises:
         Error: whatever is wrong with the model, or with the sample for it.
@@ -66,7 +74,14 @@ def model_report(
         warnings=tuple(warnings),
         outputs_per_row=objective.outputs_per_row,
         speed=speed,
+        checkpoints=tuple(_checkpoint(objective.at(one.parameters), sample, report) for one in checkpoints),
     )
+
+
+def _checkpoint(objective: Objective, sample: DatasetSource | None, report: Progress) -> CheckpointReport:
+    if sample is None or sample.schema.target is None:
+        return CheckpointReport(None)
+    return CheckpointReport(measure_fit(objective, SourceRows(sample), progress=report).stationarity)
 
 
 def _unreached(opened: OpenedModel, program: Program) -> list[str]:

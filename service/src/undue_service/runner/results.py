@@ -12,6 +12,7 @@ from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
+from undue_service.engine.fidelity import FidelityResult
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining
 from undue_service.wire.examples import Array, encode_ids, encode_texts
@@ -92,6 +93,18 @@ def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
     }
     write(folder / "counterfactuals.safetensors", arrays)
     return Produced("counterfactuals", "counterfactuals.safetensors")
+
+
+def write_comparisons(folder: Path, found: FidelityResult) -> Produced:
+    """Write what was predicted of each retraining, and what was measured."""
+    arrays = {"rows": found.rows, "predicted": found.predicted, "measured": found.measured}
+    if len(found.without):
+        arrays["without"] = np.array([row for [row] in found.without], dtype=np.int64)
+        arrays["stratum"] = found.stratum.astype(np.int64)
+    else:
+        arrays["subset"] = found.subsets
+    write(folder / "comparisons.safetensors", arrays)
+    return Produced("comparisons", "comparisons.safetensors")
 
 
 def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:

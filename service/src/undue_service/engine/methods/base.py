@@ -1,8 +1,8 @@
 """The seam of the attribution methods."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -11,15 +11,26 @@ from undue_service.domain.methods import MethodSpec
 from undue_service.engine.damping import Damping, check_damping
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import (
-    FactoredGradients,
     GradientBlock,
     block_rows,
+    each_block,
+    head_gradients,
     loss_gradients,
-    training_batches,
 )
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
+from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort, Solution
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model at other weights: of an earlier epoch, or of another seed."""
+
+    parameters: Mapping[str, Tensor]
+    """Of the whole program, by name."""
+    learning_rate: float
+    """η of the steps that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,12 @@ class Problem:
     """Relative residual at which an iterative solver stops; None is the solver's own."""
     max_iterations: int | None = None
     """Iterations of one solve at most; None is the solver's own limit."""
+    rank: int | None = None
+    """What the method truncates to; None is its own."""
+    normalization: Literal["theta", "loss"] | None = None
+    seed: int = 0
+    """Of whatever the method draws at random."""
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,23 @@ class Factors:
     solver: str
     """Empty where nothing is solved."""
     solver_status: str
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Test rows as a method scores with them; each method keeps more."""
+
+    effort: Effort
+    """What solving for them took."""
+
+
+@dataclass(frozen=True)
+class Columns(Queries):
+    """Test rows as vectors over the parameters."""
+
+    values: Tensor
+    """s_t, (P, m)."""
 
 
 F = TypeVar("F", bound=Factors)
@@ -69,18 +103,20 @@ SelfScores = Iterator[tuple[ScoreBlock, Effort]]
 
 
 class Method(Protocol[F]):
-    """A method: score(i, t) = g̃_i · s_t, positive where removing row i raises the cost of test row t."""
+    """A method: scores of training rows for test rows, positive where removing row i raises the cost of test row t."""
 
     spec: MethodSpec
+    query_columns: int
+    """Vectors over the parameters that one test row takes while it is worked on: 0 where it stays factored."""
 
     def fit(self, problem: Problem) -> F:
         """Prepare what no query changes."""
 
-    def precondition(self, factors: F, gradients: Tensor) -> Solution:
-        """Return s_t for the columns ∇m_t (P, m): (P, m)."""
+    def query(self, factors: F, problem: Problem, asked: Asked) -> Queries:
+        """Return what the test rows asked about are scored with."""
 
-    def score(self, factors: F, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:
-        """Yield the scores of all training rows for the columns s_t (P, m)."""
+    def score(self, factors: F, queries: Queries, problem: Problem) -> Iterator[ScoreBlock]:
+        """Yield the scores of all training rows for the queries that `query` returned."""
 
     def self_score(self, factors: F, problem: Problem) -> SelfScores:
         """Yield the scores of all training rows for their own loss, and what solving for them took."""
@@ -90,13 +126,21 @@ def check_settings(problem: Problem, spec: MethodSpec) -> None:
     """Check what is asked of a method.
 
     Raises:
-        InvalidArgument: INVALID_FIELD for a damping, tolerance or number of iterations that cannot be, or the last two
-            where nothing iterates; LEVERAGE_UNAVAILABLE where the correction is asked of a method that has none.
+        InvalidArgument: INVALID_FIELD for a setting that cannot be, or that the method has not; LEVERAGE_UNAVAILABLE
+            where the correction is asked of a method that has none.
     """
     check_damping(problem.damping)
-    for name in ("tolerance", "max_iterations"):
-        if getattr(problem, name) is not None and not spec.is_iterative:
-            raise InvalidArgument.at(name, f"{spec.name} does not iterate: leave {name} out")
+    taken = {
+        "tolerance": (spec.is_iterative, "does not iterate"),
+        "max_iterations": (spec.is_iterative, "does not iterate"),
+        "rank": (bool(spec.rank), "truncates nothing"),
+        "normalization": (spec.has_normalization, "has one normalization only"),
+    }
+    for name, (is_taken, why) in taken.items():
+        if getattr(problem, name) is not None and not is_taken:
+            raise InvalidArgument.at(name, f"{spec.name} {why}: leave {name} out")
+    if problem.rank is not None and problem.rank < 1:
+        raise InvalidArgument.at("rank", f"is at least 1, not {problem.rank}")
     if problem.tolerance is not None and not 0 < problem.tolerance < 1:
         raise InvalidArgument.at(
             "tolerance", f"the relative residual to stop at lies between 0 and 1, not {problem.tolerance}"
@@ -106,6 +150,11 @@ def check_settings(problem: Problem, spec: MethodSpec) -> None:
     if problem.leverage_correction and not spec.has_leverage_correction:
         text = f'{spec.name} has no leverage correction; use method="exact", or leave leverage_correction out'
         raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+
+
+def solved(solution: Solution) -> Columns:
+    """Return what a solver found as queries."""
+    return Columns(solution.effort, solution.value)
 
 
 def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = None) -> Iterator[ScoreBlock]:
@@ -118,32 +167,53 @@ def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = N
     """
     objective, n = problem.objective, len(problem.train)
     size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * queries.shape[1])
+    return streamed(
+        problem,
+        size,
+        lambda batch: (train_gradients(objective, batch, residuals).dot(queries) * row_weights(batch, n)).T,
+    )
+
+
+def streamed(problem: Problem, size: int, work: Callable[[Batch], Tensor]) -> Iterator[ScoreBlock]:
+    """Yield what `work` makes of each block of training rows, (m, B) or (B,), and tell how far it has come.
+
+    Args:
+        problem: what is trained on.
+        size: rows of a block at most; where memory runs out it halves.
+        work: makes scores of a placed batch.
+    """
     done = 0
-    for batch in training_batches(objective, problem.train, size):
-        gradients = train_gradients(objective, batch, residuals)
-        scores = gradients.dot(queries) * row_weights(batch, n)
-        yield ScoreBlock(batch.index, scores.T)
+    for batch, scores in each_block(problem.objective, problem.train, size, work):
+        yield ScoreBlock(batch.index, scores)
         done += len(batch.index)
-        problem.progress("scores", done, n)
+        problem.progress("scores", done, len(problem.train))
 
 
-def solved_for_each_row(method: Method[F], factors: F, problem: Problem, row_numel: int = 0) -> SelfScores:
+def without_effort(blocks: Iterator[ScoreBlock]) -> SelfScores:
+    """Yield scores for which nothing was solved."""
+    return ((block, Effort()) for block in blocks)
+
+
+def solved_for_each_row(solve: Callable[[Tensor], Solution], problem: Problem, row_numel: int = 0) -> SelfScores:
     """Yield (w_i/n) ∇ℓ_iᵀ s_i with s_i solved for ∇ℓ_i.
 
     Args:
-        method: solves in `precondition`.
-        factors: its own.
+        solve: columns ∇ℓ_i (P, B) → s_i (P, B).
         problem: what is trained on.
         row_numel: numbers that solving for one row takes.
     """
     objective, n = problem.objective, len(problem.train)
     done = 0
     size = block_rows(objective, problem.memory_bytes // 4, row_numel)
-    for batch in training_batches(objective, problem.train, size):
+
+    def scored(batch: Batch) -> tuple[Tensor, Effort]:
         gradients = loss_gradients(objective, batch).dense()
-        solution = method.precondition(factors, gradients.T)
+        solution = solve(gradients.T)
         scores = (gradients * solution.value.T).sum(dim=1, keepdim=True) * row_weights(batch, n)
-        yield ScoreBlock(batch.index, scores[:, 0]), solution.effort
+        return scores[:, 0], solution.effort
+
+    for batch, (scores, effort) in each_block(objective, problem.train, size, scored):
+        yield ScoreBlock(batch.index, scores), effort
         done += len(batch.index)
         problem.progress("scores", done, n)
 
@@ -153,7 +223,7 @@ def train_gradients(objective: Objective, batch: Batch, residuals: Tensor | None
     if residuals is None:
         return loss_gradients(objective, batch)
     features, _ = objective.head.evaluate(batch.inputs)
-    return FactoredGradients(objective.head, residuals[batch.index.to(residuals.device)], features)
+    return head_gradients(objective, features, residuals[batch.index.to(residuals.device)])
 
 
 def row_weights(batch: Batch, n: int) -> Tensor | float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -9,9 +10,20 @@ from undue_service.domain.methods import METHODS
 from undue_service.engine.curvature import Damped, Hessian
 from undue_service.engine.damping import resolve_damping
 from undue_service.engine.progress import Progress
+from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, ConjugateGradient, Solution
 
-from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings, score_blocks, solved_for_each_row
+from .base import (
+    Columns,
+    Factors,
+    Problem,
+    ScoreBlock,
+    SelfScores,
+    check_settings,
+    score_blocks,
+    solved,
+    solved_for_each_row,
+)
 
 _COLUMNS = 8  # of length P that a right-hand side takes while it is solved
 
@@ -31,6 +43,7 @@ class CG:
     """
 
     spec = METHODS["cg"]
+    query_columns = 4
 
     def fit(self, problem: Problem) -> CGFactors:
         """Resolve the damping; every product streams over the training rows.
@@ -60,22 +73,26 @@ class CG:
             solves=solver,
         )
 
-    def precondition(self, factors: CGFactors, gradients: Tensor) -> Solution:
-        """Return (H + λI)⁻¹ ∇m_t, (P, m).
+    def query(self, factors: CGFactors, problem: Problem, asked: Asked) -> Columns:
+        """Return s_t = (H + λI)⁻¹ ∇m_t.
 
         Raises:
             FailedPrecondition: SOLVER_NOT_CONVERGED, HESSIAN_NOT_POSITIVE_DEFINITE, HESSIAN_SINGULAR,
                 NON_FINITE_RESULT.
         """
-        return factors.solves.solve(factors.solves.prepare(factors.curvature), gradients)
+        return solved(_solve(factors, asked.columns(problem.objective)))
 
-    def score(self, factors: CGFactors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
+    def score(self, factors: CGFactors, queries: Columns, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
-        return score_blocks(problem, queries)
+        return score_blocks(problem, queries.values)
 
     def self_score(self, factors: CGFactors, problem: Problem) -> SelfScores:
         """See Method. Every training row is a right-hand side."""
-        return solved_for_each_row(self, factors, problem, _COLUMNS * problem.objective.space.dim)
+        return solved_for_each_row(partial(_solve, factors), problem, _COLUMNS * problem.objective.space.dim)
+
+
+def _solve(factors: CGFactors, gradients: Tensor) -> Solution:
+    return factors.solves.solve(factors.solves.prepare(factors.curvature), gradients)
 
 
 class _Told:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,11 +12,22 @@ from undue_service.domain.methods import METHODS
 from undue_service.engine.curvature import Damped, Dense, Hessian
 from undue_service.engine.damping import resolve_damping
 from undue_service.engine.leverage import Leverage, leverage
+from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Cholesky, Effort, Solution
 from undue_service.engine.solvers.base import relative_residuals
 from undue_service.engine.solvers.cholesky import CholeskyState
 
-from .base import Factors, Problem, ScoreBlock, SelfScores, check_settings, score_blocks, solved_for_each_row
+from .base import (
+    Columns,
+    Factors,
+    Problem,
+    ScoreBlock,
+    SelfScores,
+    check_settings,
+    score_blocks,
+    solved,
+    solved_for_each_row,
+)
 
 _CHECKED_COLUMNS = 256  # of H⁻¹, where all P would cost as much as the inverse itself
 
@@ -32,6 +44,7 @@ class Exact:
     """score(i, t) = (w_i/n) s_t · ∇ℓ_i with s_t = (H + λI)⁻¹ ∇m_t; on a linear head, r̃_i ⊗ x̃_i for ∇ℓ_i."""
 
     spec = METHODS["exact"]
+    query_columns = 4
     _solver = Cholesky()
 
     def fit(self, problem: Problem) -> ExactFactors:
@@ -59,18 +72,20 @@ class Exact:
         correction = _leverage(problem, torch.cholesky_inverse(state.factor), correct=True) if corrects else None
         return ExactFactors(damping, corrects, self._solver.name, "converged", state, correction)
 
-    def precondition(self, factors: ExactFactors, gradients: Tensor) -> Solution:
-        """Return (H + λI)⁻¹ ∇m_t, (P, m)."""
-        return self._solver.solve(factors.state, gradients)
+    def query(self, factors: ExactFactors, problem: Problem, asked: Asked) -> Columns:
+        """Return s_t = (H + λI)⁻¹ ∇m_t."""
+        return solved(self._solve(factors, asked.columns(problem.objective)))
 
-    def score(self, factors: ExactFactors, queries: Tensor, problem: Problem) -> Iterator[ScoreBlock]:
+    def score(self, factors: ExactFactors, queries: Columns, problem: Problem) -> Iterator[ScoreBlock]:
         """See Method."""
-        return score_blocks(problem, queries, factors.leverage.residuals if factors.leverage is not None else None)
+        return score_blocks(
+            problem, queries.values, factors.leverage.residuals if factors.leverage is not None else None
+        )
 
     def self_score(self, factors: ExactFactors, problem: Problem) -> SelfScores:
         """See Method. On a linear head the scores fall out of the pass that corrects the residuals."""
         if problem.objective.head is None:
-            yield from solved_for_each_row(self, factors, problem)
+            yield from solved_for_each_row(partial(self._solve, factors), problem)
             return
         inverse = torch.cholesky_inverse(factors.state.factor)
         found = factors.leverage or _leverage(problem, inverse, correct=False)
@@ -84,6 +99,9 @@ class Exact:
         residuals = relative_residuals(factors.state.curvature, inverse[:, columns], identity)
         effort = Effort(float(residuals.max()), len(columns))
         yield ScoreBlock(torch.arange(len(problem.train)), found.self_influence), effort
+
+    def _solve(self, factors: ExactFactors, gradients: Tensor) -> Solution:
+        return self._solver.solve(factors.state, gradients)
 
 
 def _leverage(problem: Problem, inverse: Tensor, *, correct: bool) -> Leverage:

@@ -11,8 +11,10 @@ from .cg import CG
 from .exact import Exact
 from .grad_cos import GradCos
 from .grad_dot import GradDot
+from .representation import Representation
+from .tracin import TracIn
 
-_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos())
+_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos(), TracIn(), Representation())
 
 REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 
