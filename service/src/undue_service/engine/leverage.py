@@ -119,6 +119,7 @@ def leverage_blocks(
     done = 0
     for batch in training_batches(objective, train, size):
         x, f = head.evaluate(batch.inputs)
+        f, x = f.detach(), x.detach()
         r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
         Q = forms.of(x) / n
         Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
