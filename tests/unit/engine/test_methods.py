@@ -11,7 +11,7 @@ from undue_service.domain.methods import METHODS
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.methods import REGISTRY, Checkpoint, Problem
-from unit.engine.dense import gradients, hessian, lists_to_matrix, other_weights
+from unit.engine.dense import gauss_newton, gradients, hessian, lists_to_matrix, other_weights
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
 DAMPING = 2.0
@@ -65,7 +65,11 @@ FORMULAS = {
 }
 """(∇ℓ (n, P), weights (n,), damped Hessian) → scores (m, n), of the training rows as test rows."""
 
-FORMULAS_OF_A_CASE = {"tracin": steps, "representation": likenesses}
+FORMULAS_OF_A_CASE = {
+    "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
+    "tracin": steps,
+    "representation": likenesses,
+}
 """The same of what more than gradients and the Hessian take: (case, weights (n,)) → scores (m, n)."""
 
 

@@ -876,9 +876,9 @@ class LeverageSpec(_message.Message):
     train: _builtins.str
     """The data set that the model was trained on."""
     damping: _builtins.float
-    """λ in H + λI, as in InfluenceSpec."""
+    """λ in H + λI. Unset: 0."""
     dfbeta: _builtins.bool
-    """Keep how each row's removal changes every coefficient, too."""
+    """Keep DFBETA, too: by how much each coefficient exceeds what it is without the row."""
     def __init__(
         self,
         *,
@@ -1534,8 +1534,14 @@ class LeverageBlock(_message.Message):
     COOKS_DISTANCE_FIELD_NUMBER: _builtins.int
     DFBETA_FIELD_NUMBER: _builtins.int
     COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    VARIANCE_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     """The first of the rows; the others follow it."""
+    effective_parameters: _builtins.float
+    """The effective number of parameters: the sum of all leverages."""
+    variance: _builtins.float
+    """s², in units of which Cook's distance is: of the residuals of a regression, 1 for labels."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Their ids."""
@@ -1550,7 +1556,7 @@ class LeverageBlock(_message.Message):
 
     @_builtins.property
     def dfbeta(self) -> _tensors_pb2.Tensor:
-        """float64, rows × coefficients: how each row's removal changes every coefficient. Set where it was asked for."""
+        """float64, rows × coefficients: the coefficients less those without the row. Set where it was asked for."""
 
     @_builtins.property
     def coefficients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1565,10 +1571,12 @@ class LeverageBlock(_message.Message):
         cooks_distance: _abc.Iterable[_builtins.float] | None = ...,
         dfbeta: _tensors_pb2.Tensor | None = ...,
         coefficients: _abc.Iterable[_builtins.str] | None = ...,
+        effective_parameters: _builtins.float = ...,
+        variance: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dfbeta", b"dfbeta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients", "cooks_distance", b"cooks_distance", "dfbeta", b"dfbeta", "first", b"first", "ids", b"ids", "leverage", b"leverage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients", "cooks_distance", b"cooks_distance", "dfbeta", b"dfbeta", "effective_parameters", b"effective_parameters", "first", b"first", "ids", b"ids", "leverage", b"leverage", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

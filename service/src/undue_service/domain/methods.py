@@ -61,6 +61,16 @@ METHODS: Mapping[str, MethodSpec] = {
             is_iterative=True,
         ),
         MethodSpec(
+            name="gauss_newton",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the damped Gauss–Newton matrix",
+            uses_damping=True,
+            has_leverage_correction=True,
+            precision="float32",
+            rank="rows of a square root of the Gauss–Newton matrix, the largest first",
+        ),
+        MethodSpec(
             name="grad_dot",
             scale="relative",
             estimand="inner product of the test and the training row's gradients over n: "

@@ -86,6 +86,10 @@ class LeverageBlock:
     """(B, P), where it was kept."""
     coefficients: tuple[str, ...]
     """P names, where dfbeta was kept; in the first block only."""
+    effective_parameters: float
+    """The sum of all leverages."""
+    variance: float
+    """s², in units of which Cook's distance is."""
 
 
 @dataclass(frozen=True, slots=True)

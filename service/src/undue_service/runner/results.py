@@ -13,6 +13,8 @@ from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason,
 from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
 from undue_service.engine.fidelity import FidelityResult
+from undue_service.engine.linear_diagnostics import LinearDiagnostics
+from undue_service.engine.parameters import ParameterSpace
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining
 from undue_service.wire.examples import Array, encode_ids, encode_texts
@@ -105,6 +107,32 @@ def write_comparisons(folder: Path, found: FidelityResult) -> Produced:
         arrays["subset"] = found.subsets
     write(folder / "comparisons.safetensors", arrays)
     return Produced("comparisons", "comparisons.safetensors")
+
+
+def write_leverages(
+    folder: Path, found: LinearDiagnostics, coefficients: Sequence[str], train: DatasetSource
+) -> Produced:
+    """Write what each training row does to a linear head, whose coefficients have these names."""
+    arrays = {
+        **encode_ids(train.ids(range(len(train)))),
+        "leverage": found.leverage,
+        "cooks_distance": found.cooks_distance,
+        "effective_parameters": np.array([found.parameters]),
+        "variance": np.array([found.variance]),
+    }
+    if found.dfbeta is not None:
+        arrays |= {"dfbeta": found.dfbeta, "coefficients": encode_texts(coefficients)}
+    write(folder / "leverages.safetensors", arrays)
+    return Produced("leverages", "leverages.safetensors")
+
+
+def coefficient_names(space: ParameterSpace) -> list[str]:
+    """Return a name for each of the P numbers of θ: `weight[0, 3]`, or `offset` where it is a parameter's only one."""
+    return [
+        f"{name}[{', '.join(map(str, place))}]" if place else name
+        for name in space.names
+        for place in np.ndindex(space.shapes[name])
+    ]
 
 
 def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:

@@ -29,6 +29,7 @@ from undue_service.domain.tasks import (
     DatasetTask,
     FidelityTask,
     InfluenceTask,
+    LeverageTask,
     ModelTask,
     RetrainTask,
     RowsTask,
@@ -39,6 +40,7 @@ from undue_service.engine.attribution import Attribution, influence, self_influe
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.diagnostics import EngineDiagnostics
 from undue_service.engine.fidelity import FidelityResult, fidelity
+from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.retrain import retrain
@@ -47,9 +49,11 @@ from undue_service.engine.training import Recipe
 from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
 from .reports import dataset_report, model_report
 from .results import (
+    coefficient_names,
     write_comparisons,
     write_counterfactuals,
     write_influence,
+    write_leverages,
     write_rows,
     write_self_influence,
 )
@@ -142,6 +146,8 @@ class Workshop:
                 return self._retrain(task, place)
             case FidelityTask():
                 return self._fidelity(task, place)
+            case LeverageTask():
+                return self._leverage(task, place)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
@@ -294,6 +300,20 @@ class Workshop:
         diagnostics = found.diagnostics.complete(recipe=found.recipe, seed=seed, digests=digests)
         report = InfluenceReport(diagnostics, len(found.rows), len(train))
         return TaskResult(report, (write_counterfactuals(place.scratch, found),))
+
+    def _leverage(self, task: LeverageTask, place: Place) -> TaskResult:
+        objective, train = self._objective(task.model, place), place.source(task.train)
+        found = linear_diagnostics(
+            objective,
+            SourceRows(train),
+            damping=task.spec.damping,
+            dfbeta=task.spec.dfbeta,
+            memory_bytes=self._block_bytes,
+            progress=place.report,
+        )
+        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, SEED)
+        file = write_leverages(place.scratch, found, coefficient_names(objective.space), train)
+        return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
 
     def _objective(self, model: ModelSpec, place: Place, spec: ScoringJob | None = None) -> Objective:
         """Return the model with its objective: for scores, in the precision of their method; else in float64."""

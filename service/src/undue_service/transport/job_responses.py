@@ -190,6 +190,8 @@ def leverage_block(value: LeverageBlock) -> jobs_pb2.LeverageBlock:
         leverage=value.leverage,
         cooks_distance=value.cooks_distance,
         coefficients=value.coefficients,
+        effective_parameters=value.effective_parameters,
+        variance=value.variance,
     )
     if value.dfbeta is not None:
         data = np.ascontiguousarray(value.dfbeta, dtype="<f8").tobytes()

@@ -14,7 +14,7 @@ and the training rows that fit j goes without, `without`[`offsets`[j] : `offsets
 comparisons: of m test rows `rows` (m,); of k retrainings `predicted` and `measured` (k, m), and either `without` and
 `stratum` (k,), −1 for a row that was drawn from all, or `subset` (k, s).
 leverages: of n training rows `ids`, `leverage`, `cooks_distance` (n,), and where it was kept `dfbeta` (n, P) with
-`coefficients`, P strings.
+`coefficients`, P strings; `effective_parameters` and `variance` (1,).
 
 Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
 each ended by a NUL byte.
@@ -172,6 +172,7 @@ class SafetensorsResults:
             leverage, distance, ids, offsets = (
                 file.get_slice(name) for name in ("leverage", "cooks_distance", "ids", "id_offsets")
             )
+            parameters, variance = (file.get_tensor(name).item() for name in ("effective_parameters", "variance"))
             kept = "dfbeta" in file.keys()  # noqa: SIM118  no mapping
             dfbeta = file.get_slice("dfbeta") if kept else None
             coefficients = decode_texts(file.get_tensor("coefficients")) if kept else ()
@@ -188,6 +189,8 @@ class SafetensorsResults:
                     cooks_distance=distance[at],
                     dfbeta=None if dfbeta is None else dfbeta[at],
                     coefficients=coefficients if first == 0 else (),
+                    effective_parameters=parameters,
+                    variance=variance,
                 )
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
