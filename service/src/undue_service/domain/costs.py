@@ -16,7 +16,8 @@ BLOCK_BYTES = 2**30
 BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
-"""Of conjugate gradients; the true number is about √κ and not known before."""
+"""Of conjugate gradients on one column; the true number is about √κ and not known before. A block ends after about P
+over its columns."""
 FIT_PRODUCTS = 24
 """What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
 products, values and what lies between them.
@@ -108,13 +109,19 @@ def _solving(
         passes = 2 if spec.leverage_correction is not False else 1
         return _Work(1 + passes, passes * curvature + solving, 4 * dense)
     if method == "cg":
-        iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS)
         together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS, 2 + P / together)
         held = _FLOAT64 * 8 * P * together
         if model.linear_head:
-            return _Work(1 + iterations * -(-columns // together), 4 * n * P * columns * iterations, held)
+            return _Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=iterations * columns, columns=together)
     return _Work(1)
+
+
+def _features(model: ModelReport, n: int, block_bytes: int) -> float:
+    """Return the bytes of what a linear head keeps of the rows, where that is little enough to be kept."""
+    kept = _FLOAT64 * n * (model.dim / model.outputs_per_row + model.outputs_per_row**2)
+    return kept if kept <= block_bytes / 4 else 0
 
 
 def _retraining(model: ModelReport, n: int, m: int, fits: int) -> _Work:

@@ -12,6 +12,10 @@ from undue_service.engine.progress import Progress, silent
 
 from .trace import Estimate
 
+_CACHED = 2**17
+"""Numbers of a product's intermediate values that stay in a core's cache: twice as fast as the whole block at once."""
+_FEWEST_ROWS = 32
+
 
 class HeadCurvature:
     """H = (1/n) Σ_i w_i Σ_i ⊗ x̃_i x̃_iᵀ + l2 · diag(mask), Σ_i = ∂²ℓ_i/∂f² (C, C).
@@ -88,8 +92,14 @@ class HeadCurvature:
         C, d = head.outputs, head.features
         flat = V[self._order].view(d, C * K)
         product = torch.zeros_like(flat)
-        for x, S in self.factors(2 * C * K):
-            product.addmm_(x.T, torch.bmm(S, (x @ flat).view(len(x), C, K)).view(len(x), C * K))
+        size = max(_FEWEST_ROWS, _CACHED // (C * K))
+        moved, curved = (flat.new_empty(min(size, self.rows), C * K) for _ in range(2))
+        for block in self.factors():
+            for x, S in zip(*(part.split(size) for part in block), strict=True):
+                B = len(x)
+                torch.mm(x, flat, out=moved[:B])
+                torch.bmm(S, moved[:B].view(B, C, K), out=curved[:B].view(B, C, K))
+                product.addmm_(x.T, curved[:B])
         return torch.addcmul(product.view(-1, K)[self._back] / self.rows, self._objective.l2[:, None], V)
 
     def to_dense(self) -> Tensor:
