@@ -78,9 +78,9 @@ FORMULAS = {
 
 FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
+    "ekfac": by_ekfac,
     "tracin": steps,
     "representation": likenesses,
-    "ekfac": by_ekfac,
 }
 """The same of what more than gradients and the Hessian take: (case, weights (n,)) → scores (m, n)."""
 

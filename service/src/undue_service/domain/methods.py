@@ -61,6 +61,16 @@ METHODS: Mapping[str, MethodSpec] = {
             is_iterative=True,
         ),
         MethodSpec(
+            name="gauss_newton",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the damped Gauss–Newton matrix",
+            uses_damping=True,
+            has_leverage_correction=True,
+            precision="float32",
+            rank="rows of a square root of the Gauss–Newton matrix, the largest first",
+        ),
+        MethodSpec(
             name="ekfac",
             scale="removal",
             estimand="change of the test row's cost when the training row is removed and the model is retrained, "
@@ -70,16 +80,6 @@ METHODS: Mapping[str, MethodSpec] = {
             precision="float32",
             rank="terms of the damped inverse's eigenvalues in each weight",
             draws_at_random=True,
-        ),
-        MethodSpec(
-            name="gauss_newton",
-            scale="removal",
-            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
-            "to first order, by the damped Gauss–Newton matrix",
-            uses_damping=True,
-            has_leverage_correction=True,
-            precision="float32",
-            rank="rows of a square root of the Gauss–Newton matrix, the largest first",
         ),
         MethodSpec(
             name="grad_dot",

@@ -19,8 +19,8 @@ from .tracin import TracIn
 _METHODS: tuple[Method[Any], ...] = (
     Exact(),
     CG(),
-    EkFac(),
     GaussNewtonInfluence(),
+    EkFac(),
     GradDot(),
     GradCos(),
     TracIn(),
