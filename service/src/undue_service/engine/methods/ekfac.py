@@ -202,6 +202,6 @@ def _scored(problem: Problem, scores: Callable[[FactoredGradients], Tensor], row
 
     def work(batch: Batch) -> Tensor:
         found = scores(loss_gradients(objective, batch))
-        return found.T * (1 / n if batch.weights is None else batch.weights / n)
+        return (found.mT if found.dim() == 2 else found) * (1 if batch.weights is None else batch.weights) / n
 
     return streamed(problem, block_rows(objective, problem.memory_bytes // 2, row_numel), work)
