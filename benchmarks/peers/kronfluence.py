@@ -16,7 +16,7 @@ BATCH = 512
 
 
 class Kronfluence(Contender):
-    """Factors and pairwise scores by its Analyzer, without a file kept from one call to the next but its own factors."""
+    """Factors and pairwise scores by its Analyzer, which keeps both in files, here in a folder of its own."""
 
     def __init__(self, task: Task, damping: float | None, low_rank: int | None = None) -> None:
         from kronfluence.analyzer import Analyzer, prepare_model
