@@ -97,7 +97,7 @@ def contenders(workload: str) -> dict[str, Entry]:
         )
 
     slow = workload == "fashion"
-    matched = entry("matched", None, "damping matched to ours", slow)
+    matched = entry("matched", None, "one sampled label a row, damping matched to ours", slow)
     if workload == "fashion":
         return {"EK-FAC": matched, "EK-FAC rank 4": entry("matched", 4, "queries truncated to rank 4", slow)}
     heuristic = entry("heuristic", None, "0.1 × the mean eigenvalue of each layer, its users' habit", slow)
