@@ -15,7 +15,7 @@ import pytest
 import undue
 
 ROOT = Path(__file__).parents[2]
-DEPENDENCIES = ("grpc", "google", "numpy", "tqdm")
+DEPENDENCIES = ("grpc", "google", "numpy", "safetensors", "tqdm")
 
 
 def run(*command: str | Path, **options) -> str:

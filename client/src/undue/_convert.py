@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from ._errors import Internal
 from ._inputs import Objective, ObjectiveName
+from ._recipes import Optimizer, Schedule, Training, WeightsFormat, is_initialiser
 from ._resources import (
+    CheckpointInfo,
     Dataset,
     DatasetReport,
     Example,
@@ -38,6 +40,23 @@ _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
 }
 
+_OPTIMIZERS: dict[Optimizer, models_pb2.Training.Optimizer.ValueType] = {
+    "sgd": models_pb2.Training.OPTIMIZER_SGD,
+    "adam": models_pb2.Training.OPTIMIZER_ADAM,
+}
+
+_SCHEDULES: dict[Schedule | None, models_pb2.Training.Schedule.ValueType] = {
+    None: models_pb2.Training.SCHEDULE_UNSPECIFIED,
+    "linear": models_pb2.Training.SCHEDULE_LINEAR,
+    "cosine": models_pb2.Training.SCHEDULE_COSINE,
+}
+
+WEIGHTS_FORMATS: dict[WeightsFormat, models_pb2.WeightsFile.Format.ValueType] = {
+    "safetensors": models_pb2.WeightsFile.FORMAT_SAFETENSORS,
+    "onnx": models_pb2.WeightsFile.FORMAT_ONNX,
+    "pt2": models_pb2.WeightsFile.FORMAT_PT2,
+}
+
 _OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
 
 
@@ -59,6 +78,25 @@ def schema_message(schema: Schema) -> datasets_pb2.Schema:
     return message
 
 
+def training_message(training: Training) -> models_pb2.Training:
+    """Return the message of a recipe, without a file of weights that it begins with."""
+    message = models_pb2.Training(
+        optimizer=_OPTIMIZERS[training.optimizer],
+        lr=training.lr,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        momentum=training.momentum,
+        beta1=training.betas[0],
+        beta2=training.betas[1],
+        eps=training.eps,
+        schedule=_SCHEDULES[training.schedule],
+        seed=training.seed,
+    )
+    if is_initialiser(training.init):
+        message.initialiser = models_pb2.Training.INITIALISER_TORCH
+    return message
+
+
 def model(message: models_pb2.Model) -> Model:
     """Return the value of a model."""
     objective = message.objective
@@ -75,7 +113,36 @@ def model(message: models_pb2.Model) -> Model:
         validation_job=message.validation_job,
         create_time=moment(message.create_time),
         etag=message.etag,
+        training=_training(message.training) if message.HasField("training") else None,
+        checkpoints=_checkpoints(message),
     )
+
+
+def _training(message: models_pb2.Training) -> Training:
+    kinds, start = models_pb2.Training, message.WhichOneof("init")
+    schedule = name(kinds.Schedule, message.schedule, "SCHEDULE_").lower()
+    drawn = name(kinds.Initialiser, message.initialiser, "INITIALISER_").lower()
+    return Training(
+        optimizer=cast(Any, name(kinds.Optimizer, message.optimizer, "OPTIMIZER_").lower()),
+        lr=message.lr,
+        epochs=message.epochs,
+        batch_size=message.batch_size if message.HasField("batch_size") else None,
+        schedule=None if schedule == "unspecified" else cast(Any, schedule),
+        momentum=message.momentum,
+        betas=(message.beta1, message.beta2),
+        eps=message.eps,
+        seed=message.seed,
+        init={"weights": "weights", "initialiser": drawn, None: None}[start],
+    )
+
+
+def _checkpoints(message: models_pb2.Model) -> tuple[CheckpointInfo, ...]:
+    found = [
+        stationarity(one.stationarity) if one.HasField("stationarity") else None for one in message.report.checkpoints
+    ]
+    found += [None] * (len(message.checkpoints) - len(found))
+    pairs = zip(message.checkpoints, found, strict=True)
+    return tuple(CheckpointInfo(one.learning_rate, fit) for one, fit in pairs)
 
 
 def _model_report(message: models_pb2.ModelReport) -> ModelReport:
@@ -149,11 +216,28 @@ def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
     limits = message.limits
     return ServerInfo(
         version=message.version,
-        methods=tuple(MethodInfo(m.name, scale(m.scale), m.estimand, m.uses_damping) for m in message.methods),
+        methods=tuple(_method(one) for one in message.methods),
         limits=Limits(limits.max_upload_bytes, limits.max_chunk_bytes, limits.max_page_size),
         devices=tuple(device.name for device in message.devices),
         runners=tuple(RunnerInfo(r.pid, r.device, r.lane, name(states, r.state, "STATE_")) for r in message.runners),
         libraries=dict(message.libraries),
+    )
+
+
+def _method(message: server_info_pb2.MethodInfo) -> MethodInfo:
+    return MethodInfo(
+        name=message.name,
+        scale=scale(message.scale),
+        estimand=message.estimand,
+        uses_damping=message.uses_damping,
+        is_iterative=message.is_iterative,
+        has_leverage_correction=message.has_leverage_correction,
+        rank=message.rank,
+        has_normalization=message.has_normalization,
+        needs_checkpoints=message.needs_checkpoints,
+        draws_at_random=message.draws_at_random,
+        has_self_influence=message.has_self_influence,
+        parameter_limit=message.parameter_limit or None,
     )
 
 

@@ -1,19 +1,17 @@
 """Messages of jobs and their results to values of the SDK. Pure functions."""
 
-from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from . import _convert_retraining
 from ._convert import name, scale, stationarity
 from ._errors import invalid
-from ._inputs import Aggregate, Measurement
+from ._inputs import Aggregate, Measurement, Normalization
 from ._resources import (
     Estimate,
     JobState,
     Progress,
 )
-from ._results import Counterfactual, Diagnostics, Explanation, Instances, ScoredExample, Value
+from ._results import Diagnostics, Explanation, Instances, ScoredExample, Value
 from ._tensors import dtype_name
 from .v1 import jobs_pb2, tensors_pb2
 
@@ -25,6 +23,11 @@ _MEASUREMENTS: dict[Measurement, jobs_pb2.Measurement.ValueType] = {
 
 
 _AGGREGATES: dict[Aggregate, jobs_pb2.Aggregate.ValueType] = {"mean": jobs_pb2.AGGREGATE_MEAN}
+
+_NORMALIZATIONS: dict[Normalization, jobs_pb2.Normalization.ValueType] = {
+    "theta": jobs_pb2.NORMALIZATION_THETA,
+    "loss": jobs_pb2.NORMALIZATION_LOSS,
+}
 
 
 def measurement(field: str, name: Measurement) -> jobs_pb2.Measurement.ValueType:
@@ -49,6 +52,17 @@ def aggregate(field: str, name: Aggregate) -> jobs_pb2.Aggregate.ValueType:
     return _AGGREGATES[name]
 
 
+def normalization(field: str, name: Normalization) -> jobs_pb2.Normalization.ValueType:
+    """Return the number of a normalization.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    if name not in _NORMALIZATIONS:
+        raise invalid(field, f"{name!r} is not one of {', '.join(_NORMALIZATIONS)}")
+    return _NORMALIZATIONS[name]
+
+
 def estimate(message: jobs_pb2.Estimate) -> Estimate:
     """Return what a job would take."""
     return Estimate(message.rows, message.peak_bytes, message.seconds)
@@ -61,15 +75,18 @@ def job_state(state: jobs_pb2.Job.State.ValueType) -> JobState:
 
 def progress(message: jobs_pb2.Job) -> Progress:
     """Return how far a job has come."""
-    return Progress(job_state(message.state), message.progress.stage, message.progress.done, message.progress.total)
+    told = message.progress
+    left = told.seconds_left if told.HasField("seconds_left") else None
+    return Progress(job_state(message.state), told.stage, told.done, told.total, told.rate, left)
 
 
 def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
     """Return what a job was asked, by the names of the API; what was left unset is None."""
     kind = message.WhichOneof("spec")
-    if kind is None:
-        return {}
-    spec = getattr(message, kind)
+    return {} if kind is None else _fields(getattr(message, kind))
+
+
+def _fields(spec: Any) -> dict[str, object]:
     found: dict[str, object] = {}
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
@@ -78,6 +95,8 @@ def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
             found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
+        elif field.message_type is not None:
+            found[field.name] = _fields(value)
         elif field.enum_type is not None:
             found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
         else:
@@ -113,24 +132,6 @@ def scored_example(message: jobs_pb2.ScoredExample, train: Instances | None) -> 
     )
 
 
-def counterfactual(message: jobs_pb2.Counterfactual) -> Counterfactual:
-    """Return the value of a counterfactual."""
-    return Counterfactual(
-        index=message.index,
-        without=tuple(message.without),
-        changes=numbers(message.changes),
-        gradient_norm=message.gradient_norm,
-        iterations=message.iterations,
-    )
-
-
-def numbers(values: Iterable[float]) -> npt.NDArray[np.float64]:
-    """Return numbers as an array that is not written to."""
-    array = np.array(values, dtype=np.float64)
-    array.flags.writeable = False
-    return array
-
-
 def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
     """Return the value of a result's diagnostics."""
     sources = jobs_pb2.Diagnostics.DampingSource
@@ -153,6 +154,7 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
         seconds=message.seconds,
         warnings=tuple(message.warnings),
         matvecs=message.matvecs,
+        fidelity=_convert_retraining.finding(message.fidelity) if message.HasField("fidelity") else None,
     )
 
 

@@ -11,6 +11,7 @@ from ._errors import invalid
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
 Measurement = Literal["loss", "logit", "margin"]
 Aggregate = Literal["mean"]
+Normalization = Literal["theta", "loss"]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -85,6 +86,17 @@ def positive(field: str, value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= 2**31 - 1:
         raise invalid(field, f"{value!r} is not a positive integer")
+    return int(value)
+
+
+def seed_number(field: str, value: object) -> int:
+    """Return an integer of at least 0.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**63:
+        raise invalid(field, f"{value!r} is not an integer of at least 0")
     return int(value)
 
 

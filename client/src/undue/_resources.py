@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ._inputs import Objective
+from ._recipes import Training
 
 
 class State(StrEnum):
@@ -54,6 +55,10 @@ class Progress:
     done: int
     total: int
     """0 where it is not known."""
+    rate: float = 0.0
+    """How much of the stage is done in a second; 0 where it is not known yet."""
+    seconds_left: float | None = None
+    """How long the stage will take from here; None where it is not known."""
 
     @property
     def fraction(self) -> float | None:
@@ -127,6 +132,15 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A registered checkpoint of a model."""
+
+    learning_rate: float
+    stationarity: Stationarity | None
+    """How near its weights are to a minimum of the objective on the sample; None before READY, and without a sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One version of a model. A version never changes once it is registered."""
 
@@ -150,6 +164,9 @@ class Model:
     create_time: datetime
     etag: str = ""
     """Changes whenever the version does; `delete` takes it, to delete only what was seen."""
+    training: Training | None = None
+    """The recipe by which it was trained; its `init` is "torch", "weights" (a file that the service keeps) or None."""
+    checkpoints: tuple[CheckpointInfo, ...] = ()
 
     @property
     def version(self) -> int:
@@ -270,6 +287,18 @@ class MethodInfo:
     estimand: str
     """What it estimates."""
     uses_damping: bool
+    is_iterative: bool = False
+    """Whether it takes a tolerance and a number of iterations."""
+    has_leverage_correction: bool = False
+    rank: str = ""
+    """What `rank` truncates; empty where it takes none."""
+    has_normalization: bool = False
+    needs_checkpoints: bool = False
+    draws_at_random: bool = False
+    """Whether its seed changes the scores."""
+    has_self_influence: bool = True
+    parameter_limit: int | None = None
+    """The most parameters that it works on; None for any number."""
 
 
 @dataclass(frozen=True, slots=True)

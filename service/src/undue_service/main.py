@@ -75,13 +75,13 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="undue"))
         changes.bind(loop)
         jobs, artifacts, staging = SqlJobStore(engine), LocalArtifacts(data.path), LocalStaging(data.path)
-        pool = LocalPool(find_devices(settings.devices), metrics)
+        pool = LocalPool(find_devices(settings.devices), metrics, block_bytes=settings.block_bytes)
         stack.push_async_callback(pool.close)
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
         registry, locator = SqlRegistry(engine), LocalLocator(settings.dataset_roots, private=data.path)
         registrations = Registrations(registry, artifacts, changes, metrics, clock, locator)
-        job_cases = Jobs(jobs, registrations, changes, metrics, clock)
+        job_cases = Jobs(jobs, registrations, changes, metrics, clock, settings.block_bytes)
         reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
         results = Results(job_cases, artifacts, reader)
         instances = InstanceReader(registrations, planner, pool, reader)
@@ -182,7 +182,7 @@ async def _check(settings: Settings) -> None:
     """Start everything once, a runner included, and say what was found."""
     anywhere = settings.model_copy(update={"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})
     async with service(anywhere, working=False):
-        pool = LocalPool(find_devices(settings.devices), PrometheusMetrics())
+        pool = LocalPool(find_devices(settings.devices), PrometheusMetrics(), block_bytes=settings.block_bytes)
         try:
             await pool.warm()
             found = pool.status()

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     """Folders whose files may be registered by file:// URI and read where they lie: absolute paths or file:// URIs,
     separated by commas; empty for none. Everybody who may register a data set may read everything below them."""
 
+    block_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Memory that a runner takes for the intermediate values of a block of rows, beside the model and what its method
+    holds. Smaller blocks are slower and change no score. Where a device has less, blocks are halved until they fit."""
+
     max_upload_bytes: int = Field(default=4 << 30, ge=1)
     """Largest file that an upload may declare."""
 

@@ -10,7 +10,7 @@ from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.curvature import Damped, Dense
 from undue_service.engine.solvers import Cholesky, ConjugateGradient
 from undue_service.engine.solvers.base import relative_residuals
-from undue_service.engine.solvers.cg import ritz_range
+from undue_service.engine.solvers.lanczos import ritz_range
 
 
 def with_eigenvalues(values, seed=0):
@@ -70,6 +70,54 @@ def test_columns_do_not_depend_on_their_company():
     alone = torch.cat([ConjugateGradient(1e-12).solve(A, rhs[:, j : j + 1]).value for j in range(6)], 1)
     torch.testing.assert_close(alone, together, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(ConjugateGradient(1e-12).solve(A, rhs[:, order]).value, together[:, order])
+
+
+def test_a_block_takes_far_fewer_passes_than_its_columns_one_by_one():
+    A = Counted(with_eigenvalues(torch.logspace(-2, 1, 200, dtype=torch.float64)))
+    rhs = torch.randn(200, 20, dtype=torch.float64)
+    ConjugateGradient().solve(A, rhs)
+    together = len(A.columns)
+    A.columns.clear()
+    ConjugateGradient().solve(A, rhs[:, :1])
+    assert together <= 18, "twenty directions at a time, of 200"
+    assert len(A.columns) > 4 * together
+
+
+def test_dependent_right_hand_sides_do_not_break_it_down():
+    A = Counted(with_eigenvalues(torch.logspace(-1, 2, 80, dtype=torch.float64)))
+    few = torch.randn(80, 3, dtype=torch.float64)
+    rhs = few @ torch.randn(3, 12, dtype=torch.float64)
+    solution = ConjugateGradient(1e-10).solve(A, rhs)
+    assert (solution.residuals <= 1e-10).all()
+    assert max(A.columns[:-1]) == 3, "twelve right-hand sides of rank three are a block of three"
+    expected = torch.linalg.solve(A.inner.matrix, rhs)
+    assert (solution.value - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_more_right_hand_sides_than_dimensions_take_one_iteration():
+    A = Counted(with_eigenvalues(torch.logspace(-1, 2, 10, dtype=torch.float64)))
+    rhs = torch.randn(10, 35, dtype=torch.float64)
+    solution = ConjugateGradient().solve(A, rhs)
+    assert A.columns == [10, 35], "and a product that measures"
+    torch.testing.assert_close(solution.value, torch.linalg.solve(A.inner.matrix, rhs), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_a_preconditioner_saves_iterations_and_changes_no_answer(columns):
+    scales = torch.logspace(-1, 1, 120, dtype=torch.float64)
+    inner = with_eigenvalues(torch.linspace(1, 4, 120, dtype=torch.float64)).matrix
+    A = Counted(Dense(scales[:, None] * inner * scales))
+    rhs = torch.randn(120, columns, dtype=torch.float64)
+    plain = ConjugateGradient(1e-9, 100_000).solve(A, rhs)
+    before = len(A.columns)
+    A.columns.clear()
+    solution = ConjugateGradient(1e-9, preconditioner=lambda V: V / scales[:, None].square()).solve(A, rhs)
+    assert (solution.residuals <= 1e-9).all()
+    assert len(A.columns) < 0.6 * before
+    exact = torch.linalg.solve(A.inner.matrix, rhs)
+    weighted = scales[:, None] * (solution.value - exact)
+    assert weighted.norm() < 1e-4 * (scales[:, None] * exact).norm()
+    assert (plain.residuals <= 1e-9).all()
 
 
 def test_the_scale_of_a_gradient_does_not_matter():
@@ -164,8 +212,10 @@ def test_the_method_says_what_it_did(case):
     assert 0 < found.residual <= 1e-8
     assert found.matvecs > 2 * len(c.x), "iterations, and the product that measures the residual"
     assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["stationarity", "curvature", "solve", "scores"]
-    own = self_influence(c.objective, c.rows, method="cg", tolerance=1e-3).diagnostics
-    assert 1e-8 < own.residual <= 1e-3
+    one = influence(c.objective, c.rows, c.rows, rows=[3], method="cg", tolerance=1e-3).diagnostics
+    assert 1e-8 < one.residual <= 1e-3
+    own = self_influence(c.objective, c.rows, method="cg").diagnostics
+    assert 0 < own.residual <= 1e-8, "thirty directions span all 27 dimensions: one iteration ends it"
 
 
 def test_a_network_that_was_not_trained_meets_negative_curvature(case):

@@ -7,18 +7,11 @@ import torch
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.methods import Checkpoint
+from unit.engine.dense import other_weights
 
 
-def checkpoints(objective, count, seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    noise = [
-        {
-            name: value + 0.1 * torch.randn(value.shape, generator=generator, dtype=value.dtype)
-            for name, value in objective.program.parameters.items()
-        }
-        for _ in range(count)
-    ]
-    return [Checkpoint(parameters, 0.1) for parameters in noise]
+def checkpoints(objective, count):
+    return [Checkpoint(parameters, 0.1) for parameters in other_weights(objective, count)]
 
 
 @pytest.mark.parametrize("method", ["exact", "grad_dot", "grad_cos"])

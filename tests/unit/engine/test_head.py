@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from undue_service.domain.specs import ObjectiveSpec
-from undue_service.engine.gradients import _vmapped, loss_gradients
+from undue_service.engine.gradients import loss_gradients
 from undue_service.engine.objective import Objective
+from unit.engine import dense
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -64,7 +65,7 @@ def test_factored_gradients_are_those_of_the_generic_route(program, function, pa
     assert objective.head is not None
     assert sorted(objective.head.positions.reshape(-1).tolist()) == list(range(objective.space.dim))
     batch = objective.place(_batch(X, torch.tensor([0, 1, 2, 0, 1, 2])))
-    generic = _vmapped(objective, batch, objective.losses)
+    generic = dense.row_gradients(objective, batch)
     block = loss_gradients(objective, batch)
     V = torch.randn(objective.space.dim, 5, dtype=torch.float64)
     weights = torch.rand(6, dtype=torch.float64)
@@ -88,7 +89,7 @@ def test_a_vector_of_weights_is_a_head_of_one_output(program, function):
     objective = Objective(program(Head(function), X), ObjectiveSpec("binary_logistic"))
     batch = objective.place(_batch(X, torch.tensor([0, 1, 1, 0, 1, 1])))
     torch.testing.assert_close(
-        loss_gradients(objective, batch).dense(), _vmapped(objective, batch, objective.losses), rtol=1e-12, atol=1e-13
+        loss_gradients(objective, batch).dense(), dense.row_gradients(objective, batch), rtol=1e-12, atol=1e-13
     )
 
 

@@ -1,5 +1,7 @@
 """Every method of the registry: against its formula written out, and under what must not change a score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,23 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.methods import METHODS
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
-from undue_service.engine.methods import REGISTRY, Problem
-from unit.engine.dense import gradients, hessian, lists_to_matrix
+from undue_service.engine.methods import REGISTRY, Checkpoint, Problem
+from unit.engine.dense import gauss_newton, gradients, hessian, lists_to_matrix, other_weights
+from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
 DAMPING = 2.0
 SETTINGS: dict[str, dict[str, float]] = {"cg": {"tolerance": 1e-13}}
+RATES = (0.1, 0.4)
+
+
+def asked_of(c, method):
+    """The settings under which a method meets its formula to rounding."""
+    found = SETTINGS.get(method, {})
+    if REGISTRY[method].spec.needs_checkpoints:
+        several = zip(other_weights(c.objective, 2), RATES, strict=True)
+        found = found | {"checkpoints": [Checkpoint(*one) for one in several]}
+    return {"method": method, "damping": DAMPING, **found}
 
 
 def influences(g, w, H):
@@ -25,6 +38,36 @@ def cosines(g, w, H):
     return (unit * (w > 0)[:, None] @ unit.T).T
 
 
+def steps(c, w):
+    found = 0.0
+    for weights, rate in zip(other_weights(c.objective, 2), RATES, strict=True):
+        g = gradients(replace(c, objective=c.objective.at(weights)))
+        found = found + rate * (g @ g.T) * w / len(g)
+    return found
+
+
+def likenesses(c, w):
+    """The network's last layer reads tanh of its first one's outputs; a head reads its inputs."""
+    h = c.x
+    if not c.objective.program.parameters.keys() <= {"weight", "bias"}:
+        first = [c.objective.program.parameters[name] for name in ("0.weight", "0.bias")]
+        h = torch.tanh(h @ first[0].T + first[1])
+    f = c.objective.outputs(c.objective.theta, c.objective.place(next(c.rows.batches(1000))).inputs).requires_grad_()
+    y = c.objective.place(next(c.rows.batches(1000))).targets
+    (r,) = torch.autograd.grad(c.objective.loss.losses(f, y).sum(), f)
+    return torch.nn.functional.cosine_similarity(h[:, None], h[None], dim=2) * torch.sign(r @ r.T) * (w > 0)
+
+
+def by_ekfac(c, w):
+    own = c.objective.program.parameters
+    is_head = len(own) == 2
+    layers = [torch.nn.Linear(*own[f"{at}weight"].shape[::-1]) for at in ([""] if is_head else ["0.", "2."])]
+    module = layers[0] if is_head else torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1])
+    module.load_state_dict(dict(own))
+    curvature = ekfac(c.objective, module, c.objective.place(next(c.rows.batches(1000))), w)
+    return influences(gradients(c), w, curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64))
+
+
 FORMULAS = {
     "exact": influences,
     "cg": influences,
@@ -33,10 +76,25 @@ FORMULAS = {
 }
 """(∇ℓ (n, P), weights (n,), damped Hessian) → scores (m, n), of the training rows as test rows."""
 
+FORMULAS_OF_A_CASE = {
+    "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
+    "ekfac": by_ekfac,
+    "tracin": steps,
+    "representation": likenesses,
+}
+"""The same of what more than gradients and the Hessian take: (case, weights (n,)) → scores (m, n)."""
+
+
+def formula(c, method):
+    w = torch.ones(len(c.x), dtype=torch.float64) if c.weights is None else c.weights
+    if method in FORMULAS_OF_A_CASE:
+        return FORMULAS_OF_A_CASE[method](c, w).numpy()
+    return FORMULAS[method](gradients(c), w, hessian(c, DAMPING)).numpy()
+
 
 def test_the_registry_and_the_domain_name_the_same_methods():
     assert {name: method.spec for name, method in REGISTRY.items()} == dict(METHODS)
-    assert set(FORMULAS) == set(METHODS), "a method without a formula here is not tested"
+    assert set(FORMULAS) | set(FORMULAS_OF_A_CASE) == set(METHODS), "a method without a formula here is not tested"
 
 
 @pytest.mark.parametrize(("loss", "head"), KINDS)
@@ -44,11 +102,9 @@ def test_the_registry_and_the_domain_name_the_same_methods():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_scores_are_the_formula(case, loss, head, method, weighted):
     c = case(loss, head, weighted=weighted)
-    settings = {"method": method, "damping": DAMPING, "leverage_correction": False, **SETTINGS.get(method, {})}
+    settings = asked_of(c, method) | {"leverage_correction": False}
     found = influence(c.objective, c.rows, c.rows, top_k=None, **settings)
-    g = gradients(c)
-    w = torch.ones(len(g), dtype=torch.float64) if c.weights is None else c.weights
-    expected = FORMULAS[method](g, w, hessian(c, DAMPING)).numpy()
+    expected = formula(c, method)
     np.testing.assert_allclose(found.scores, expected, rtol=1e-5, atol=1e-6 * abs(expected).max())
     np.testing.assert_allclose(found.helpful_scores[:, 0], expected.max(axis=1).clip(0), rtol=1e-9)
     np.testing.assert_allclose(found.harmful_scores[:, 0], expected.min(axis=1).clip(None, 0), rtol=1e-9)
@@ -65,7 +121,7 @@ def test_scores_are_the_formula(case, loss, head, method, weighted):
 def test_blocks_row_order_and_memory_change_no_score(case, loss, head, method):
     c = case(loss, head, weighted=True)
     n = len(c.x)
-    settings = {"method": method, "damping": DAMPING, "top_k": n, **SETTINGS.get(method, {})}
+    settings = asked_of(c, method) | {"top_k": n}
     whole = lists_to_matrix(influence(c.objective, c.rows, c.rows, **settings), n)
     small = influence(c.objective, c.rows, c.rows, **settings, memory_bytes=12_000)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(3))
@@ -92,7 +148,7 @@ LINEAR_IN_THE_TEST_GRADIENT = set(METHODS) - {"grad_cos"}
 def test_the_mean_over_test_rows_is_the_score_of_the_mean_cost(case, loss, head, method, memory):
     c = case(loss, head, weighted=True)
     n = len(c.x)
-    settings = {"method": method, "damping": DAMPING, "top_k": n, **SETTINGS.get(method, {})}
+    settings = asked_of(c, method) | {"top_k": n}
     rows = [3, 0, 11, 3, 29]
     found = influence(c.objective, c.rows, c.rows, rows=rows, aggregate="mean", **settings, memory_bytes=memory)
     each = lists_to_matrix(influence(c.objective, c.rows, c.rows, rows=rows, **settings), n)
@@ -113,7 +169,7 @@ def test_the_mean_over_test_rows_is_the_score_of_the_mean_cost(case, loss, head,
 @pytest.mark.parametrize("method", REGISTRY)
 def test_the_mean_over_all_rows_is_one_line_of_the_matrix(case, method):
     c = case("cross_entropy")
-    settings = {"method": method, "damping": DAMPING, **SETTINGS.get(method, {})}
+    settings = asked_of(c, method)
     matrix = influence(c.objective, c.rows, c.rows, aggregate="mean", top_k=None, measurement="margin", **settings)
     lists = influence(c.objective, c.rows, c.rows, aggregate="mean", top_k=30, measurement="margin", **settings)
     assert matrix.scores.shape == (1, 30)
@@ -127,7 +183,8 @@ def test_the_sign_is_that_of_removal(case, method):
     c = case("cross_entropy")
     x, y = torch.cat([c.x, c.x[:1]]), torch.cat([c.y, (c.y[:1] + 1) % 3])
     train = TensorRows({"x": x}, y)
-    found = influence(c.objective, train, c.rows, rows=[0], method=method, leverage_correction=False, top_k=None)
+    settings = asked_of(c, method) | {"damping": None, "leverage_correction": False}
+    found = influence(c.objective, train, c.rows, rows=[0], top_k=None, **settings)
     assert found.scores[0, 0] > 0 > found.scores[0, -1]
 
 
@@ -140,7 +197,10 @@ def test_a_zero_gradient_scores_zero(case, method):
     weights = torch.ones(len(y), dtype=torch.float64)
     weights[5] = 0
     rows = TensorRows({"x": c.x}, y, weights)
-    scores = influence(c.objective, rows, rows, method=method, damping=DAMPING, top_k=None).scores
+    settings = asked_of(c, method)
+    if REGISTRY[method].spec.needs_checkpoints:
+        settings["checkpoints"] = [Checkpoint(c.objective.program.parameters, 1.0)]  # it is met exactly there only
+    scores = influence(c.objective, rows, rows, top_k=None, **settings).scores
     assert (scores[3] == 0).all()
     assert (scores[:, [3, 5]] == 0).all()
     assert np.isfinite(scores).all()

@@ -268,11 +268,21 @@ def test_requests_that_are_wrong(case, arguments, reason, field):
     assert (error.value.reason, error.value.violations[0].field) == (reason, field)
 
 
-def test_only_a_linear_head_is_retrained(case):
+def test_a_network_needs_its_recipe(case):
     c = case("cross_entropy", head=False)
-    with pytest.raises(FailedPrecondition, match=r"parameters=\[") as error:
+    with pytest.raises(FailedPrecondition, match=r"training=.*parameters=\[") as error:
         retrain(c.objective, c.rows, c.rows, without=SETS)
-    assert error.value.reason is Reason.RETRAIN_UNSUPPORTED
+    assert error.value.reason is Reason.RECIPE_MISSING
+
+
+def test_what_a_head_is_fitted_from_has_no_effect_and_that_is_said(case):
+    c = case("cross_entropy")
+    plain = retrain(c.objective, c.rows, c.rows, without=SETS)
+    asked = retrain(c.objective, c.rows, c.rows, without=SETS, start="cold", seeds=3)
+    assert (asked.changes == plain.changes).all()
+    assert any("no effect" in warning for warning in asked.diagnostics.warnings)
+    assert not any("no effect" in warning for warning in plain.diagnostics.warnings)
+    assert "Newton" in plain.recipe
 
 
 def test_too_few_iterations_name_the_fit_and_what_is_left(case):

@@ -14,6 +14,7 @@ from undue._export import is_program, write_pt2
 from undue._grpc_aio import in_thread
 from undue._inputs import Objective, resource_name, row_numbers, strings
 from undue._onnx import whole_model
+from undue._recipes import Checkpoint, Training, checked_recipe
 from undue._resources import Dataset, Example, Model
 from undue._schema import Arrays, Schema
 from undue._sources import DatasetFormat, Source, model_file
@@ -23,6 +24,7 @@ from .connection import AsyncConnection, all_pages
 from .data import send_arrays, send_files
 from .instances import read_rows
 from .kinds import AsyncValidationJob
+from .recipes import send_checkpoints, send_training
 from .uploads import send
 
 
@@ -41,6 +43,8 @@ class AsyncModels:
         parameters: Iterable[str] | None = None,
         output: str | None = None,
         sample: Dataset | str | None = None,
+        training: Training | None = None,
+        checkpoints: Iterable[Checkpoint] = (),
         wait: bool = True,
         example_inputs: object = None,
     ) -> Model:
@@ -55,6 +59,8 @@ class AsyncModels:
             parameters: fnmatch patterns of the parameters that influence runs over; None means all.
             output: name of the output that is the prediction; needed where there are several.
             sample: data set whose rows the parity and fit checks use; usually the training set.
+            training: the recipe by which it was trained, by which `retrain` and `fidelity` train it again.
+            checkpoints: the same model at other weights, for `tracin`, `trak` and averages of any method (ensemble=).
             wait: whether to wait until it is READY; otherwise it is returned as VALIDATING.
             example_inputs: for an nn.Module: a tensor, a tuple of tensors, or a dict of input name to tensor; a row or
                 two suffice.
@@ -73,6 +79,7 @@ class AsyncModels:
         message.parameters.extend(strings("parameters", parameters or ()))
         if sample is not None:
             message.sample = resource_name("sample", "datasets", sample)
+        recipe, others = checked_recipe(training, checkpoints)
         with tempfile.TemporaryDirectory(prefix="undue-") as scratch:
             if is_program(source):
                 path: Path = await in_thread(write_pt2, source, example_inputs, Path(scratch))
@@ -81,6 +88,9 @@ class AsyncModels:
                 named, message.format = model_file(source)
                 path = await in_thread(whole_model, named, Path(scratch))
             message.upload = await send(self._connection, await in_thread(blob_of_file, path, "source"))
+        if recipe is not None:
+            message.training.CopyFrom(await send_training(self._connection, recipe))
+        message.checkpoints.extend(await send_checkpoints(self._connection, others))
         request = models_pb2.CreateModelRequest(model_id=name, model=message, request_id=str(uuid.uuid4()))
         created = await self._connection.call(self._connection.models.CreateModel, request)
         if not wait:

@@ -15,6 +15,7 @@ from undue._export import is_program, write_pt2
 from undue._grpc_blocking import in_thread
 from undue._inputs import Objective, resource_name, row_numbers, strings
 from undue._onnx import whole_model
+from undue._recipes import Checkpoint, Training, checked_recipe
 from undue._resources import Dataset, Example, Model
 from undue._schema import Arrays, Schema
 from undue._sources import DatasetFormat, Source, model_file
@@ -24,6 +25,7 @@ from .connection import Connection, all_pages
 from .data import send_arrays, send_files
 from .instances import read_rows
 from .kinds import ValidationJob
+from .recipes import send_checkpoints, send_training
 from .uploads import send
 
 
@@ -42,6 +44,8 @@ class Models:
         parameters: Iterable[str] | None = None,
         output: str | None = None,
         sample: Dataset | str | None = None,
+        training: Training | None = None,
+        checkpoints: Iterable[Checkpoint] = (),
         wait: bool = True,
         example_inputs: object = None,
     ) -> Model:
@@ -56,6 +60,8 @@ class Models:
             parameters: fnmatch patterns of the parameters that influence runs over; None means all.
             output: name of the output that is the prediction; needed where there are several.
             sample: data set whose rows the parity and fit checks use; usually the training set.
+            training: the recipe by which it was trained, by which `retrain` and `fidelity` train it again.
+            checkpoints: the same model at other weights, for `tracin`, `trak` and averages of any method (ensemble=).
             wait: whether to wait until it is READY; otherwise it is returned as VALIDATING.
             example_inputs: for an nn.Module: a tensor, a tuple of tensors, or a dict of input name to tensor; a row or
                 two suffice.
@@ -74,6 +80,7 @@ class Models:
         message.parameters.extend(strings("parameters", parameters or ()))
         if sample is not None:
             message.sample = resource_name("sample", "datasets", sample)
+        recipe, others = checked_recipe(training, checkpoints)
         with tempfile.TemporaryDirectory(prefix="undue-") as scratch:
             if is_program(source):
                 path: Path = in_thread(write_pt2, source, example_inputs, Path(scratch))
@@ -82,6 +89,9 @@ class Models:
                 named, message.format = model_file(source)
                 path = in_thread(whole_model, named, Path(scratch))
             message.upload = send(self._connection, in_thread(blob_of_file, path, "source"))
+        if recipe is not None:
+            message.training.CopyFrom(send_training(self._connection, recipe))
+        message.checkpoints.extend(send_checkpoints(self._connection, others))
         request = models_pb2.CreateModelRequest(model_id=name, model=message, request_id=str(uuid.uuid4()))
         created = self._connection.call(self._connection.models.CreateModel, request)
         if not wait:

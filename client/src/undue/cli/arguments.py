@@ -4,7 +4,9 @@ import argparse
 from fractions import Fraction
 from typing import Any, get_args
 
-from undue._inputs import Aggregate, Measurement, ObjectiveName
+from undue._fidelity import FidelityKind, Start
+from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
+from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
 
 
@@ -48,6 +50,17 @@ def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parameters", nargs="+", action="extend", metavar="PATTERN", help=selected)
     parser.add_argument("--output", help="which output is the prediction")
     parser.add_argument("--sample", metavar="DATASET", help="data set of the parity and fit checks")
+    checkpoint = "weights (.safetensors, .onnx, .pt2) of another epoch or seed, and its learning rate; several times"
+    parser.add_argument("--checkpoint", nargs=2, action="append", default=[], metavar=("FILE", "LR"), help=checkpoint)
+    recipe = parser.add_argument_group("training", "the recipe by which it was trained, for training it again")
+    recipe.add_argument("--optimizer", choices=get_args(Optimizer), help="needed where there is a recipe")
+    recipe.add_argument("--lr", type=float, help="learning rate at the first step")
+    recipe.add_argument("--epochs", type=int, metavar="N", help="how often the training set is gone through")
+    recipe.add_argument("--batch-size", type=int, metavar="N", help="rows of a step; all without it")
+    recipe.add_argument("--schedule", choices=get_args(Schedule), help="of the learning rate, down to 0")
+    recipe.add_argument("--momentum", type=float, default=0.0, help="of sgd (0)")
+    recipe.add_argument("--training-seed", type=int, default=0, metavar="SEED", help="of the order of the rows (0)")
+    recipe.add_argument("--init", metavar="FILE", help="weights that training begins with, or 'torch'")
     _no_wait(parser)
 
 
@@ -81,6 +94,8 @@ def influence(parser: argparse.ArgumentParser) -> None:
     _tested(parser, "whose predictions are explained")
     together = "explain the mean of the rows' costs instead of each row"
     parser.add_argument("--aggregate", choices=get_args(Aggregate), help=together)
+    truth = "hold the scores against retraining, too, as `undue fidelity` does by default"
+    parser.add_argument("--fidelity", action="store_true", help=truth)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
     _running(parser)
 
@@ -100,7 +115,38 @@ def retrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without", required=True, action="append", type=_rows, metavar="ROWS", help=sets)
     parser.add_argument("--tolerance", type=float, help="gradient norm at which a fit has converged (1e-10)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="Newton steps of one fit at most (100)")
+    _retrained(parser)
     _running(parser)
+
+
+def fidelity(parser: argparse.ArgumentParser) -> None:
+    """Add what asks how well scores foretell retraining."""
+    _scoring(parser)
+    _tested(parser, "for whose rows training rows are scored")
+    compared = "loo removes single rows; lds, the linear datamodelling score, trains on random subsets (loo)"
+    parser.add_argument("--kind", choices=get_args(FidelityKind), default="loo", help=compared)
+    drawn = "rows drawn at random, and as many again over the strata; of lds, subsets (50)"
+    parser.add_argument("--samples", type=int, default=50, metavar="N", help=drawn)
+    quantiles = "quantiles of the score's size of which equally many rows are drawn (5)"
+    parser.add_argument("--strata", type=int, default=5, metavar="N", help=quantiles)
+    parser.add_argument("--share", type=float, default=0.5, help="of the training rows in a subset (0.5)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of an interval (1000)")
+    _retrained(parser)
+    _running(parser)
+
+
+def leverage(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for the closed forms of a linear head."""
+    _trained(parser)
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; none without it")
+    parser.add_argument("--dfbeta", action="store_true", help="with the change of every coefficient (--json)")
+    _running(parser)
+
+
+def _retrained(parser: argparse.ArgumentParser) -> None:
+    begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
+    parser.add_argument("--start", choices=get_args(Start), help=begins)
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings by the recipe of each (1)")
 
 
 def _trained(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +164,19 @@ def _tested(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _scoring(parser: argparse.ArgumentParser) -> None:
     _trained(parser)
-    parser.add_argument("--method", default="exact", help="as server-info lists them (exact)")
+    best = "as server-info lists them; exact for a linear head, gauss_newton for a network, without it"
+    parser.add_argument("--method", help=best)
     parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
     correction = "correct for the leverage of training rows; by default where the model is a linear head"
     parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
     parser.add_argument("--tolerance", type=float, help="relative residual at which cg stops (1e-8)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="iterations of one solve of cg at most (1000)")
+    selected = "parameters that the scores run over, as fnmatch patterns; those that the model registered without it"
+    parser.add_argument("--parameters", nargs="+", action="extend", metavar="PATTERN", help=selected)
+    parser.add_argument("--rank", type=int, metavar="N", help="what the method truncates to, as server-info says")
+    parser.add_argument("--normalization", choices=get_args(Normalization), help="of relatif (theta)")
+    parser.add_argument("--ensemble", action="store_true", help="average the scores over the model's checkpoints")
+    parser.add_argument("--seed", type=int, default=0, help="of whatever the method draws at random (0)")
 
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:

@@ -119,6 +119,14 @@ class MethodInfo(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     ESTIMAND_FIELD_NUMBER: _builtins.int
     USES_DAMPING_FIELD_NUMBER: _builtins.int
+    IS_ITERATIVE_FIELD_NUMBER: _builtins.int
+    HAS_LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    HAS_NORMALIZATION_FIELD_NUMBER: _builtins.int
+    NEEDS_CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    DRAWS_AT_RANDOM_FIELD_NUMBER: _builtins.int
+    HAS_SELF_INFLUENCE_FIELD_NUMBER: _builtins.int
+    PARAMETER_LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, as a job asks for it."""
     scale: _jobs_pb2.Scale.ValueType
@@ -127,6 +135,22 @@ class MethodInfo(_message.Message):
     """What it estimates."""
     uses_damping: _builtins.bool
     """Whether it has damping."""
+    is_iterative: _builtins.bool
+    """Whether it iterates: takes a tolerance and a number of iterations."""
+    has_leverage_correction: _builtins.bool
+    """Whether it corrects for leverage on a linear head."""
+    rank: _builtins.str
+    """What `rank` truncates; empty where it takes none."""
+    has_normalization: _builtins.bool
+    """Whether it has more than one normalization."""
+    needs_checkpoints: _builtins.bool
+    """Whether it does not work without the model's checkpoints."""
+    draws_at_random: _builtins.bool
+    """Whether its seed changes the scores."""
+    has_self_influence: _builtins.bool
+    """Whether it tells rows apart by their score for themselves."""
+    parameter_limit: _builtins.int
+    """The most parameters that it works on; 0 for any number."""
     def __init__(
         self,
         *,
@@ -134,10 +158,18 @@ class MethodInfo(_message.Message):
         scale: _jobs_pb2.Scale.ValueType = ...,
         estimand: _builtins.str = ...,
         uses_damping: _builtins.bool = ...,
+        is_iterative: _builtins.bool = ...,
+        has_leverage_correction: _builtins.bool = ...,
+        rank: _builtins.str = ...,
+        has_normalization: _builtins.bool = ...,
+        needs_checkpoints: _builtins.bool = ...,
+        draws_at_random: _builtins.bool = ...,
+        has_self_influence: _builtins.bool = ...,
+        parameter_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimand", b"estimand", "name", b"name", "scale", b"scale", "uses_damping", b"uses_damping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draws_at_random", b"draws_at_random", "estimand", b"estimand", "has_leverage_correction", b"has_leverage_correction", "has_normalization", b"has_normalization", "has_self_influence", b"has_self_influence", "is_iterative", b"is_iterative", "name", b"name", "needs_checkpoints", b"needs_checkpoints", "parameter_limit", b"parameter_limit", "rank", b"rank", "scale", b"scale", "uses_damping", b"uses_damping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,14 +5,14 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from undue_service.domain.costs import Estimate, estimate
+from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import RequestedJob, SelfInfluence
+from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, SelfInfluence
 
-from .admission import check_job, check_method, dataset_report, model_report
+from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
 from .changes import Changes, wait
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
@@ -24,13 +24,20 @@ class Jobs:
     """Use cases of JobService, but for results."""
 
     def __init__(
-        self, store: JobStore, registrations: Registrations, changes: Changes, metrics: Metrics, clock: Clock
+        self,
+        store: JobStore,
+        registrations: Registrations,
+        changes: Changes,
+        metrics: Metrics,
+        clock: Clock,
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self._store = store
         self._registrations = registrations
         self._changes = changes
         self._metrics = metrics
         self._clock = clock
+        self._block_bytes = block_bytes
 
     def create(self, tenant: str, spec: RequestedJob, timeout_seconds: float, request: RequestKey | None) -> Job:
         """Queue a job over resources that are ready; their versions are settled now.
@@ -66,7 +73,7 @@ class Jobs:
         """
         check_method(spec)
         settled = self._settled(tenant, spec)
-        model = model_report(settled.model)
+        model = selected(spec, settled.model)
         if model.speed is None:
             text = (
                 f"{settled.model.name} was registered without a sample that has targets, so its speed was not "
@@ -74,10 +81,21 @@ class Jobs:
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
         test_rows = 0
-        if settled.test is not None and not isinstance(spec, SelfInfluence):
+        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
             test_rows = len(spec.rows) or dataset_report(settled.test).rows
         train_rows = dataset_report(settled.train).rows
-        return settled.spec, estimate(settled.spec, model, model.speed, train_rows, test_rows)
+        training = settled.model.spec.training if isinstance(settled.model.spec, ModelSpec) else None
+        found = estimate(
+            settled.spec,
+            model,
+            model.speed,
+            train_rows,
+            test_rows,
+            registered=model_report(settled.model),
+            training=training,
+            block_bytes=self._block_bytes,
+        )
+        return settled.spec, found
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -127,10 +145,13 @@ class Jobs:
         field = f"job.{spec.kind}"
         model = self._registrations.usable(tenant, "models", f"{field}.model", spec.model)
         train = self._dataset(tenant, f"{field}.train", spec.train)
-        test = None if isinstance(spec, SelfInfluence) else self._dataset(tenant, f"{field}.test", spec.test)
+        test = None
+        if not isinstance(spec, SelfInfluence | Leverage):
+            test = self._dataset(tenant, f"{field}.test", spec.test)
+        spec = settled_method(spec, model)
         check_job(spec, model, train, test)
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
-        if test is not None and not isinstance(settled, SelfInfluence):
+        if test is not None and not isinstance(settled, SelfInfluence | Leverage):
             settled = replace(settled, test=test.name)
         return _Settled(settled, model, train, test)
 

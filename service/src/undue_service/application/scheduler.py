@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from undue_service.domain.errors import (
@@ -131,7 +132,7 @@ class Scheduler:
         log.info("job succeeded", extra={"job": job.name})
 
     async def _supervised(self, lease: Lease, work: Work) -> tuple[TaskResult, dict[str, str], Progress]:
-        progress = _Latest()
+        progress = _Latest(self._clock)
 
         async def run() -> tuple[TaskResult, dict[str, str]]:
             result = await self._pool.run(work, progress.set)
@@ -220,13 +221,21 @@ class Scheduler:
 
 
 class _Latest:
-    """The newest progress that a runner has told."""
+    """The newest progress that a runner has told, and the rate of its stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.value = Progress()
+        self._clock = clock
+        self._since = (clock.now(), 0)
 
     def set(self, progress: Progress) -> None:
-        self.value = progress
+        now = self._clock.now()
+        if progress.stage != self.value.stage or progress.done < self.value.done:
+            self._since = (now, progress.done)  # another stage, or the same one over again
+        started, done = self._since
+        seconds = (now - started).total_seconds()
+        rate = (progress.done - done) / seconds if seconds > 0 else 0.0
+        self.value = replace(progress, rate=rate)
 
 
 def _deadline(job: Job) -> datetime | None:

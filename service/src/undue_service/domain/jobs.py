@@ -44,6 +44,15 @@ class Progress:
     done: int = 0
     total: int = 0
     """0 where it is not known."""
+    rate: float = 0.0
+    """How much of the stage is done in a second; 0 where it is not known yet."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the stage will take from here; None where it is not known."""
+        if not (self.rate > 0 and self.total > 0):
+            return None
+        return max(0, self.total - self.done) / self.rate
 
 
 @dataclass(frozen=True, slots=True)

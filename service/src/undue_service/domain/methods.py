@@ -31,7 +31,10 @@ class MethodSpec:
     rank: str = ""
     """What `rank` truncates; empty where the method takes none."""
     has_normalization: bool = False
+    uses_checkpoints: bool = False
+    """Whether it works over the registered checkpoints by itself, where there are any."""
     needs_checkpoints: bool = False
+    """Whether it does not work without them."""
     draws_at_random: bool = False
     """Whether `seed` changes the scores."""
 
@@ -58,6 +61,27 @@ METHODS: Mapping[str, MethodSpec] = {
             is_iterative=True,
         ),
         MethodSpec(
+            name="gauss_newton",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the damped Gauss–Newton matrix",
+            uses_damping=True,
+            has_leverage_correction=True,
+            precision="float32",
+            rank="rows of a square root of the Gauss–Newton matrix, the largest first",
+        ),
+        MethodSpec(
+            name="ekfac",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, with EK-FAC for the Gauss-Newton matrix",
+            uses_damping=True,
+            has_leverage_correction=False,
+            precision="float32",
+            rank="terms of the damped inverse's eigenvalues in each weight",
+            draws_at_random=True,
+        ),
+        MethodSpec(
             name="grad_dot",
             scale="relative",
             estimand="inner product of the test and the training row's gradients over n: "
@@ -73,8 +97,36 @@ METHODS: Mapping[str, MethodSpec] = {
             has_leverage_correction=False,
             has_self_influence=False,
         ),
+        MethodSpec(
+            name="tracin",
+            scale="relative",
+            estimand="inner product of the test and the training row's gradients over n, summed over the registered "
+            "checkpoints with their learning rates: what gradient steps on the training row did to the test row's cost",
+            uses_damping=False,
+            has_leverage_correction=False,
+            precision="float32",
+            uses_checkpoints=True,
+            needs_checkpoints=True,
+        ),
+        MethodSpec(
+            name="representation",
+            scale="relative",
+            estimand="cosine of what the last layer reads of the test and of the training row, negative where the two "
+            "rows' costs pull the outputs in opposite directions",
+            uses_damping=False,
+            has_leverage_correction=False,
+            has_self_influence=False,
+            precision="float32",
+        ),
     )
 }
+
+
+def default_method(linear_head: bool, dim: int) -> str:
+    """Return the method of a job that names none, for P = `dim` selected parameters."""
+    if linear_head and dim <= DENSE_PARAMETER_LIMIT:
+        return "exact"
+    return "gauss_newton" if "gauss_newton" in METHODS else "cg"
 
 
 def method_spec(name: str) -> MethodSpec:

@@ -1,9 +1,12 @@
 """What was found: reports of validations and jobs, as plain values."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from math import prod
 from typing import Literal
 
+from .errors import InvalidArgument, Reason
 from .specs import DType
 
 
@@ -90,6 +93,14 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """What validation found at one checkpoint."""
+
+    stationarity: Stationarity | None
+    """On the sample; None without one that has targets."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """What validation found in a model."""
 
@@ -110,12 +121,36 @@ class ModelReport:
     """C: how many numbers a prediction is."""
     speed: Speed | None = None
     """None without a sample."""
+    checkpoints: tuple[CheckpointReport, ...] = ()
+    """In the order of the model's checkpoints."""
     kind: Literal["model_report"] = "model_report"
 
     @property
     def dim(self) -> int:
         """Return P, the number of selected parameters."""
         return sum(prod(one.shape) for one in self.parameters if one.selected)
+
+    def selecting(self, patterns: Sequence[str]) -> "ModelReport":
+        """Return the report of the same model with other parameters selected; no patterns leave it as it is.
+
+        Whether another selection is a linear head is not known before a runner looks: it counts as none.
+
+        Raises:
+            InvalidArgument: PARAMETERS_NOT_FOUND where a pattern matches nothing.
+        """
+        if not patterns:
+            return self
+        names = [one.name for one in self.parameters]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+                text = f"no parameter matches {pattern!r}; there are {listed}"
+                raise InvalidArgument.at("parameters", text, Reason.PARAMETERS_NOT_FOUND)
+        chosen = tuple(
+            replace(one, selected=any(fnmatchcase(one.name, pattern) for pattern in patterns))
+            for one in self.parameters
+        )
+        return replace(self, parameters=chosen, linear_head=self.linear_head and chosen == self.parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +221,7 @@ class Diagnostics:
     dtype: DType
     device: str
     digests: dict[str, str]
-    """model, train, test and code, each sha256."""
+    """model, train, test and code, and checkpoints where the model has any, each sha256."""
     seconds: float
     warnings: tuple[str, ...] = ()
     matvecs: int = 0

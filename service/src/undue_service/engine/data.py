@@ -23,6 +23,15 @@ class Batch:
     index: Tensor
     """Row numbers in the data set, (B,) int64."""
 
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Return some of the rows."""
+        return Batch(
+            {name: tensor[rows] for name, tensor in self.inputs.items()},
+            None if self.targets is None else self.targets[rows],
+            None if self.weights is None else self.weights[rows],
+            self.index[rows],
+        )
+
 
 class Rows(Protocol):
     """A data set that can be read in blocks, as often as needed and each time alike."""

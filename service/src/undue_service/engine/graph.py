@@ -1,7 +1,7 @@
 """An ATen graph as a pure function of its parameters and inputs, ready for `torch.func`."""
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,30 +136,34 @@ class Graph:
         feeds = {copies[node].name: feed for node, feed in self.feeds.items()}
         return Graph(graph, feeds, [copies[node] for node in self.outputs])
 
-    def __call__(self, values: Callable[[Feed], Tensor]) -> tuple[Tensor, ...]:
+    def __call__(self, values: Callable[[Feed], Tensor], watched: Collection[fx.Node] = ()) -> tuple[Tensor, ...]:
         """Run the graph.
 
         Args:
             values: what each placeholder receives.
+            watched: nodes whose values shall require a gradient.
         """
         if self._attends:
             # The fused kernels have neither forward mode nor a second derivative.
             with sdpa_kernel(SDPBackend.MATH):
-                return self._run(values)
-        return self._run(values)
+                return self._run(values, frozenset(watched))
+        return self._run(values, frozenset(watched))
 
     def row_numel(self) -> int:
         """Return how many numbers one row needs over all intermediate values: the memory of a forward pass."""
-        return sum(_numel(node) for node in self.nodes if node.op == "call_function")
+        return sum(row_numel(node) for node in self.nodes if node.op == "call_function")
 
-    def _run(self, values: Callable[[Feed], Tensor]) -> tuple[Tensor, ...]:
+    def _run(self, values: Callable[[Feed], Tensor], watched: frozenset[fx.Node]) -> tuple[Tensor, ...]:
         env: dict[fx.Node, Any] = {}
         for node in self.nodes:
             if node.op == "placeholder":
                 env[node] = values(self.feeds[node])
                 continue
             args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), env.__getitem__)
-            env[node] = node.target(*args, **kwargs)
+            value = node.target(*args, **kwargs)
+            if node in watched and not value.requires_grad:
+                value = value.detach().requires_grad_()
+            env[node] = value
             for source in node.all_input_nodes:
                 if self._last_use[source] is node and source not in self.outputs:
                     del env[source]
@@ -193,13 +197,18 @@ def ancestors(outputs: Sequence[fx.Node]) -> set[fx.Node]:
     return reached
 
 
-def _numel(node: fx.Node) -> int:
+def row_numel(node: fx.Node) -> int:
+    """Return how many numbers of a node's value belong to one row; a free length counts as one."""
     value = node.meta.get("val")
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or all(isinstance(size, int) for size in value.shape):
         return 0
     numel = 1
-    for size in value.shape[1:]:
-        numel *= size if isinstance(size, int) else 1
+    for size in value.shape:
+        numel *= (
+            size
+            if isinstance(size, int)
+            else max(1, int(size.node.expr.subs(dict.fromkeys(size.node.expr.free_symbols, 1))))
+        )
     return numel
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from glob import escape
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from .losses import LOSSES
 from .measurements import measure
 from .parameters import ParameterSpace, matching
 from .program import InputSpec, Program
+from .taps import Taps, find_taps
 
 
 class Objective:
@@ -29,6 +31,7 @@ class Objective:
         l2: l2 · mask, (P,).
         l2_mask: 1 where the L2 term covers a parameter, (P,).
         loss: ℓ as a function of the outputs.
+        taps: θ as blocks, and where the program uses each.
         head: the linear head that θ is, where the outputs are linear in every selected parameter.
         output_activation: the softmax or sigmoid at the model's end that the loss looks behind.
     """
@@ -61,6 +64,7 @@ class Objective:
                 self.l2_mask[self.space.slice(name)] = 0
         self.l2 = spec.l2 * self.l2_mask
         self.head: LinearHead | None = find_head(self.program, self.space)
+        self.taps: Taps = find_taps(self.program, self.space, self.l2)
         self._lookups = find_lookups(self.program)
 
     def at(self, parameters: Mapping[str, Tensor]) -> "Objective":
@@ -77,8 +81,16 @@ class Objective:
         moved.program = program
         moved.theta = self.space.flatten(program.parameters).detach()
         moved.head = None if self.head is None else replace(self.head, program=program)
+        moved.taps = replace(self.taps, program=program)
         moved._lookups = None if self._lookups is None else replace(self._lookups, program=program)
         return moved
+
+    def in_double(self) -> "Objective":
+        """Return the same objective in float64."""
+        if self.program.dtype is torch.float64:
+            return self
+        program = self.program.to(self.program.device, torch.float64)
+        return Objective(program, self.spec, tuple(escape(name) for name in self.space.names))
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.

@@ -12,7 +12,7 @@ from torch import Tensor
 from undue_service.domain.errors import InvalidArgument, Reason
 
 from .data import Batch, Rows
-from .gradients import DenseGradients, GradientBlock, block_rows, measurement_gradients
+from .gradients import GradientBlock, block_rows, dense_gradients, measurement_gradients
 from .objective import Objective
 from .progress import Progress, silent
 
@@ -90,17 +90,23 @@ class Asked:
             parts.append(row_facts(objective, replace(batch, index=placed.index)))
         return RowFacts.joined(parts)
 
-    def gradients(self, objective: Objective) -> GradientBlock:
-        """Return ∇m_t of each explanation; those of the mean are made dense, (1, P)."""
+    def gradients(self, objective: Objective, explaining: Objective | None = None) -> GradientBlock:
+        """Return ∇m_t of each explanation; those of the mean are made dense, (1, P).
+
+        Args:
+            objective: where the gradients are taken.
+            explaining: whose prediction a row without targets is explained by, where that is another.
+        """
+        explaining = explaining or objective
         if self.mean:
             total = torch.zeros_like(objective.theta)
             done = 0
-            for _, batch in self.batches(objective):
+            for _, batch in self.batches(explaining):
                 total += measurement_gradients(objective, batch, self.measurement).total(None)
                 done += len(batch.index)
                 self.progress("test rows", done, len(self.rows))
-            return DenseGradients((total / len(self.rows))[None])
-        (batch,) = (batch for _, batch in self.batches(objective))
+            return dense_gradients(objective, (total / len(self.rows))[None])
+        (batch,) = (batch for _, batch in self.batches(explaining))
         return measurement_gradients(objective, batch, self.measurement)
 
     def columns(self, objective: Objective) -> Tensor:

@@ -1,6 +1,7 @@
 """The objective without some rows, for several sets of rows at once.
 
-R_k(Θ) = (1/n) Σ_{i ∉ S_k} w_i ℓ(x̃_i Θ + o_i, y_i) + ½ Σ l2 ∘ Θ², Θ (d, C): 1/n stays, as `docs/scores.md` has it.
+R_k(Θ) = (1/n_k) Σ_{i ∉ S_k} w_i ℓ(x̃_i Θ + o_i, y_i) + ½ Σ l2 ∘ Θ², Θ (d, C): n_k = n stays, as `docs/scores.md` has it,
+or it is the number of the rows that are kept.
 K heads are (d, K, C), so that one product with the features serves them all.
 """
 
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .curvature.hessian import head_blocks
+from .curvature.head import head_blocks
 from .head_rows import HeadBlock, HeadRows, l2_of, repeated
 from .losses import Loss, SquaredError
 from .objective import Objective
+from .training import Divisor
 
 Product = Callable[[Tensor], Tensor]
 """V (d, K, C) → H_k V_k."""
@@ -30,6 +32,7 @@ class Removals:
         rows: HeadRows,
         without: Sequence[Sequence[int]],
         *,
+        divisor: Divisor = "kept_n",
         memory_bytes: int = 2**30,
         told: Callable[[], None] = lambda: None,
     ) -> None:
@@ -43,6 +46,9 @@ class Removals:
         for k, removed in enumerate(without):
             self._kept[torch.as_tensor(removed, dtype=torch.int64), k] = False
         self._kept = self._kept.to(self.l2.device)
+        self._divisors = torch.full((len(without),), len(rows), dtype=self.l2.dtype, device=self.l2.device)
+        if divisor == "subset":
+            self._divisors = self._kept.sum(dim=0).to(self.l2).clamp(min=1)
 
     @property
     def modulus(self) -> float:
@@ -92,7 +98,7 @@ class Removals:
     def weight(self) -> Tensor:
         """Return Σ_{i ∉ S_k} w_i, (K,)."""
         every = torch.arange(self._kept.shape[1], device=self._kept.device)
-        return sum(self._weights(block, every).sum(dim=0) for block in self._rows.blocks()) * len(self._rows)
+        return sum(self._weights(block, every).sum(dim=0) for block in self._rows.blocks()) * self._divisors
 
     def dense(self, theta: Tensor, k: int = 0, features: Tensor | None = None) -> Tensor:
         """Return the Hessian of one objective at Θ (d, C), as a matrix over coefficients (d, C) laid flat.
@@ -127,13 +133,13 @@ class Removals:
             yield block, f, residuals
 
     def _costs(self, block: HeadBlock, theta: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Return f (B, K, C) and (w_i/n) ℓ_i, 0 for a removed row, (B, K)."""
+        """Return f (B, K, C) and (w_i/n_k) ℓ_i, 0 for a removed row, (B, K)."""
         f = block.outputs(theta).requires_grad_()
         K, C = f.shape[1:]
         losses = self.loss.losses(f.view(-1, C), repeated(block.targets, K)).view(-1, K)
         return f, losses * self._weights(block, at)
 
     def _weights(self, block: HeadBlock, at: Tensor) -> Tensor:
-        """Return w_i/n, 0 for a removed row, (B, K)."""
-        kept = self._kept[block.index.to(self._kept.device)][:, at].to(block.features.dtype) / len(self._rows)
+        """Return w_i/n_k, 0 for a removed row, (B, K)."""
+        kept = self._kept[block.index.to(self._kept.device)][:, at].to(block.features.dtype) / self._divisors[at]
         return kept if block.weights is None else kept * block.weights[:, None]

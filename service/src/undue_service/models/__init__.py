@@ -8,5 +8,6 @@ from .opened import OpenedModel
 from .opening import open_model
 from .parity import parity
 from .running import predict
+from .weights import open_weights
 
-__all__ = ["OpenedModel", "open_model", "parity", "predict"]
+__all__ = ["OpenedModel", "open_model", "open_weights", "parity", "predict"]

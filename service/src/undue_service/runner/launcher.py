@@ -1,6 +1,6 @@
 """Make this process safe to hold a stranger's model, then become the runner. No thread exists yet.
 
-python -m undue_service.runner.launcher FD DEVICE
+python -m undue_service.runner.launcher FD DEVICE BLOCK_BYTES
 """
 
 import ctypes
@@ -16,7 +16,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 def main() -> None:
     """Set limits and exec."""
-    descriptor, device = int(sys.argv[1]), sys.argv[2]
+    descriptor, rest = int(sys.argv[1]), sys.argv[2:]
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_PDEATHSIG, signal.SIGKILL), (_PR_SET_NO_NEW_PRIVS, 1)):
         if libc.prctl(option, value, 0, 0, 0) != 0:
@@ -28,7 +28,7 @@ def main() -> None:
     os.closerange(3, descriptor)
     os.closerange(descriptor + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
     os.set_inheritable(descriptor, True)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "undue_service.runner.main", str(descriptor), device])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "undue_service.runner.main", str(descriptor), *rest])
 
 
 def _is_orphan(descriptor: int) -> bool:

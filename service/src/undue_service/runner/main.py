@@ -1,6 +1,6 @@
 """The runner: takes tasks from its socket, one at a time, until the socket closes.
 
-python -m undue_service.runner.main FD DEVICE
+python -m undue_service.runner.main FD DEVICE BLOCK_BYTES
 """
 
 import errno
@@ -29,7 +29,7 @@ def main() -> None:
 
     from .tasks import Workshop, libraries  # after the thread: the service may go while torch is being imported
 
-    workshop = Workshop(device=sys.argv[2])
+    workshop = Workshop(device=sys.argv[2], block_bytes=int(sys.argv[3]))
     channel.send(frames.FromRunner(hello=frames.Hello(libraries=libraries())))
     while True:
         channel.send(_run(workshop, channel, tasks.get()))

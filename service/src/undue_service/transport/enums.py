@@ -60,6 +60,27 @@ MEASUREMENTS: Words[str] = Words(
         jobs_pb2.MEASUREMENT_MARGIN: "margin",
     }
 )
+WEIGHTS_FORMATS: Words[str] = Words(
+    {
+        models_pb2.WeightsFile.FORMAT_SAFETENSORS: "safetensors",
+        models_pb2.WeightsFile.FORMAT_ONNX: "onnx",
+        models_pb2.WeightsFile.FORMAT_PT2: "pt2",
+    }
+)
+OPTIMIZERS: Words[str] = Words({models_pb2.Training.OPTIMIZER_SGD: "sgd", models_pb2.Training.OPTIMIZER_ADAM: "adam"})
+SCHEDULES: Words[str | None] = Words(
+    {
+        models_pb2.Training.SCHEDULE_UNSPECIFIED: None,
+        models_pb2.Training.SCHEDULE_LINEAR: "linear",
+        models_pb2.Training.SCHEDULE_COSINE: "cosine",
+    }
+)
+INITIALISERS: Words[str] = Words({models_pb2.Training.INITIALISER_TORCH: "torch"})
+NORMALIZATIONS: Words[str] = Words({jobs_pb2.NORMALIZATION_THETA: "theta", jobs_pb2.NORMALIZATION_LOSS: "loss"})
+STARTS: Words[str] = Words({jobs_pb2.START_WARM: "warm", jobs_pb2.START_COLD: "cold"})
+PROTOCOLS: Words[str] = Words(
+    {jobs_pb2.FidelitySettings.PROTOCOL_LOO: "loo", jobs_pb2.FidelitySettings.PROTOCOL_LDS: "lds"}
+)
 SCALES: Words[str] = Words({jobs_pb2.SCALE_REMOVAL: "removal", jobs_pb2.SCALE_RELATIVE: "relative"})
 DAMPING_SOURCES: Words[str] = Words(
     {

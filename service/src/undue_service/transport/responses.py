@@ -25,7 +25,7 @@ from undue_service.domain.specs import (
     ObjectiveSpec,
 )
 
-from . import sources
+from . import recipes, sources
 from .enums import (
     DATASET_STATES,
     DTYPES,
@@ -74,6 +74,8 @@ def model(value: Registration) -> models_pb2.Model:
         error=failure_to_status(value.failure) if value.failure else None,
         create_time=timestamp(value.create_time),
         etag=value.etag,
+        training=recipes.write_training(value.spec.training) if value.spec.training else None,
+        checkpoints=[recipes.write_checkpoint(one) for one in value.spec.checkpoints],
     )
 
 
@@ -130,6 +132,10 @@ def model_report(value: ModelReport) -> models_pb2.ModelReport:
         parity=parity,
         stationarity=stationarity(value.stationarity) if value.stationarity else None,
         warnings=value.warnings,
+        checkpoints=[
+            models_pb2.CheckpointReport(stationarity=stationarity(one.stationarity) if one.stationarity else None)
+            for one in value.checkpoints
+        ],
     )
 
 
@@ -156,7 +162,18 @@ def server_info(
         version=version,
         methods=[
             server_info_pb2.MethodInfo(
-                name=one.name, scale=SCALES.to_proto(one.scale), estimand=one.estimand, uses_damping=one.uses_damping
+                name=one.name,
+                scale=SCALES.to_proto(one.scale),
+                estimand=one.estimand,
+                uses_damping=one.uses_damping,
+                is_iterative=one.is_iterative,
+                has_leverage_correction=one.has_leverage_correction,
+                rank=one.rank,
+                has_normalization=one.has_normalization,
+                needs_checkpoints=one.needs_checkpoints,
+                draws_at_random=one.draws_at_random,
+                has_self_influence=one.has_self_influence,
+                parameter_limit=one.parameter_limit or 0,
             )
             for one in methods
         ],

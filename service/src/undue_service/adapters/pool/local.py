@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from undue_service.application.ports import Metrics, PoolStatus, RunnerLostError, Work
+from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Error
 from undue_service.domain.jobs import Progress
 from undue_service.domain.names import DEFAULT_TENANT
@@ -22,10 +23,17 @@ Key = tuple[int, str, str]
 class LocalPool:
     """WorkerPool over supervised processes of this machine."""
 
-    def __init__(self, devices: tuple[str, ...], metrics: Metrics, launcher: Sequence[str] = LAUNCHER) -> None:
+    def __init__(
+        self,
+        devices: tuple[str, ...],
+        metrics: Metrics,
+        launcher: Sequence[str] = LAUNCHER,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
         self._devices = devices
         self._metrics = metrics
         self._launcher = launcher
+        self._block_bytes = block_bytes
         self._free: dict[str, asyncio.Queue[int]] = {}
         self._runners: dict[Key, RunnerProcess] = {}
         self._libraries: Mapping[str, str] = {}
@@ -88,7 +96,7 @@ class LocalPool:
         if runner is not None:
             log.warning("an idle runner died", extra={"pid": runner.status().pid})
             await self._drop(key, "died")
-        runner = self._runners[key] = RunnerProcess(self._devices[key[0]], key[2], self._launcher)
+        runner = self._runners[key] = RunnerProcess(self._devices[key[0]], key[2], self._launcher, self._block_bytes)
         try:
             await runner.start()
         except RunnerLostError:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
+from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.jobs import Failure, Progress
 from undue_service.domain.reports import TaskResult
@@ -36,7 +37,9 @@ MAX_OUTPUT_LINE = 4096
 class RunnerProcess:
     """A spawned runner on an inherited socketpair. It ends when either end of that pair is closed."""
 
-    def __init__(self, device: str, lane: str, launcher: Sequence[str] = LAUNCHER) -> None:
+    def __init__(
+        self, device: str, lane: str, launcher: Sequence[str] = LAUNCHER, block_bytes: int = BLOCK_BYTES
+    ) -> None:
         self.device = device
         self.lane = lane
         self.libraries: dict[str, str] = {}
@@ -48,7 +51,7 @@ class RunnerProcess:
         with theirs:
             # The launcher is spawned, never forked: nothing of this process but the socket reaches it.
             self._process = subprocess.Popen(  # noqa: S603  our own module
-                [*launcher, str(theirs.fileno()), device],
+                [*launcher, str(theirs.fileno()), device, str(block_bytes)],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -1,9 +1,25 @@
 """Symmetric operators on parameters: what a solver inverts."""
 
-from .base import Curvature
-from .damped import Damped
+from .base import Curvature, MeanOfRows
+from .damped import Damped, known_diagonal, undamped
 from .dense import Dense
+from .empirical_fisher import EmpiricalFisher
+from .gauss_newton import GaussNewton
 from .hessian import Hessian
+from .identity import Identity
 from .trace import Estimate, mean_eigenvalue
 
-__all__ = ["Curvature", "Damped", "Dense", "Estimate", "Hessian", "mean_eigenvalue"]
+__all__ = [
+    "Curvature",
+    "Damped",
+    "Dense",
+    "EmpiricalFisher",
+    "Estimate",
+    "GaussNewton",
+    "Hessian",
+    "Identity",
+    "MeanOfRows",
+    "known_diagonal",
+    "mean_eigenvalue",
+    "undamped",
+]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Curvature
+from .base import Curvature, MeanOfRows
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,18 @@ class Damped:
         dense = self.curvature.to_dense().clone()
         dense.diagonal().add_(self.damping)
         return dense
+
+
+def undamped(curvature: Curvature) -> tuple[Curvature, float]:
+    """Return a curvature without its damping, and λ."""
+    if not isinstance(curvature, Damped):
+        return curvature, 0.0
+    inner, damping = undamped(curvature.curvature)
+    return inner, damping + curvature.damping
+
+
+def known_diagonal(curvature: Curvature, like: Tensor) -> Tensor:
+    """Return the part of a curvature that is known to be diagonal, l2 · mask + λ, as far as it says so: (P,)."""
+    inner, damping = undamped(curvature)
+    known = inner.diagonal if isinstance(inner, MeanOfRows) else 0.0
+    return like.new_zeros(curvature.dim) + known + damping

@@ -42,7 +42,7 @@ def averaged(method: Method[Any]) -> "Ensemble":
     Raises:
         InvalidArgument: INVALID_FIELD where the method works over the checkpoints already.
     """
-    if method.spec.needs_checkpoints:
+    if method.spec.uses_checkpoints:
         text = f"{method.spec.name} works over all checkpoints already: leave ensemble out"
         raise InvalidArgument.at("ensemble", text)
     return Ensemble(method)

@@ -8,11 +8,24 @@ from undue_service.domain.methods import method_spec
 
 from .base import Method
 from .cg import CG
+from .ekfac import EkFac
 from .exact import Exact
+from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
+from .representation import Representation
+from .tracin import TracIn
 
-_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos())
+_METHODS: tuple[Method[Any], ...] = (
+    Exact(),
+    CG(),
+    GaussNewtonInfluence(),
+    EkFac(),
+    GradDot(),
+    GradCos(),
+    TracIn(),
+    Representation(),
+)
 
 REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 

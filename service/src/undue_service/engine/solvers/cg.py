@@ -1,4 +1,4 @@
-"""Conjugate gradients: solves with products alone, so no matrix over the parameters is ever made."""
+"""Block conjugate gradients: solves with products alone, so no matrix over the parameters is ever made."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,17 @@ from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.engine.curvature import Curvature
 
 from .base import Solution, relative_residuals
+from .lanczos import ritz_range
 from .refusals import damping_of, refuse_not_finite, refuse_spectrum
 
 DEFAULT_TOLERANCE = 1e-8
 DEFAULT_MAX_ITERATIONS = 1000
 
-_LANCZOS_STEPS = 40
+_DEPENDENT = 0.1
+"""Share of what may be left of a residual below which a direction of the block is not worth a product."""
+
+Preconditioner = Callable[[Tensor], Tensor]
+"""V (P, K) → M⁻¹ V for a symmetric positive definite M near A; linear, and the same each time."""
 
 
 def _unheard(done: int, total: int) -> None:
@@ -26,11 +31,14 @@ def _unheard(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class ConjugateGradient:
-    """A s = v (Hestenes & Stiefel 1952), all right-hand sides in step: one pass over the data serves them all.
+    """A s = v for all right-hand sides as one block (O'Leary 1980): each gains from the directions of all others.
 
-    Each column has its own step lengths, so it does not matter which others it is solved with; one that has converged
-    leaves the pass. ‖r_k‖/‖r_0‖ ≤ 2 √κ ((√κ−1)/(√κ+1))^k with the condition number κ: about ½ √κ ln(2√κ/tolerance)
-    iterations, whatever P is.
+    The directions of an iteration are an orthonormal basis P of the preconditioned residuals and what they have in
+    common with the last ones; those that are linearly dependent, or too small to matter, are dropped, so the block
+    never breaks down and shrinks as columns converge (Ji & Li 2017, algorithm 2). One column is the method of Hestenes
+    & Stiefel (1952): ‖r_k‖/‖r_0‖ ≤ 2 √κ ((√κ−1)/(√κ+1))^k with the condition number κ of M⁻¹A, about ½ √κ
+    ln(2√κ/tolerance) iterations whatever P is. With K columns, κ is that without the K − 1 largest eigenvalues, and
+    dim/K iterations end it: digits softmax (650 parameters) for 100 rows takes 5 where one column takes 29.
     """
 
     name: ClassVar[str] = "cg"
@@ -40,6 +48,8 @@ class ConjugateGradient:
     """Passes over the data for one `solve`, at most."""
     progress: Callable[[int, int], None] = _unheard
     """Told (columns solved, columns) after every iteration."""
+    preconditioner: Preconditioner | None = None
+    """None for none. It changes how many iterations are taken, never the answer beyond the tolerance."""
 
     def prepare(self, curvature: Curvature) -> Curvature:
         """Return the curvature: there is nothing to prepare."""
@@ -119,62 +129,55 @@ class _Run:
     def descend(self, R: Tensor, done: int) -> Tensor:
         """Return the step from a residual R (P, K) towards A⁻¹ R, after which the recurrence meets the tolerance."""
         K = R.shape[1]
-        steps = torch.zeros_like(R)
         goal = 0.5 * self.solver.tolerance  # half of it is left to the drift
-        columns = torch.arange(K, device=R.device)
-        P, S = R, torch.zeros_like(R)
-        rho = R.square().sum(dim=0)
-        while len(columns) and self.iterations < self.solver.max_iterations:
+        S, Z = torch.zeros_like(R), self._preconditioned(R)
+        P = self._basis(Z, R)
+        while P.shape[1] and self.iterations < self.solver.max_iterations:
             Q = self.product(P)
             self.iterations += 1
-            curvatures = (P * Q).sum(dim=0)
-            self._check(P, Q, curvatures)
-            alpha = rho / curvatures
-            S, R = S + alpha * P, R - alpha * Q
-            before, rho = rho, R.square().sum(dim=0)
-            P = R + (rho / before) * P
-            running = rho.sqrt() > goal
-            if not bool(running.all()):
-                steps[:, columns[~running]] = S[:, ~running]
-                columns, rho = columns[running], rho[running]
-                P, R, S = P[:, running], R[:, running], S[:, running]
-            self.solver.progress(done + K - len(columns), done + K)
-        steps[:, columns] = S
-        return steps
+            curved = self._factorised(P, Q)
+            alpha = torch.cholesky_solve(P.T @ R, curved)
+            S, R = S.addmm_(P, alpha), R.addmm(Q, alpha, alpha=-1)
+            # ε‖A‖‖s‖ is what rounding makes of a residual: below it only a measured one tells more.
+            solved = R.norm(dim=0) <= (torch.finfo(R.dtype).eps * self.scale * S.norm(dim=0)).clamp(min=goal)
+            self.solver.progress(done + int(solved.sum()), done + K)
+            if bool(solved.all()):
+                break
+            Z = self._preconditioned(R)
+            P = self._basis(Z.addmm(P, torch.cholesky_solve(Q.T @ Z, curved), alpha=-1), R)
+        return S
 
-    def _check(self, P: Tensor, Q: Tensor, curvatures: Tensor) -> None:
-        sizes = P.square().sum(dim=0)
-        rayleigh = curvatures / sizes
-        if not bool(torch.isfinite(rayleigh).all()):
+    def _preconditioned(self, R: Tensor) -> Tensor:
+        return R if self.solver.preconditioner is None else self.solver.preconditioner(R)
+
+    def _basis(self, Z: Tensor, R: Tensor) -> Tensor:
+        """Return orthonormal directions that span the columns of Z, but for what is small beside the goal, (P, k)."""
+        if not bool(torch.isfinite(Z).all()):
             refuse_not_finite("a product with the Hessian")
-        self.scale = max(self.scale, float((Q.norm(dim=0) / sizes.sqrt()).max()))
+        norms = R.norm(dim=0)
+        worth = _DEPENDENT * 0.5 * self.solver.tolerance / R.shape[1] ** 0.5 / float(norms.max())
+        basis, triangle = torch.linalg.qr(Z)
+        U, sizes, _ = torch.linalg.svd(triangle)
+        rounding = max(Z.shape) * torch.finfo(Z.dtype).eps
+        kept = sizes > max(worth, rounding) * sizes[0]
+        return basis if bool(kept.all()) else basis @ U[:, : int(kept.sum())]
+
+    def _factorised(self, P: Tensor, Q: Tensor) -> Tensor:
+        """Return the Cholesky factor of PᵀAP, whose eigenvalues are curvatures along the directions P.
+
+        Raises:
+            FailedPrecondition: HESSIAN_NOT_POSITIVE_DEFINITE, HESSIAN_SINGULAR, NON_FINITE_RESULT.
+        """
+        T = P.T @ Q
+        T = (T + T.T) / 2
+        if not bool(torch.isfinite(T).all()):
+            refuse_not_finite("a product with the Hessian")
+        curvatures, along = torch.linalg.eigh(T)
+        self.scale = max(self.scale, float(Q.norm(dim=0).max()), float(curvatures[-1]))
         rounding = self.curvature.dim * torch.finfo(P.dtype).eps * self.scale
-        worst = int(rayleigh.argmin())
-        met = float(rayleigh[worst])
+        met = float(curvatures[0])
         if met <= rounding:
-            smallest, largest = ritz_range(self.curvature, P[:, worst])
+            smallest, largest = ritz_range(self.curvature, P @ along[:, 0])
             smallest = met if abs(met) <= rounding else smallest
             refuse_spectrum(smallest, max(largest, self.scale), damping_of(self.curvature), rounding, met=met)
-
-
-def ritz_range(curvature: Curvature, start: Tensor) -> tuple[float, float]:
-    """Return the extreme eigenvalues of A on the Krylov space of `start` (P,), which lie inside A's own and near them.
-
-    Lanczos (1950) with full orthogonalisation, 40 products at most.
-    """
-    V = (start / start.norm())[:, None]
-    diagonal, beside = [], []
-    for _ in range(min(_LANCZOS_STEPS, curvature.dim)):
-        w = curvature.matmat(V[:, -1:])[:, 0]
-        diagonal.append(V[:, -1] @ w)
-        for _ in range(2):
-            w = w - V @ (V.T @ w)
-        beside.append(w.norm())
-        if not float(beside[-1]) > 1e-12 * float(torch.stack(diagonal).abs().max()):
-            break
-        V = torch.cat([V, (w / beside[-1])[:, None]], dim=1)
-    T = torch.diag(torch.stack(diagonal))
-    off = torch.stack(beside)[: len(diagonal) - 1]
-    T = T + torch.diag(off, 1) + torch.diag(off, -1)
-    values = torch.linalg.eigvalsh(T)
-    return float(values[0]), float(values[-1])
+        return torch.linalg.cholesky(T)

@@ -1,0 +1,67 @@
+"""Products that are sums over blocks of rows: how many rows and columns go into one, and who is told."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Training rows, or some of them, in blocks that fit into memory."""
+
+    objective: Objective
+    train: Rows
+    memory_bytes: int = 2**30
+    """Budget of the intermediate values of one block."""
+    progress: Progress = silent
+    """Told after each block."""
+    select: Sequence[int] | None = None
+    """Row numbers; None means all."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+        return len(self.train) if self.select is None else len(self.select)
+
+    def blocks(self, row_numel: int = 0) -> Iterator[Batch]:
+        """Yield the rows, with room for `row_numel` numbers of the caller's own for each."""
+        done = 0
+        size = block_rows(self.objective, self.memory_bytes // 2, row_numel)
+        for batch in training_batches(self.objective, self.train, size, self.select):
+            yield batch
+            done += len(batch.index)
+            self.progress("curvature", done, len(self))
+
+    def mean_product(self, V: Tensor, product: Callable[[Batch, Tensor], Tensor]) -> Tensor:
+        """Return (1/n) Σ_blocks product(block, V) + l2 ∘ V, (P, K), reading the rows once for as many columns as fit.
+
+        Args:
+            V: columns, (P, K).
+            product: a block and some of the columns (P, k) → the sum over its rows, (P, k).
+        """
+        columns = V.shape[1]
+        rows, chunk = self._chunks(columns)
+        parts = []
+        for start in range(0, columns, chunk):
+            part = V[:, start : start + chunk]
+            total = self.objective.l2[:, None] * part
+            done = 0
+            for batch in training_batches(self.objective, self.train, rows, self.select):
+                total = total + product(batch, part) / len(self)
+                done += len(batch.index)
+                covered = start * len(self) + done * part.shape[1]
+                self.progress("curvature", covered // columns, len(self))
+            parts.append(total)
+        return torch.cat(parts, dim=1)
+
+    def _chunks(self, columns: int) -> tuple[int, int]:
+        """Return how many rows and how many columns a block has."""
+        rows = min(block_rows(self.objective, self.memory_bytes // 8), len(self))
+        numel = 8 * rows * self.objective.program.graph.row_numel() + 4 * self.objective.space.dim
+        return rows, max(1, min(columns, self.memory_bytes // (8 * numel)))

@@ -1,0 +1,255 @@
+"""Retraining of linear heads: each fit to the minimum of its objective, by Newton's method."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
+
+from .data import Rows
+from .determined import Determination
+from .head_rows import HeadRows, registered, repeated
+from .measurements import measure
+from .newton import CONVERGED, Minima, Newton, Preconditioner
+from .objective import Objective
+from .progress import Progress, silent
+from .refits import Refitted, check_costs, named
+from .removal import Removals
+from .solvers.refusals import refuse_not_finite
+from .training import Divisor
+
+DEFAULT_TOLERANCE = 1e-10
+DEFAULT_MAX_ITERATIONS = 100
+_LIFT = 1e-6
+_FEW_AT_ONCE = 8
+_MOST_AT_ONCE = 64  # more fits in step are no faster, and a caller wants to hear from us
+
+_OBJECTIVES = {
+    "kept_n": "the registered objective without the rows, 1/n kept",
+    "subset": "the registered objective over each subset S alone, its mean over |S| rows",
+}
+
+
+class NewtonRefits:
+    """Minimisers without some rows.
+
+    Each starts from θ̂*, the minimiser on all rows; that is found first, from the registered weights θ̂, which may stop
+    short of it.
+    """
+
+    starts_warm = False
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: Rows,
+        test: Rows,
+        rows: Sequence[int],
+        *,
+        measurement: str = "loss",
+        newton: Newton | None = None,
+        notes: tuple[str, ...] = (),
+        memory_bytes: int = 2**30,
+        progress: Progress = silent,
+    ) -> None:
+        """Bind a head to its data; nothing is fitted yet. `newton` says when a fit has converged.
+
+        Raises:
+            FailedPrecondition: TOO_MANY_PARAMETERS.
+        """
+        _check_size(objective)
+        self._objective = objective
+        self._measurement = measurement
+        self._newton = newton or newton_settings(None, None)
+        self._notes = notes
+        self._share = memory_bytes // 4
+        self._progress = progress
+        self._features = HeadRows(objective, train, memory_bytes=self._share, progress=progress)
+        self._tests = HeadRows(objective, test, rows, explained=True, memory_bytes=self._share, progress=progress)
+        self._whole = self._removals([()], "kept_n", "fit on all rows", 0, 1)
+        self._star: Tensor | None = None
+        self.matvecs = 0
+        self.distance = 0.0
+
+    def baseline(self) -> NDArray[np.float64]:
+        """Return the costs at θ̂*, (m,).
+
+        Raises:
+            FailedPrecondition: SOLVER_NOT_CONVERGED, NON_FINITE_RESULT.
+        """
+        if self._star is None:
+            full = self._newton.minimise(
+                self._whole, registered(self._objective)[:, None], lambda at: _factorised(self._whole, at[:, 0])
+            )
+            _check_converged(full, 0, None, self._newton)
+            full = self._newton.polish(full, self._whole, lambda at: _factorised(self._whole, at[:, 0]))
+            self._star = full.coefficients[:, 0]
+            self._frozen = _factorised(self._whole, self._star)
+            self._determination = Determination(self._whole, self._star)
+            self._costs = self._measured(full.coefficients)[0]
+            self.matvecs = full.products
+            self.distance = float((self._star - registered(self._objective)).norm())
+        return self._costs
+
+    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
+        """Return the fits without each set.
+
+        Raises:
+            InvalidArgument: INVALID_FIELD where a set leaves nothing.
+            FailedPrecondition: SOLVER_NOT_CONVERGED, NON_FINITE_RESULT, HESSIAN_SINGULAR where the rows that are left
+                do not determine the predictions.
+        """
+        self.baseline()
+        costs = np.empty((len(sets), len(self._tests)))
+        norms, iterations, products = np.empty(len(sets)), np.empty(len(sets), dtype=np.int64), 0
+        size = self._at_once()
+        for first in range(0, len(sets), size):
+            some = sets[first : first + size]
+            objectives = self._removals(some, divisor, "fits without rows", first, len(sets))
+            _check_left(objectives, some, first)
+            self._determination.check(objectives, some, first)
+            start = self._star[:, None].expand(-1, len(some), -1)
+            found = self._newton.minimise(objectives, start, lambda _: self._frozen)
+            _check_converged(found, first, some, self._newton)
+            here = slice(first, first + len(some))
+            costs[here] = self._measured(found.coefficients)
+            norms[here], iterations[here] = found.gradient_norms.cpu().numpy(), found.iterations.cpu().numpy()
+            products += found.products
+            self._progress("fits without rows", here.stop, len(sets))
+        self.matvecs += products
+        return Refitted(costs, norms, iterations, products)
+
+    def recipe(self, divisor: Divisor = "kept_n") -> str:
+        """Return in words what was done."""
+        return (
+            f"the minimiser of {_OBJECTIVES[divisor]}, by Newton's method from the minimiser on all rows, from which "
+            f"the registered weights lie {self.distance:.2g} away"
+            + (" and at which the costs before are measured" if divisor == "kept_n" else "")
+        )
+
+    @property
+    def solver(self) -> tuple[str, str]:
+        """Return what fits, and how it ended."""
+        return "newton", CONVERGED
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the reader should know."""
+        return (*self._notes, *(self._determination.warnings if self._star is not None else ()))
+
+    def _removals(self, some: Sequence[Sequence[int]], divisor: Divisor, stage: str, done: int, total: int) -> Removals:
+        return Removals(
+            self._objective,
+            self._features,
+            some,
+            divisor=divisor,
+            memory_bytes=self._share,
+            told=lambda: self._progress(stage, done, total),
+        )
+
+    def _at_once(self) -> int:
+        """Return how many fits fit into the budget, at least one."""
+        C, own = self._objective.head.outputs, 16 * self._objective.space.dim
+        train, test = self._features, self._tests
+
+        def fitting(rows: int) -> int:
+            return self._share // (8 * (12 * C * max(rows, test.largest_block) + own) + len(train))
+
+        # Kept for all rows, what a step computes of them serves all its products; but few fits at a time are slow.
+        whole = fitting(len(train))
+        return max(1, min(_MOST_AT_ONCE, whole if whole >= _FEW_AT_ONCE else fitting(train.largest_block)))
+
+    def _measured(self, theta: Tensor) -> NDArray[np.float64]:
+        """Return m_t, (K, m), of K heads Θ (d, K, C)."""
+        K, C = theta.shape[1:]
+        parts = []
+        for block in self._tests.blocks():
+            f = block.outputs(theta).reshape(-1, C)
+            y = None if block.targets is None else repeated(block.targets, K)
+            costs = measure(self._measurement, self._objective.loss, f, y).view(-1, K)
+            check_costs(costs, block.index, self._measurement)
+            parts.append(costs)
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+
+
+def newton_settings(tolerance: float | None, max_iterations: int | None) -> Newton:
+    """Return when a fit has converged and when it is given up.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD.
+    """
+    newton = Newton(
+        DEFAULT_TOLERANCE if tolerance is None else tolerance,
+        DEFAULT_MAX_ITERATIONS if max_iterations is None else max_iterations,
+    )
+    if not 0 < newton.tolerance < 1:
+        raise InvalidArgument.at("tolerance", f"‖∇R‖ to stop at lies between 0 and 1, not {tolerance}")
+    if newton.max_iterations < 1:
+        raise InvalidArgument.at("max_iterations", f"is at least 1, not {max_iterations}")
+    return newton
+
+
+def _check_size(objective: Objective) -> None:
+    if objective.space.dim > DENSE_PARAMETER_LIMIT:
+        text = (
+            f"retraining factorises a matrix over the selected parameters, of which there are {objective.space.dim:,}; "
+            f"the limit is {DENSE_PARAMETER_LIMIT:,}: select fewer with parameters="
+        )
+        metadata = {"parameters": str(objective.space.dim), "limit": str(DENSE_PARAMETER_LIMIT)}
+        raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
+
+
+def _check_left(objectives: Removals, some: Sequence[Sequence[int]], first: int) -> None:
+    empty = (objectives.weight() <= 0).nonzero()[:, 0].tolist()
+    if empty:
+        k = empty[0]
+        text = f"{named(some[k])} are all of the training data that has weight: nothing is left to fit"
+        raise InvalidArgument.at(f"without[{first + k}]", text)
+
+
+def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
+    """Return the inverse of the first objective's Hessian at Θ (d, C), or of one slightly lifted where it is singular.
+
+    Only how fast a fit converges depends on it.
+    """
+    d, C = theta.shape
+    H = objectives.dense(theta)
+    # What L2 leaves free may hold directions without curvature, where rounding must not be magnified.
+    free = objectives.l2.reshape(-1) == 0
+    H.diagonal().add_(_LIFT * free * H.diagonal()[free].mean() if bool(free.any()) else 0)
+    if not bool(torch.isfinite(H).all()):
+        refuse_not_finite("the Hessian")
+    factor, info = torch.linalg.cholesky_ex(H)
+    lift = len(H) * torch.finfo(H.dtype).eps * max(float(torch.linalg.matrix_norm(H, 1)), torch.finfo(H.dtype).tiny)
+    while int(info):
+        H.diagonal().add_(lift)
+        factor, info = torch.linalg.cholesky_ex(H)
+        lift *= 10
+
+    def solve(V: Tensor) -> Tensor:
+        columns = V.permute(0, 2, 1).reshape(d * C, -1)
+        return torch.cholesky_solve(columns, factor).view(d, C, -1).permute(0, 2, 1)
+
+    return solve
+
+
+def _check_converged(found: Minima, first: int, some: Sequence[Sequence[int]] | None, newton: Newton) -> None:
+    failed = next((k for k, status in enumerate(found.status) if status != CONVERGED), None)
+    if failed is None:
+        return
+    norm, steps = float(found.gradient_norms[failed]), int(found.iterations[failed])
+    metadata = {"gradient_norm": f"{norm:.6g}", "tolerance": f"{newton.tolerance:g}", "iterations": str(steps)}
+    what = "the fit on all rows"
+    if some is not None:
+        what = f"the fit without {named(some[failed])} (without[{first + failed}])"
+        metadata["counterfactual"] = str(first + failed)
+    text = (
+        f"{what} did not converge: {found.status[failed]} (‖∇R‖ = {norm:.2g} after {steps} steps, tolerance "
+        f"{newton.tolerance:.1g}); register the model with l2 > 0 on every selected parameter, which makes the minimum "
+        "one and finite, or pass a larger tolerance or max_iterations"
+    )
+    raise FailedPrecondition(Reason.SOLVER_NOT_CONVERGED, text, metadata=metadata)

@@ -1,0 +1,216 @@
+"""Retraining of any model by the recipe that it was trained by, from the same start with the same seeds each time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undue_service.domain.errors import InvalidArgument
+from undue_service.domain.specs import TrainingSpec
+
+from .data import Batch, Rows
+from .gradients import block_rows
+from .initialisation import cold_start, has_cold_start
+from .objective import Objective
+from .progress import Progress, silent
+from .refits import Refitted, check_costs, kept_rows, named
+from .training import Divisor, Recipe, gradient_norms, train_in_step
+
+Start = Literal["warm", "cold"]
+
+_OBJECTIVES = {
+    "kept_n": "the removed rows' losses are masked and batches keep their divisor (1/n fixed)",
+    "subset": "each subset S is shuffled by itself, in batches divided by the rows they hold (1/|S|)",
+}
+
+
+class RecipeRefits:
+    """Trainings without some rows, each beside one on all rows that differs in nothing else.
+
+    A cost is the mean over `seeds` trainings: of the recipe's seed and those that follow it. A seed decides the order
+    of the rows and, in a cold start by the initialiser "torch", the weights that training begins with.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: Rows,
+        test: Rows,
+        rows: Sequence[int],
+        recipe: Recipe,
+        *,
+        start: Start | None = None,
+        seeds: int = 1,
+        measurement: str = "loss",
+        memory_bytes: int = 2**30,
+        progress: Progress = silent,
+    ) -> None:
+        """Bind a model to its data; nothing is trained yet.
+
+        Args:
+            objective: at its registered weights.
+            train: the n training rows.
+            test: whose costs are measured.
+            rows: numbers of the m test rows.
+            recipe: how to train.
+            start: None is "cold" where the recipe has an initialiser, else "warm".
+            seeds: trainings of each set.
+            measurement: the cost.
+            memory_bytes: budget of held rows, of the copies, and of intermediate values.
+            progress: told in copies.
+
+        Raises:
+            InvalidArgument: INVALID_FIELD for a number of seeds that is not positive.
+            FailedPrecondition: RECIPE_MISSING, RETRAIN_UNSUPPORTED, WEIGHTS_MISMATCH: there is no such start.
+        """
+        if seeds < 1:
+            raise InvalidArgument.at("seeds", f"is at least 1, not {seeds}")
+        self._objective = objective
+        self._train = train
+        self._test = test
+        self._rows = list(rows)
+        self._recipe = recipe
+        self._measurement = measurement
+        self._memory = memory_bytes
+        self._progress = progress
+        self._cold = has_cold_start(recipe) if start is None else start == "cold"
+        self.starts_warm = not self._cold
+        self._seeds = [recipe.spec.seed + r for r in range(seeds)]
+        self._starts = torch.stack([self._start(seed) for seed in self._seeds])
+        self._baseline: NDArray[np.float64] | None = None
+        self.distance = 0.0
+        self.matvecs = 0
+
+    def baseline(self) -> NDArray[np.float64]:
+        """Return the costs (m,) of the trainings on all rows.
+
+        Raises:
+            FailedPrecondition: NON_FINITE_RESULT.
+        """
+        if self._baseline is None:
+            ends, kept = self._trained([()], "kept_n", self._progress)
+            self._baseline = self._measured(ends)[0]
+            self.distance = float((ends[0] - self._objective.theta).norm(dim=1).mean())
+            norms = gradient_norms(self._objective, self._train, ends[0], kept, memory_bytes=self._memory)
+            self._norm = float(norms.max())
+        return self._baseline
+
+    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
+        """Train without each set.
+
+        Raises:
+            InvalidArgument: INVALID_FIELD where a set leaves nothing.
+            FailedPrecondition: NON_FINITE_RESULT.
+        """
+        n, spec = len(self._train), self._recipe.spec
+        for k, removed in enumerate(sets):
+            if len(set(removed)) >= n:
+                text = f"{named(removed)} are all of the training data: nothing is left to train on"
+                raise InvalidArgument.at(f"without[{k}]", text)
+        costs, norms = np.empty((len(sets), len(self._rows))), np.empty(len(sets))
+        size = self._at_once()
+        for first in range(0, len(sets), size):
+            some = sets[first : first + size]
+
+            def told(stage: str, done: int, total: int, first: int = first, some: int = len(some)) -> None:
+                self._progress(stage, first + done * some // total, len(sets))
+
+            ends, kept = self._trained(some, divisor, told)
+            here = slice(first, first + len(some))
+            costs[here] = self._measured(ends)
+            flat = ends.flatten(0, 1)
+            found = gradient_norms(self._objective, self._train, flat, kept, divisor=divisor, memory_bytes=self._memory)
+            norms[here] = found.view(len(some), -1).amax(dim=1).to("cpu", torch.float64).numpy()
+        batch = spec.batch_size or n
+        rows = [n if divisor == "kept_n" else n - len(set(removed)) for removed in sets]
+        steps = [spec.epochs * -(-count // batch) for count in rows]
+        return Refitted(costs, norms, np.array(steps, dtype=np.int64))
+
+    def recipe(self, divisor: Divisor = "kept_n") -> str:
+        """Return in words what was done."""
+        spec = self._recipe.spec
+        start = "the registered weights"
+        if self._cold:
+            start = "the recipe's initial weights" if self._recipe.init is not None else "weights drawn as torch draws"
+        seeds = f"seed {self._seeds[0]}"
+        if len(self._seeds) > 1:
+            seeds = f"mean over the seeds {self._seeds[0]} to {self._seeds[-1]}"
+        ends = ""
+        if self._baseline is not None:
+            ends = f"; on all rows it ends {self.distance:.2g} from the registered weights, at ‖∇R‖ = {self._norm:.2g}"
+        return (
+            f"trained from {start} by {_words(spec)}, {seeds}, dropout off and normalisation statistics frozen; "
+            f"{_OBJECTIVES[divisor]}{ends}"
+        )
+
+    @property
+    def solver(self) -> tuple[str, str]:
+        """Return what fits, and how it ended."""
+        return self._recipe.spec.optimizer, f"{self._recipe.spec.epochs} epochs"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the reader should know."""
+        spec = self._recipe.spec
+        whole = spec.batch_size is None or spec.batch_size >= len(self._train)
+        if len(self._seeds) > 1 and whole and not (self._cold and self._recipe.init is None):
+            text = (
+                f"the {len(self._seeds)} seeds change nothing: every step takes all rows and every training starts "
+                "from the same weights"
+            )
+            return (text,)
+        return ()
+
+    def _start(self, seed: int) -> Tensor:
+        return cold_start(self._objective, self._recipe, seed) if self._cold else self._objective.theta
+
+    def _trained(self, sets: Sequence[Sequence[int]], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Return where the trainings without each set end, (K, seeds, P), and which rows each kept, (K · seeds, n)."""
+        kept = kept_rows(sets, len(self._train)).repeat_interleave(len(self._seeds), dim=0)
+        ends = train_in_step(
+            self._objective,
+            self._train,
+            self._recipe,
+            kept,
+            start=self._starts.repeat(len(sets), 1),
+            seeds=self._seeds * len(sets),
+            divisor=divisor,
+            memory_bytes=self._memory // 2,
+            progress=progress,
+        )
+        return ends.view(len(sets), len(self._seeds), -1), kept
+
+    def _at_once(self) -> int:
+        """Return how many sets are trained before their costs are measured: their weights take a quarter."""
+        one = len(self._seeds) * (len(self._train) + 2 * self._starts[0].numel() * self._starts.element_size())
+        return max(1, self._memory // 4 // one)
+
+    def _measured(self, ends: Tensor) -> NDArray[np.float64]:
+        """Return m_t, (K, m), averaged over the seeds of θ (K, seeds, P)."""
+        parts = []
+        for batch in self._tests():
+            costs = [
+                torch.stack([self._objective.measurement(theta, batch, self._measurement) for theta in of_set])
+                for of_set in ends
+            ]
+            found = torch.stack(costs).mean(dim=1).T
+            check_costs(found, batch.index, self._measurement)
+            parts.append(found)
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+
+    def _tests(self) -> Iterator[Batch]:
+        size = block_rows(self._objective, self._memory // 4)
+        for raw in self._test.batches(size, self._rows):
+            yield self._objective.explained(self._objective.place(raw))
+
+
+def _words(spec: TrainingSpec) -> str:
+    how = f"Adam (lr {spec.lr:g}, β {spec.betas[0]:g} and {spec.betas[1]:g}, ε {spec.eps:g})"
+    if spec.optimizer == "sgd":
+        how = f"SGD (lr {spec.lr:g}, momentum {spec.momentum:g})"
+    rate = f", {spec.schedule} schedule" if spec.schedule else ""
+    batches = f"batches of {spec.batch_size}" if spec.batch_size else "steps over all rows"
+    return f"{how}{rate}, {spec.epochs} epochs in {batches}"
