@@ -114,7 +114,7 @@ class Diagnostics:
     """Arithmetic of the scores."""
     device: str
     digests: Mapping[str, str]
-    """sha256 of model, train, test and code."""
+    """sha256 of model, train, test and code, and of checkpoints where the model has any."""
     seconds: float
     """Seconds of computing."""
     warnings: tuple[str, ...]

@@ -163,7 +163,8 @@ _RETRAINED = {"start", "seeds"}
 def _training(options: argparse.Namespace) -> Training | None:
     """Return the recipe that the options describe; None where they describe none."""
     if options.optimizer is None:
-        given = [name for name in ("lr", "epochs", "batch_size", "schedule", "init") if getattr(options, name)]
+        named = ("lr", "epochs", "batch_size", "schedule", "momentum", "training_seed", "init")
+        given = [name for name in named if getattr(options, name)]
         if given:
             raise invalid("optimizer", f"is needed beside --{given[0].replace('_', '-')}: a recipe of training has one")
         return None

@@ -1,6 +1,7 @@
 """Turn a job into a runner's task, and what the runner leaves into artifacts."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,6 +9,7 @@ from undue_service.domain.jobs import Job
 from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelReport, RowsReport, TaskResult
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
+    CheckpointSpec,
     DatasetValidation,
     DataSource,
     Fidelity,
@@ -157,10 +159,19 @@ class Planner:
         sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
         needed = (*_model(registered).digests(), *(digest for source in sources for digest in source.digests()))
-        return _model(registered), sources, {part: one.content_digest for part, one in parts}, needed
+        found = {part: one.content_digest for part, one in parts}
+        if _model(registered).checkpoints:
+            found["checkpoints"] = _digest(_model(registered).checkpoints)
+        return _model(registered), sources, found, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:
         return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()
+
+
+def _digest(checkpoints: Sequence[CheckpointSpec]) -> str:
+    """sha256 over the files and learning rates of checkpoints."""
+    text = "\n".join(f"{one.weights.digest} {one.learning_rate!r}" for one in checkpoints)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _model(registration: Registration) -> ModelSpec:

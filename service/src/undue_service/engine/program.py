@@ -13,6 +13,7 @@ from torch.utils import _pytree
 from undue_service.domain.errors import InvalidArgument, Reason
 
 from .graph import Feed, Graph, argument, aten, unsupported
+from .rewrites import REWRITTEN
 
 Activation = Literal["", "softmax", "log_softmax", "sigmoid"]
 
@@ -28,6 +29,9 @@ _SAME_VALUES = frozenset(
         aten.contiguous.default,
         aten.alias.default,
     }
+)
+_FROZEN_NORMALISATIONS = frozenset(
+    {aten.batch_norm.default, REWRITTEN[aten._native_batch_norm_legit_no_training.default]}
 )
 SAME_ELEMENTS = _SAME_VALUES | {
     aten.squeeze.dim,
@@ -154,27 +158,39 @@ class Program:
     def at(self, parameters: Mapping[str, Tensor]) -> "Program":
         """Return the program with other values of its parameters, each by its name or by one of its other names.
 
-        Constants that are given too, such as the statistics of a normalisation, change with them.
+        Constants that are given too change with them, and the running statistics of a normalisation have to be.
 
         Raises:
-            InvalidArgument: WEIGHTS_MISMATCH where a parameter is missing, or something has another shape.
+            InvalidArgument: WEIGHTS_MISMATCH where a parameter or a running statistic is missing, something has another
+                shape or holds another kind of numbers, or weights that share memory are given different values.
         """
-        given = {self.aliases.get(name, name): tensor for name, tensor in parameters.items()}
-
-        def value(name: str, own: Tensor) -> Tensor:
-            shape = tuple(given[name].shape) if name in given else None
-            if shape != tuple(own.shape):
-                listed = ", ".join(sorted(given)[:5]) + (", …" if len(given) > 5 else "")
-                found = f"the one given has the shape {shape}" if shape else f"given are {listed or 'none'}"
-                text = f"the model's weights {name!r} have the shape {tuple(own.shape)}; {found}"
-                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
-            return given[name].detach().to(own.device, own.dtype)
-
+        given: dict[str, Tensor] = {}
+        for name, tensor in parameters.items():
+            owner = self.aliases.get(name, name)
+            same = given.get(owner, tensor)
+            if same.dtype != tensor.dtype or not torch.equal(same, tensor):
+                text = f"{owner!r} and {name!r} are the same weights of the model, and those given differ"
+                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": owner})
+            given[owner] = tensor
+        needed = {*self.parameters, *self._running_statistics()}
         return replace(
             self,
-            parameters={name: value(name, own) for name, own in self.parameters.items()},
-            constants={name: value(name, own) if name in given else own for name, own in self.constants.items()},
+            parameters={name: _fitting(name, own, given) for name, own in self.parameters.items()},
+            constants={
+                name: _fitting(name, own, given) if name in given or name in needed else own
+                for name, own in self.constants.items()
+            },
         )
+
+    def _running_statistics(self) -> set[str]:
+        """Return the names of the constants that frozen normalisations divide and subtract by."""
+        return {
+            self.graph.feeds[source].name
+            for node in self.graph.nodes
+            if node.target in _FROZEN_NORMALISATIONS
+            for source in node.args[3:5]
+            if source in self.graph.feeds and self.graph.feeds[source].kind == "constant"
+        }
 
     def forward(self, parameters: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the prediction, (B, *output_shape).
@@ -215,6 +231,25 @@ class Program:
         """Return the program whose prediction is what the final activation receives: the logits."""
         _, nodes = _final_activation(self.graph)
         return replace(self, graph=self.graph.without(*nodes))
+
+
+def _fitting(name: str, own: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    """Return the value that is given of a tensor, as the program holds its own."""
+    value = given.get(name)
+    kind = None if value is None else value.is_floating_point()
+    if value is not None and value.shape == own.shape and kind == own.is_floating_point() and not value.is_complex():
+        return value.detach().to(own.device, own.dtype)
+    if value is None:
+        listed = ", ".join(sorted(given)[:5]) + (", …" if len(given) > 5 else "")
+        found = f"none are given of that name, but of {listed}" if given else "none are given"
+    else:
+        found = f"those given have the shape {tuple(value.shape)}, {_dtype(value)}"
+    text = f"the model's weights {name!r} have the shape {tuple(own.shape)}, {_dtype(own)}; {found}"
+    raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _feeds(exported: ExportedProgram, input_names: Sequence[str] | None) -> tuple[dict[str, Feed], dict[Feed, Tensor]]:

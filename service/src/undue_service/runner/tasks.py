@@ -46,7 +46,7 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.retrain import retrain
 from undue_service.engine.training import Recipe
 
-from .opening import Models, open_checkpoints, open_initial
+from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
 from .reports import dataset_report, model_report
 from .results import (
     coefficient_names,
@@ -154,11 +154,9 @@ class Workshop:
         objective = self._objective(task.model, place)
         opened = self._models.open(task.model, place.artifacts, place.scratch)
         sample = place.source(task.sample) if task.sample is not None else None
-        weights = open_checkpoints(task.model, place.artifacts, place.scratch)
-        initial = open_initial(task.model, place.artifacts, place.scratch)
-        if initial is not None:
-            objective.at(initial)
-        return model_report(opened, objective, sample, weights, place.report)
+        weights = RegisteredWeights(opened, objective, task.model, place.artifacts, place.scratch)
+        weights.check_initial()
+        return model_report(opened, objective, sample, weights.checkpoints(), place.report)
 
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
