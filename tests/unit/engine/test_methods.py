@@ -81,7 +81,6 @@ FORMULAS_OF_A_CASE = {
     "ekfac": by_ekfac,
     "tracin": steps,
     "representation": likenesses,
-    "ekfac": by_ekfac,
 }
 """The same of what more than gradients and the Hessian take: (case, weights (n,)) → scores (m, n)."""
 
