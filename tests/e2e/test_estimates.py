@@ -51,11 +51,11 @@ def bench(tmp_path_factory, digits):
         ("mlp", "influence", {"method": "exact", "rows": range(20), "damping": 1.0}),
         ("mlp", "influence", {"method": "cg", "rows": range(20), "damping": 0.3}),
         ("mlp", "influence", {"method": "grad_dot", "rows": range(100)}),
-        ("mlp", "influence", {"method": "ekfac", "rows": range(100)}),
         ("softmax", "fidelity", {"kind": "loo", "method": "exact", "rows": range(20)}),
         ("softmax", "leverage", {"dfbeta": True}),
         ("mlp", "retrain", {"rows": range(20), "without": [[row] for row in range(30)]}),
         ("mlp", "fidelity", {"kind": "lds", "method": "grad_dot", "rows": range(100), "samples": 40, "seeds": 2}),
+        ("mlp", "influence", {"method": "ekfac", "rows": range(100)}),
     ],
 )
 def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
