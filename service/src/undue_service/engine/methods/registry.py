@@ -6,15 +6,26 @@ from typing import Any
 
 from undue_service.domain.methods import method_spec
 
+from .arnoldi import arnoldi
 from .base import Method
-from .cg import CG
+from .cg import cg
 from .exact import Exact
 from .grad_cos import GradCos
 from .grad_dot import GradDot
+from .lissa import by_lissa
 from .representation import Representation
 from .tracin import TracIn
 
-_METHODS: tuple[Method[Any], ...] = (Exact(), CG(), GradDot(), GradCos(), TracIn(), Representation())
+_METHODS: tuple[Method[Any], ...] = (
+    Exact(),
+    cg(),
+    by_lissa(),
+    arnoldi(),
+    GradDot(),
+    GradCos(),
+    TracIn(),
+    Representation(),
+)
 
 REGISTRY: Mapping[str, Method[Any]] = MappingProxyType({method.spec.name: method for method in _METHODS})
 
