@@ -6,7 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.undue-installed
 
-.PHONY: setup demo test test-slow chaos check image-check proto sync format clean
+BENCH_BIN := .venv-bench/bin
+BENCH_STAMP := .venv-bench/.undue-installed
+
+.PHONY: setup demo test test-slow chaos bench check image-check proto sync format clean
 
 setup: $(STAMP)
 
@@ -31,6 +34,18 @@ test-slow: setup
 # Fifty rounds of SIGKILL at random instants; UNDUE_CHAOS_SEED repeats a run.
 chaos: setup
 	$(BIN)/python -m pytest -m chaos -s
+
+# Side by side with peers, in a venv of their own: docs/benchmarks.md. BENCH="--workload convex --only ours,pydvl" narrows.
+bench: $(BENCH_STAMP)
+	$(BENCH_BIN)/python -W ignore -m benchmarks $(BENCH)
+
+$(BENCH_STAMP): constraints.txt benchmarks/requirements.txt benchmarks/requirements-alone.txt client/pyproject.toml service/pyproject.toml
+	test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
+	# torch alone and first, as in setup
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt torch
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -e client -e 'service[runner]' -r benchmarks/requirements.txt
+	$(BENCH_BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) --no-deps -r benchmarks/requirements-alone.txt
+	@touch $@
 
 check: setup
 	$(BIN)/ruff check .
@@ -61,4 +76,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -116,7 +116,7 @@ def test_a_network_is_told_what_to_select(client, digits, registered):
     ask = {"train": registered.train, "test": registered.test, "rows": [0], "without": [[1, 2]]}
     with pytest.raises(undue.FailedPrecondition, match="parameters=") as error:
         client.retrain(whole, **ask)
-    assert error.value.reason == "RETRAIN_UNSUPPORTED"
+    assert error.value.reason == "RECIPE_MISSING"
     assert client.retrain(last, **ask).result(timeout=200).diagnostics.residual <= 1e-10
     with pytest.raises(undue.InvalidArgument, match="99999") as error:
         client.retrain(last, **ask | {"without": [[0], [99999]]})

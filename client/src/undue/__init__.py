@@ -11,7 +11,15 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
 
 from ._async.client import AsyncClient
 from ._async.jobs import AsyncJob
-from ._async.kinds import AsyncInfluenceJob, AsyncJobs, AsyncRetrainJob, AsyncSelfInfluenceJob, AsyncValidationJob
+from ._async.kinds import (
+    AsyncFidelityJob,
+    AsyncInfluenceJob,
+    AsyncJobs,
+    AsyncLeverageJob,
+    AsyncRetrainJob,
+    AsyncSelfInfluenceJob,
+    AsyncValidationJob,
+)
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._errors import (
     AlreadyExists,
@@ -31,7 +39,10 @@ from ._errors import (
     Unavailable,
     Unimplemented,
 )
+from ._fidelity import Agreement, FidelityFinding, FidelitySettings, Interval, Stratum
+from ._fidelity_results import FidelityResult
 from ._inputs import Objective
+from ._leverage_results import LeverageResult
 from ._recipes import Checkpoint, Training
 from ._resources import (
     CheckpointInfo,
@@ -67,18 +78,21 @@ from ._results import (
 from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
 from ._sync.jobs import Job
-from ._sync.kinds import InfluenceJob, Jobs, RetrainJob, SelfInfluenceJob, ValidationJob
+from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
 
 __all__ = [
+    "Agreement",
     "AlreadyExists",
     "Arrays",
     "AsyncClient",
     "AsyncDatasets",
+    "AsyncFidelityJob",
     "AsyncInfluenceJob",
     "AsyncJob",
     "AsyncJobs",
+    "AsyncLeverageJob",
     "AsyncModels",
     "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
@@ -99,17 +113,24 @@ __all__ = [
     "Explanation",
     "FailedPrecondition",
     "Failure",
+    "FidelityFinding",
+    "FidelityJob",
+    "FidelityResult",
+    "FidelitySettings",
     "FieldViolation",
     "Group",
     "InfluenceJob",
     "InfluenceResult",
     "Input",
     "Internal",
+    "Interval",
     "InvalidArgument",
     "Job",
     "JobFailed",
     "JobState",
     "Jobs",
+    "LeverageJob",
+    "LeverageResult",
     "Limits",
     "MethodInfo",
     "Model",
@@ -133,6 +154,7 @@ __all__ = [
     "ServerInfo",
     "State",
     "Stationarity",
+    "Stratum",
     "TensorSpec",
     "Training",
     "Unauthenticated",

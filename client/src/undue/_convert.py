@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from ._errors import Internal
 from ._inputs import Objective, ObjectiveName
-from ._recipes import Schedule, Training
+from ._recipes import Optimizer, Schedule, Training, WeightsFormat, is_initialiser
 from ._resources import (
     CheckpointInfo,
     Dataset,
@@ -40,16 +40,21 @@ _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
 }
 
-WEIGHTS_FORMATS: dict[str, models_pb2.WeightsFile.Format.ValueType] = {
-    "safetensors": models_pb2.WeightsFile.FORMAT_SAFETENSORS,
-    "onnx": models_pb2.WeightsFile.FORMAT_ONNX,
-    "pt2": models_pb2.WeightsFile.FORMAT_PT2,
+_OPTIMIZERS: dict[Optimizer, models_pb2.Training.Optimizer.ValueType] = {
+    "sgd": models_pb2.Training.OPTIMIZER_SGD,
+    "adam": models_pb2.Training.OPTIMIZER_ADAM,
 }
 
-SCHEDULES: dict[Schedule | None, models_pb2.Training.Schedule.ValueType] = {
+_SCHEDULES: dict[Schedule | None, models_pb2.Training.Schedule.ValueType] = {
     None: models_pb2.Training.SCHEDULE_UNSPECIFIED,
     "linear": models_pb2.Training.SCHEDULE_LINEAR,
     "cosine": models_pb2.Training.SCHEDULE_COSINE,
+}
+
+WEIGHTS_FORMATS: dict[WeightsFormat, models_pb2.WeightsFile.Format.ValueType] = {
+    "safetensors": models_pb2.WeightsFile.FORMAT_SAFETENSORS,
+    "onnx": models_pb2.WeightsFile.FORMAT_ONNX,
+    "pt2": models_pb2.WeightsFile.FORMAT_PT2,
 }
 
 _OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
@@ -70,6 +75,25 @@ def schema_message(schema: Schema) -> datasets_pb2.Schema:
         if each.is_transformed:
             transform = datasets_pb2.Transform(row_shape=each.row_shape, scale=each.scale, mean=each.mean, std=each.std)
             columns.transform.CopyFrom(transform)
+    return message
+
+
+def training_message(training: Training) -> models_pb2.Training:
+    """Return the message of a recipe, without a file of weights that it begins with."""
+    message = models_pb2.Training(
+        optimizer=_OPTIMIZERS[training.optimizer],
+        lr=training.lr,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        momentum=training.momentum,
+        beta1=training.betas[0],
+        beta2=training.betas[1],
+        eps=training.eps,
+        schedule=_SCHEDULES[training.schedule],
+        seed=training.seed,
+    )
+    if is_initialiser(training.init):
+        message.initialiser = models_pb2.Training.INITIALISER_TORCH
     return message
 
 
@@ -95,18 +119,20 @@ def model(message: models_pb2.Model) -> Model:
 
 
 def _training(message: models_pb2.Training) -> Training:
-    start = message.WhichOneof("init")
+    kinds, start = models_pb2.Training, message.WhichOneof("init")
+    schedule = name(kinds.Schedule, message.schedule, "SCHEDULE_").lower()
+    drawn = name(kinds.Initialiser, message.initialiser, "INITIALISER_").lower()
     return Training(
-        optimizer="adam" if message.optimizer == models_pb2.Training.OPTIMIZER_ADAM else "sgd",
+        optimizer=cast(Any, name(kinds.Optimizer, message.optimizer, "OPTIMIZER_").lower()),
         lr=message.lr,
         epochs=message.epochs,
         batch_size=message.batch_size if message.HasField("batch_size") else None,
-        schedule={number: word for word, number in SCHEDULES.items()}[message.schedule],
+        schedule=None if schedule == "unspecified" else cast(Any, schedule),
         momentum=message.momentum,
         betas=(message.beta1, message.beta2),
         eps=message.eps,
         seed=message.seed,
-        init={"weights": "weights", "initialiser": "torch"}[start] if start else None,
+        init={"weights": "weights", "initialiser": drawn, None: None}[start],
     )
 
 

@@ -1,10 +1,8 @@
 """Messages of jobs and their results to values of the SDK. Pure functions."""
 
-from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from . import _convert_retraining
 from ._convert import name, scale, stationarity
 from ._errors import invalid
 from ._inputs import Aggregate, Measurement, Normalization
@@ -13,7 +11,7 @@ from ._resources import (
     JobState,
     Progress,
 )
-from ._results import Counterfactual, Diagnostics, Explanation, Instances, ScoredExample, Value
+from ._results import Diagnostics, Explanation, Instances, ScoredExample, Value
 from ._tensors import dtype_name
 from .v1 import jobs_pb2, tensors_pb2
 
@@ -85,9 +83,10 @@ def progress(message: jobs_pb2.Job) -> Progress:
 def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
     """Return what a job was asked, by the names of the API; what was left unset is None."""
     kind = message.WhichOneof("spec")
-    if kind is None:
-        return {}
-    spec = getattr(message, kind)
+    return {} if kind is None else _fields(getattr(message, kind))
+
+
+def _fields(spec: Any) -> dict[str, object]:
     found: dict[str, object] = {}
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
@@ -96,6 +95,8 @@ def job_spec(message: jobs_pb2.Job) -> dict[str, object]:
             found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
+        elif field.message_type is not None:
+            found[field.name] = _fields(value)
         elif field.enum_type is not None:
             found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
         else:
@@ -131,24 +132,6 @@ def scored_example(message: jobs_pb2.ScoredExample, train: Instances | None) -> 
     )
 
 
-def counterfactual(message: jobs_pb2.Counterfactual) -> Counterfactual:
-    """Return the value of a counterfactual."""
-    return Counterfactual(
-        index=message.index,
-        without=tuple(message.without),
-        changes=numbers(message.changes),
-        gradient_norm=message.gradient_norm,
-        iterations=message.iterations,
-    )
-
-
-def numbers(values: Iterable[float]) -> npt.NDArray[np.float64]:
-    """Return numbers as an array that is not written to."""
-    array = np.array(values, dtype=np.float64)
-    array.flags.writeable = False
-    return array
-
-
 def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
     """Return the value of a result's diagnostics."""
     sources = jobs_pb2.Diagnostics.DampingSource
@@ -171,6 +154,7 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
         seconds=message.seconds,
         warnings=tuple(message.warnings),
         matvecs=message.matvecs,
+        fidelity=_convert_retraining.finding(message.fidelity) if message.HasField("fidelity") else None,
     )
 
 

@@ -89,6 +89,17 @@ def positive(field: str, value: object) -> int:
     return int(value)
 
 
+def seed_number(field: str, value: object) -> int:
+    """Return an integer of at least 0.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 0 <= int(value) < 2**63:
+        raise invalid(field, f"{value!r} is not an integer of at least 0")
+    return int(value)
+
+
 def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
     """Return row numbers as plain integers.
 

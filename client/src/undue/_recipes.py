@@ -1,10 +1,10 @@
 """How a model was trained, and its weights at other times: what callers hand in beside the model itself."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["linear", "cosine"]
 WeightsFormat = Literal["safetensors", "onnx", "pt2"]
 
-INITIALISERS = ("torch",)
+Initialiser = Literal["torch"]
 
 Weights = Any
 """A path (.safetensors, .onnx, .pt2), a mapping of parameter name to array, or an nn.Module."""
@@ -112,20 +112,41 @@ class Checkpoint:
         object.__setattr__(self, "learning_rate", _above_zero("checkpoint.learning_rate", learning_rate))
 
 
+def checked_recipe(training: object, checkpoints: Iterable[object]) -> tuple[Training | None, list[Checkpoint]]:
+    """Return how a model was trained and its checkpoints, before anything is sent.
+
+    Raises:
+        InvalidArgument: they are something else, or name files that are not read.
+    """
+    if not isinstance(training, Training | None):
+        raise invalid("training", "must be an undue.Training, e.g. undue.Training('adam', lr=1e-3, epochs=20)")
+    if training is not None and not is_initialiser(training.init):
+        _check_path("training.init", training.init)
+    checked = []
+    for place, each in enumerate(checkpoints):
+        if not isinstance(each, Checkpoint):
+            raise invalid(f"checkpoints[{place}]", "must be an undue.Checkpoint(source, learning_rate)")
+        _check_path(f"checkpoints[{place}].source", each.source)
+        checked.append(each)
+    return training, checked
+
+
+def is_initialiser(init: object) -> bool:
+    """Return whether weights are drawn rather than read."""
+    return isinstance(init, str) and init in get_args(Initialiser)
+
+
 def weights_file(field: str, source: object, folder: Path) -> tuple[Path, WeightsFormat]:
     """Return weights as a file, written into the folder where they are none yet, and its format.
 
     Raises:
         InvalidArgument: they are no weights.
     """
-    if isinstance(source, str | os.PathLike):
-        path = Path(os.fsdecode(source)).expanduser()
-        suffix = path.suffix.lower().removeprefix(".")
-        if suffix not in get_args(WeightsFormat):
-            text = f"{path.name} is not read; weights are .safetensors, .onnx, .pt2, a mapping of name to array, or an"
-            raise invalid(field, f"{text} nn.Module")
-        return path, suffix  # type: ignore[return-value]
-    named = source.state_dict() if callable(getattr(source, "state_dict", None)) else source  # type: ignore[attr-defined]
+    named_file = _check_path(field, source)
+    if named_file is not None:
+        return named_file
+    state = getattr(source, "state_dict", source)  # a method of an nn.Module, a mapping of an ExportedProgram
+    named = state() if callable(state) else state
     if not isinstance(named, Mapping) or not named:
         text = f"is a {type(source).__name__}; pass a path, a mapping of parameter name to array, or an nn.Module"
         raise invalid(field, text)
@@ -136,17 +157,33 @@ def weights_file(field: str, source: object, folder: Path) -> tuple[Path, Weight
     return path, "safetensors"
 
 
+def _check_path(field: str, source: object) -> tuple[Path, WeightsFormat] | None:
+    """Return the path and format of a file; None for what is none."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(os.fsdecode(source)).expanduser()
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in get_args(WeightsFormat):
+        text = (
+            f"{path.name!r} is not read; weights are a .safetensors, .onnx or .pt2 file, a mapping of parameter name "
+            "to array, or an nn.Module. Of a torch checkpoint: safetensors.torch.save_file(torch.load(path, "
+            "weights_only=True), 'weights.safetensors')"
+        )
+        raise invalid(field, text)
+    return path, cast(WeightsFormat, suffix)
+
+
 def _array(field: str, value: Any) -> np.ndarray[Any, Any]:
-    if hasattr(value, "detach"):  # a torch tensor, perhaps of a type that NumPy has no word for
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
     try:
-        array = np.ascontiguousarray(value)
-    except (TypeError, ValueError) as error:
+        if hasattr(value, "detach"):  # a torch tensor, perhaps of a type that NumPy has no word for
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
+        array = np.asarray(value, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
         raise invalid(field, f"is no array ({error})") from None
-    if array.dtype.kind not in "fiub":
-        raise invalid(field, f"holds {array.dtype}, not numbers")
-    return array if np.ndim(value) else array.reshape(())
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise invalid(field, f"holds {array.dtype}; convert it to float32 or float64")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:

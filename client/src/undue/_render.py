@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._fidelity import FidelityFinding
     from ._results import (
         Diagnostics,
         Explanation,
@@ -113,27 +114,27 @@ def influence_text(result: "InfluenceResult") -> str:
     more = len(result.explanations) - len(shown)
     if more:
         shown.append(f"… and {more} more test rows")
-    return "\n\n".join([*shown, _footer(result.diagnostics)])
+    return "\n\n".join([*shown, footer(result.diagnostics)])
 
 
 def self_influence_text(result: "SelfInfluenceResult") -> str:
     """Return a ranking as text: the first rows, then what the scores mean."""
     body = table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]), _ID_WIDTH)
     more = len(result.examples) - _EXAMPLES_SHOWN
-    return "\n\n".join([body + (f"\n… and {more} more rows" if more > 0 else ""), _footer(result.diagnostics)])
+    return "\n\n".join([body + (f"\n… and {more} more rows" if more > 0 else ""), footer(result.diagnostics)])
 
 
 def retrain_text(result: "RetrainResult") -> str:
     """Return what was measured as text: the first sets of rows, then what the numbers mean."""
     body = table(COUNTERFACTUAL_COLUMNS, counterfactual_records(result, _EXAMPLES_SHOWN))
-    return "\n\n".join([body + _more(len(result) - _EXAMPLES_SHOWN, "fits"), _footer(result.diagnostics)])
+    return "\n\n".join([body + more_of(len(result) - _EXAMPLES_SHOWN, "fits"), footer(result.diagnostics)])
 
 
 def retrain_html(result: "RetrainResult") -> str:
     """Return what was measured as an HTML fragment; everything in it is escaped."""
-    shown = _html_table(COUNTERFACTUAL_COLUMNS, counterfactual_records(result, _EXAMPLES_SHOWN))
-    more = _more(len(result) - _EXAMPLES_SHOWN, "fits").strip()
-    return shown + (f"<p>{more}</p>" if more else "") + _html_lines(_footer(result.diagnostics))
+    shown = html_table(COUNTERFACTUAL_COLUMNS, counterfactual_records(result, _EXAMPLES_SHOWN))
+    more = more_of(len(result) - _EXAMPLES_SHOWN, "fits").strip()
+    return shown + (f"<p>{more}</p>" if more else "") + html_lines(footer(result.diagnostics))
 
 
 def influence_html(result: "InfluenceResult") -> str:
@@ -142,20 +143,56 @@ def influence_html(result: "InfluenceResult") -> str:
     for explanation in result.explanations[:_EXPLANATIONS_SHOWN]:
         parts.append(f"<p><b>{html.escape(_headline(explanation))}</b></p>")
         parts.append(
-            _html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])])
+            html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])])
         )
     more = len(result.explanations) - _EXPLANATIONS_SHOWN
     if more > 0:
         parts.append(f"<p>… and {more} more test rows</p>")
-    parts.append(_html_lines(_footer(result.diagnostics)))
+    parts.append(html_lines(footer(result.diagnostics)))
     return "".join(parts)
 
 
 def self_influence_html(result: "SelfInfluenceResult") -> str:
     """Return a ranking as an HTML fragment; everything in it is escaped."""
-    shown = _html_table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]))
+    shown = html_table(EXAMPLE_COLUMNS, example_records(result.examples[:_EXAMPLES_SHOWN]))
     more = len(result.examples) - _EXAMPLES_SHOWN
-    return shown + (f"<p>… and {more} more rows</p>" if more > 0 else "") + _html_lines(_footer(result.diagnostics))
+    return shown + (f"<p>… and {more} more rows</p>" if more > 0 else "") + html_lines(footer(result.diagnostics))
+
+
+def footer(diagnostics: "Diagnostics", *, finding: bool = True) -> str:
+    """Return what scores mean in a few lines and, unless it is told elsewhere, how well they foretell retraining."""
+    lines = [f"{method_text(diagnostics)}, {diagnostics.scale} scale: {diagnostics.estimand}"]
+    lines += [f"warning: {warning}" for warning in diagnostics.warnings]
+    if finding and diagnostics.fidelity is not None:
+        lines += fidelity_lines(diagnostics.fidelity)
+    return "\n".join(lines)
+
+
+def fidelity_lines(finding: "FidelityFinding") -> list[str]:
+    """Return what a finding says in a few lines."""
+    found = finding.agreement
+    said = f"Pearson {found.pearson}, Spearman {found.spearman}, slope {found.slope}"
+    if finding.lds is not None:
+        said = f"linear datamodelling score {finding.lds}, Pearson {found.pearson}, slope {found.slope}"
+    lines = [f"against {found.retrainings} retrainings: {said}"]
+    return lines + [f"warning: {warning}" for warning in finding.warnings]
+
+
+def more_of(count: int, what: str) -> str:
+    """Return a line that says how many are not shown; empty for none."""
+    return f"\n… and {count} more {what}" if count > 0 else ""
+
+
+def html_table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
+    """Return a table as HTML; everything in it is escaped."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    rows = ("".join(f"<td>{html.escape(cell(value, _ID_WIDTH))}</td>" for value in record) for record in records)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
+
+
+def html_lines(text: str) -> str:
+    """Return lines as an HTML paragraph, escaped."""
+    return "<p>" + "<br>".join(html.escape(line) for line in text.split("\n")) + "</p>"
 
 
 def _headline(explanation: "Explanation") -> str:
@@ -167,29 +204,9 @@ def _headline(explanation: "Explanation") -> str:
     return f"test row {explanation.row}{named}: {said}"
 
 
-def _footer(diagnostics: "Diagnostics") -> str:
-    lines = [f"{method_text(diagnostics)}, {diagnostics.scale} scale: {diagnostics.estimand}"]
-    lines += [f"warning: {warning}" for warning in diagnostics.warnings]
-    return "\n".join(lines)
-
-
 def _some_rows(rows: Sequence[int]) -> str:
     text = ", ".join(map(str, rows[:_ROWS_SHOWN]))
     return text + (f", … ({len(rows):,})" if len(rows) > _ROWS_SHOWN else "")
-
-
-def _more(count: int, what: str) -> str:
-    return f"\n… and {count} more {what}" if count > 0 else ""
-
-
-def _html_table(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    rows = ("".join(f"<td>{html.escape(cell(value, _ID_WIDTH))}</td>" for value in record) for record in records)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
-
-
-def _html_lines(text: str) -> str:
-    return "<p>" + "<br>".join(html.escape(line) for line in text.split("\n")) + "</p>"
 
 
 def _is_number(text: str) -> bool:

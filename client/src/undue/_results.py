@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from . import _render
 from ._errors import FailedPrecondition
+from ._fidelity import FidelityFinding
 from ._resources import Stationarity
 
 if TYPE_CHECKING:
@@ -113,12 +114,14 @@ class Diagnostics:
     """Arithmetic of the scores."""
     device: str
     digests: Mapping[str, str]
-    """sha256 of model, train, test and code."""
+    """sha256 of model, train, test and code, and of checkpoints where the model has any."""
     seconds: float
     """Seconds of computing."""
     warnings: tuple[str, ...]
     matvecs: int = 0
     """Products of the damped Hessian with one vector that the solves took."""
+    fidelity: FidelityFinding | None = None
+    """How well the scores foretell what retraining does; None where that was not asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -140,7 +143,7 @@ class InfluenceResult:
         Raises:
             FailedPrecondition: pandas is not installed.
         """
-        return _data_frame(_render.EXPLANATION_COLUMNS, _render.explanation_records(self.explanations))
+        return data_frame(_render.EXPLANATION_COLUMNS, _render.explanation_records(self.explanations))
 
     def __len__(self) -> int:
         return len(self.explanations)
@@ -175,7 +178,7 @@ class SelfInfluenceResult:
         Raises:
             FailedPrecondition: pandas is not installed.
         """
-        return _data_frame(_render.EXAMPLE_COLUMNS, _render.example_records(self.examples))
+        return data_frame(_render.EXAMPLE_COLUMNS, _render.example_records(self.examples))
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -206,7 +209,7 @@ class Counterfactual:
     gradient_norm: float
     """‖∇R‖ of the fit's objective at its end."""
     iterations: int
-    """Newton steps that it took."""
+    """Steps that it took: of Newton's method, or of the recipe's optimiser."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,7 +219,7 @@ class RetrainResult:
     rows: tuple[int, ...]
     """The m test rows on which the change was measured."""
     costs: npt.NDArray[np.float64]
-    """(m,): their costs at the minimum on all training rows."""
+    """(m,): their costs with all training rows: at the minimum, or after training by the recipe."""
     counterfactuals: tuple[Counterfactual, ...]
     """One for each set of rows that was asked for, in that order."""
     diagnostics: Diagnostics
@@ -235,7 +238,7 @@ class RetrainResult:
         Raises:
             FailedPrecondition: pandas is not installed.
         """
-        return _data_frame(_render.CHANGE_COLUMNS, _render.change_records(self))
+        return data_frame(_render.CHANGE_COLUMNS, _render.change_records(self))
 
     def __len__(self) -> int:
         return len(self.counterfactuals)
@@ -253,7 +256,12 @@ class RetrainResult:
         return _render.retrain_html(self)
 
 
-def _data_frame(columns: tuple[str, ...], records: list[tuple[object, ...]]) -> "pd.DataFrame":
+def data_frame(columns: tuple[str, ...], records: list[tuple[object, ...]]) -> "pd.DataFrame":
+    """Return a table.
+
+    Raises:
+        FailedPrecondition: pandas is not installed.
+    """
     try:
         import pandas
     except ImportError:

@@ -1,9 +1,11 @@
 """What callers ask for, as messages: one function a kind of job, which checks its arguments. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _convert_jobs
+from . import _convert_jobs, _convert_retraining
+from ._errors import invalid
+from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
     Aggregate,
     Measurement,
@@ -15,6 +17,7 @@ from ._inputs import (
     row_count,
     row_numbers,
     row_sets,
+    seed_number,
     strings,
 )
 from ._resources import Dataset, Model
@@ -40,6 +43,7 @@ def influence(
     normalization: Normalization | None = None,
     ensemble: bool = False,
     seed: int = 0,
+    fidelity: FidelitySettings | bool = False,
     timeout_seconds: float | None = None,
 ) -> jobs_pb2.Job:
     """Return an influence job.
@@ -60,6 +64,7 @@ def influence(
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         aggregate=None if aggregate is None else _convert_jobs.aggregate("aggregate", aggregate),
+        fidelity=_fidelity_settings(fidelity),
         **_scoring(parameters, rank, normalization, ensemble, seed),
     )
     return jobs_pb2.Job(influence=spec, timeout_seconds=_timeout(timeout_seconds))
@@ -111,6 +116,8 @@ def retrain(
     measurement: Measurement = "loss",
     tolerance: float | None = None,
     max_iterations: int | None = None,
+    start: Start | None = None,
+    seeds: int = 1,
     timeout_seconds: float | None = None,
 ) -> jobs_pb2.Job:
     """Return a retrain job.
@@ -127,8 +134,104 @@ def retrain(
         measurement=_convert_jobs.measurement("measurement", measurement),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+        start=_convert_retraining.start("start", start),
+        seeds=positive("seeds", seeds),
     )
     return jobs_pb2.Job(retrain=spec, timeout_seconds=_timeout(timeout_seconds))
+
+
+def fidelity(
+    model: Model | str,
+    *,
+    train: Dataset | str,
+    test: Dataset | str,
+    kind: FidelityKind = "loo",
+    rows: Iterable[int] | None = None,
+    method: str | None = None,
+    samples: int = 50,
+    strata: int = 5,
+    share: float = 0.5,
+    seeds: int = 1,
+    start: Start | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    measurement: Measurement = "loss",
+    damping: float | None = None,
+    leverage_correction: bool | None = None,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
+    parameters: Iterable[str] | None = None,
+    rank: int | None = None,
+    normalization: Normalization | None = None,
+    ensemble: bool = False,
+    timeout_seconds: float | None = None,
+) -> jobs_pb2.Job:
+    """Return a fidelity job.
+
+    Raises:
+        InvalidArgument: an argument is wrong.
+    """
+    settings = FidelitySettings(kind, samples, strata, share, seeds, start, bootstrap, seed)
+    spec = jobs_pb2.FidelitySpec(
+        model=resource_name("model", "models", model),
+        train=resource_name("train", "datasets", train),
+        test=resource_name("test", "datasets", test),
+        rows=None if rows is None else row_numbers("rows", rows),
+        method=method or "",
+        measurement=_convert_jobs.measurement("measurement", measurement),
+        damping=None if damping is None else non_negative("damping", damping),
+        settings=_convert_retraining.fidelity_settings(settings),
+        leverage_correction=leverage_correction,
+        tolerance=None if tolerance is None else relative("tolerance", tolerance),
+        max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
+        **_scoring(parameters, rank, normalization, ensemble, seed),
+    )
+    return jobs_pb2.Job(fidelity=spec, timeout_seconds=_timeout(timeout_seconds))
+
+
+def leverage(
+    model: Model | str,
+    *,
+    train: Dataset | str,
+    damping: float | None = None,
+    dfbeta: bool = False,
+    timeout_seconds: float | None = None,
+) -> jobs_pb2.Job:
+    """Return a leverage job.
+
+    Raises:
+        InvalidArgument: an argument is wrong.
+    """
+    spec = jobs_pb2.LeverageSpec(
+        model=resource_name("model", "models", model),
+        train=resource_name("train", "datasets", train),
+        damping=None if damping is None else non_negative("damping", damping),
+        dfbeta=dfbeta,
+    )
+    return jobs_pb2.Job(leverage=spec, timeout_seconds=_timeout(timeout_seconds))
+
+
+def any_job(
+    model: Model | str, train: Dataset | str, test: Dataset | str | None, arguments: Mapping[str, Any]
+) -> jobs_pb2.Job:
+    """Return the job that these arguments are of.
+
+    Raises:
+        InvalidArgument: an argument is wrong.
+    """
+    if test is None:
+        untested = leverage if "dfbeta" in arguments else self_influence
+        return untested(model, train=train, **arguments)
+    tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
+    return tested(model, train=train, test=test, **arguments)
+
+
+def _fidelity_settings(asked: FidelitySettings | bool) -> jobs_pb2.FidelitySettings | None:
+    if isinstance(asked, FidelitySettings):
+        return _convert_retraining.fidelity_settings(asked)
+    if not isinstance(asked, bool):
+        raise invalid("fidelity", f"{asked!r} is neither undue.FidelitySettings(…) nor True or False")
+    return _convert_retraining.fidelity_settings(FidelitySettings()) if asked else None
 
 
 def _scoring(
@@ -144,7 +247,7 @@ def _scoring(
         "rank": None if rank is None else positive("rank", rank),
         "normalization": None if normalization is None else _convert_jobs.normalization("normalization", normalization),
         "ensemble": ensemble,
-        "seed": int(non_negative("seed", seed)),
+        "seed": seed_number("seed", seed),
     }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
@@ -41,6 +41,7 @@ def test_values_are_those_of_scipy():
         assert one.pearson.low < one.pearson.high
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.float64, (2, 7, 3), elements=SMALL), st.integers(0, 1000))
 def test_a_resample_is_the_rows_written_out(values, seed):
     """Ranks, ties and repeated rows: every resample against SciPy on the drawn pairs."""

@@ -8,13 +8,23 @@ from typing import Any, Self, cast
 
 from undue import _convert, _convert_jobs, _specs
 from undue._embedded import EmbeddedService
+from undue._fidelity import FidelityKind, FidelitySettings, Start
 from undue._grpc_aio import in_thread
 from undue._inputs import Aggregate, Measurement, Normalization
 from undue._resources import Dataset, Estimate, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
 from .connection import AsyncConnection
-from .kinds import AnyAsyncJob, AsyncInfluenceJob, AsyncJobs, AsyncRetrainJob, AsyncSelfInfluenceJob, job_of
+from .kinds import (
+    AnyAsyncJob,
+    AsyncFidelityJob,
+    AsyncInfluenceJob,
+    AsyncJobs,
+    AsyncLeverageJob,
+    AsyncRetrainJob,
+    AsyncSelfInfluenceJob,
+    job_of,
+)
 from .registries import AsyncDatasets, AsyncModels
 
 
@@ -88,6 +98,7 @@ class AsyncClient:
         normalization: Normalization | None = None,
         ensemble: bool = False,
         seed: int = 0,
+        fidelity: FidelitySettings | bool = False,
         timeout_seconds: float | None = None,
     ) -> AsyncInfluenceJob:
         """Queue a job that scores training rows for test rows.
@@ -120,6 +131,8 @@ class AsyncClient:
             normalization: of `relatif`: "theta" or "loss"; None is "theta".
             ensemble: average the scores over the model's checkpoints.
             seed: of whatever the method draws at random.
+            fidelity: hold the scores against retraining, too, and say in `result.diagnostics.fidelity` how well they
+                foretell it; `undue.FidelitySettings` says how, True by its defaults. See `fidelity`.
             timeout_seconds: how long it may run; None for as long as it takes. Past it the job fails, JOB_DEADLINE.
 
         Raises:
@@ -141,6 +154,7 @@ class AsyncClient:
             tolerance=tolerance,
             max_iterations=max_iterations,
             aggregate=aggregate,
+            fidelity=fidelity,
             parameters=parameters,
             rank=rank,
             normalization=normalization,
@@ -222,12 +236,15 @@ class AsyncClient:
         measurement: Measurement = "loss",
         tolerance: float | None = None,
         max_iterations: int | None = None,
+        start: Start | None = None,
+        seeds: int = 1,
         timeout_seconds: float | None = None,
     ) -> AsyncRetrainJob:
         """Queue a job that measures what changes when training rows are removed, by fitting the model without them.
 
-        The model's selected parameters have to be a linear head. Its objective without the rows, 1/n kept, is
-        minimised for each set; the changes are from the minimum on all rows, and positive where removal raises a cost.
+        Of a linear head the objective without the rows, 1/n kept, is minimised for each set; the changes are from the
+        minimum on all rows. Any other model is trained by the recipe that it was registered with, once on all rows and
+        once without each set. A change is positive where removal raises a cost.
 
         Args:
             model: the model, or its name; without a version, the newest.
@@ -236,9 +253,12 @@ class AsyncClient:
             rows: rows of `test`; None means all.
             without: sets of rows of `train`: [[3], [5, 8]] fits once without row 3 and once without rows 5 and 8.
             measurement: which cost, as in `influence`.
-            tolerance: norm of the objective's gradient at which a fit has converged; None is 1e-10.
-            max_iterations: Newton steps of one fit at most; None is 100. What needs more is an error,
+            tolerance: norm of the objective's gradient at which a fit of a linear head has converged; None is 1e-10.
+            max_iterations: Newton steps of one fit of a linear head at most; None is 100. What needs more is an error,
                 SOLVER_NOT_CONVERGED.
+            start: where training by the recipe begins: "warm", at the registered weights, or "cold", at the recipe's
+                initial ones; None: cold where it has some.
+            seeds: trainings by the recipe of each set, over which costs are averaged.
             timeout_seconds: as in `influence`.
 
         Raises:
@@ -256,9 +276,132 @@ class AsyncClient:
             measurement=measurement,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            start=start,
+            seeds=seeds,
             timeout_seconds=timeout_seconds,
         )
         return cast(AsyncRetrainJob, await self._create(spec))
+
+    async def fidelity(
+        self,
+        model: Model | str,
+        *,
+        train: Dataset | str,
+        test: Dataset | str,
+        kind: FidelityKind = "loo",
+        rows: Iterable[int] | None = None,
+        method: str | None = None,
+        samples: int = 50,
+        strata: int = 5,
+        share: float = 0.5,
+        seeds: int = 1,
+        start: Start | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+        measurement: Measurement = "loss",
+        damping: float | None = None,
+        leverage_correction: bool | None = None,
+        tolerance: float | None = None,
+        max_iterations: int | None = None,
+        parameters: Iterable[str] | None = None,
+        rank: int | None = None,
+        normalization: Normalization | None = None,
+        ensemble: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> AsyncFidelityJob:
+        """Queue a job that says how well a method's scores foretell what retraining does.
+
+        "loo" removes single training rows, drawn at random and from strata of the score's size, and compares the change
+        of each test row's cost with the score. "lds", the linear datamodelling score, trains on random subsets and
+        compares costs with sums of scores. What is retrained are the parameters that the model registered: a linear
+        head is fitted to its minimum, any other model trained by the recipe that it was registered with.
+
+        Args:
+            model: the model, or its name; without a version, the newest.
+            train: the data set that it was trained on.
+            test: the data set for whose rows training rows are scored.
+            kind: "loo" or "lds".
+            rows: rows of `test`; None means all.
+            method: whose scores; None is the method that suits the model.
+            samples: rows drawn at random, and as many again over the strata ("loo"); subsets ("lds").
+            strata: quantiles of the score's size of which equally many rows are drawn ("loo").
+            share: which part of the training rows a subset has ("lds").
+            seeds: trainings by the recipe of each, over which costs are averaged.
+            start: where training by the recipe begins, as in `retrain`.
+            bootstrap: resamples behind each interval.
+            seed: of the rows or subsets that are drawn, and of whatever the method draws at random.
+            measurement: which cost, as in `influence`.
+            damping: as in `influence`.
+            leverage_correction: as in `influence`.
+            tolerance: as in `influence`.
+            max_iterations: as in `influence`.
+            parameters: fnmatch patterns of the parameters that the scores run over; None means those that the model
+                registered.
+            rank: what the method truncates to; None is its own.
+            normalization: of `relatif`: "theta" or "loss".
+            ensemble: whether scores are averaged over the model's checkpoints.
+            timeout_seconds: as in `influence`.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY, or the model needs a recipe and has none
+                (RECIPE_MISSING).
+            Unavailable: the service cannot be reached.
+        """
+        spec = _specs.fidelity(
+            model,
+            train=train,
+            test=test,
+            kind=kind,
+            rows=rows,
+            method=method,
+            samples=samples,
+            strata=strata,
+            share=share,
+            seeds=seeds,
+            start=start,
+            bootstrap=bootstrap,
+            seed=seed,
+            measurement=measurement,
+            damping=damping,
+            leverage_correction=leverage_correction,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            parameters=parameters,
+            rank=rank,
+            normalization=normalization,
+            ensemble=ensemble,
+            timeout_seconds=timeout_seconds,
+        )
+        return cast(AsyncFidelityJob, await self._create(spec))
+
+    async def leverage(
+        self,
+        model: Model | str,
+        *,
+        train: Dataset | str,
+        damping: float | None = None,
+        dfbeta: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> AsyncLeverageJob:
+        """Queue a job that computes leverage, Cook's distance and DFBETA of training rows, in closed form.
+
+        Args:
+            model: the model, or its name; its selected parameters are a linear head.
+            train: the data set that it was trained on.
+            damping: λ in H + λI; None adds none.
+            dfbeta: keep by how much each coefficient exceeds what it is without each row, too.
+            timeout_seconds: as in `influence`.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            NotFound: model or data set does not exist.
+            FailedPrecondition: model or data set is not READY, or the model is no linear head (LEVERAGE_UNAVAILABLE).
+            Unavailable: the service cannot be reached.
+        """
+        spec = _specs.leverage(model, train=train, damping=damping, dfbeta=dfbeta, timeout_seconds=timeout_seconds)
+        return cast(AsyncLeverageJob, await self._create(spec))
 
     async def estimate(
         self, model: Model | str, *, train: Dataset | str, test: Dataset | str | None = None, **arguments: Any
@@ -268,9 +411,9 @@ class AsyncClient:
         Args:
             model: the model, or its name; registered with a sample, on which its speed was measured.
             train: the data set that it was trained on.
-            test: as in `influence`; None is for `self_influence`.
-            **arguments: the other arguments of `influence`; with `without`, those of `retrain`; without `test`, those
-                of `self_influence`.
+            test: as in `influence`; None is for `self_influence` and `leverage`.
+            **arguments: the other arguments of `influence`; with `without`, those of `retrain`; with `kind`, those of
+                `fidelity`; without `test`, those of `self_influence` or, with `dfbeta`, of `leverage`.
 
         Raises:
             InvalidArgument: an argument is wrong.
@@ -278,12 +421,7 @@ class AsyncClient:
             FailedPrecondition: model or data set is not READY, or the model was registered without a sample.
             Unavailable: the service cannot be reached.
         """
-        if test is None:
-            job = _specs.self_influence(model, train=train, **arguments)
-        else:
-            ask = _specs.retrain if "without" in arguments else _specs.influence
-            job = ask(model, train=train, test=test, **arguments)
-        request = jobs_pb2.CreateJobRequest(job=job, validate_only=True)
+        request = jobs_pb2.CreateJobRequest(job=_specs.any_job(model, train, test, arguments), validate_only=True)
         return _convert_jobs.estimate((await self._connection.call(self._connection.jobs.CreateJob, request)).estimate)
 
     async def server_info(self) -> ServerInfo:

@@ -6,10 +6,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from undue import _convert, _convert_jobs
+from undue import _convert, _convert_jobs, _convert_retraining
 from undue._errors import Internal, Unavailable
+from undue._fidelity_results import FidelityResult
 from undue._grpc_aio import sleep
 from undue._inputs import resource_name
+from undue._leverage_results import LeverageResult
 from undue._resources import Dataset, Model
 from undue._results import Counterfactual, InfluenceResult, RetrainResult, SelfInfluenceResult
 from undue._retry import FOLLOW
@@ -127,9 +129,69 @@ class AsyncRetrainJob(AsyncJob):
         async for page in pages(self._connection, self._connection.jobs.ListCounterfactuals, request):
             rows += page.rows
             costs += page.costs
-            found += [_convert_jobs.counterfactual(each) for each in page.counterfactuals]
+            found += [_convert_retraining.counterfactual(each) for each in page.counterfactuals]
         measured = _convert_jobs.diagnostics(self._message.diagnostics)
-        return RetrainResult(tuple(rows), _convert_jobs.numbers(costs), tuple(found), measured)
+        return RetrainResult(tuple(rows), _convert_retraining.numbers(costs), tuple(found), measured)
+
+
+class AsyncFidelityJob(AsyncJob):
+    """A job that holds scores against retraining."""
+
+    async def result(self, timeout: float | None = None, progress: bool | None = None) -> FidelityResult:
+        """Wait for the job and return what it found.
+
+        Args:
+            timeout: seconds to wait; None waits for ever. The job goes on either way.
+            progress: whether to show a bar on standard error; None shows it on a terminal.
+
+        Raises:
+            JobFailed: it failed; reason and metadata say why.
+            Cancelled: somebody cancelled it.
+            DeadlineExceeded: it has not ended within the timeout.
+            Unavailable: the service stayed away.
+        """
+        await self.wait(timeout, progress)
+        request = jobs_pb2.ListComparisonsRequest(parent=self.name, page_size=_PAGE_ROWS)
+        rows: list[int] = []
+        found: list[jobs_pb2.Comparison] = []
+        async for page in pages(self._connection, self._connection.jobs.ListComparisons, request):
+            rows += page.rows
+            found += page.comparisons
+        return _convert_retraining.fidelity_result(rows, found, _convert_jobs.diagnostics(self._message.diagnostics))
+
+
+class AsyncLeverageJob(AsyncJob):
+    """A job that computes leverage, Cook's distance and DFBETA of training rows."""
+
+    async def result(self, timeout: float | None = None, progress: bool | None = None) -> LeverageResult:
+        """Wait for the job and return what it found.
+
+        Args:
+            timeout: seconds to wait; None waits for ever. The job goes on either way.
+            progress: whether to show a bar on standard error; None shows it on a terminal.
+
+        Raises:
+            JobFailed: it failed; reason and metadata say why.
+            Cancelled: somebody cancelled it.
+            DeadlineExceeded: it has not ended within the timeout.
+            Unavailable: the service stayed away.
+        """
+        await self.wait(timeout, progress)
+        pauses = FOLLOW.pauses()
+        while True:
+            try:
+                request = jobs_pb2.ReadLeveragesRequest(name=self.name)
+                stream = self._connection.download(self._connection.jobs.ReadLeverages, request)
+                blocks = [block async for block in stream]
+            except Unavailable as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise error
+                await sleep(pause)
+            else:
+                return _convert_retraining.leverage_result(
+                    self.name, blocks, _convert_jobs.diagnostics(self._message.diagnostics)
+                )
 
 
 class AsyncValidationJob(AsyncJob):
@@ -156,7 +218,14 @@ class AsyncValidationJob(AsyncJob):
         return _convert.dataset(await self._connection.call(self._connection.datasets.GetDataset, of_dataset))
 
 
-AnyAsyncJob = AsyncInfluenceJob | AsyncSelfInfluenceJob | AsyncRetrainJob | AsyncValidationJob
+AnyAsyncJob = (
+    AsyncInfluenceJob
+    | AsyncSelfInfluenceJob
+    | AsyncRetrainJob
+    | AsyncFidelityJob
+    | AsyncLeverageJob
+    | AsyncValidationJob
+)
 
 
 def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
@@ -172,6 +241,10 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncSelfInfluenceJob(connection, message)
         case "retrain":
             return AsyncRetrainJob(connection, message)
+        case "fidelity":
+            return AsyncFidelityJob(connection, message)
+        case "leverage":
+            return AsyncLeverageJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
     raise Internal(f"{message.name} is of a kind that this SDK does not know: upgrade undue")

@@ -14,7 +14,7 @@ from undue._export import is_program, write_pt2
 from undue._grpc_aio import in_thread
 from undue._inputs import Objective, resource_name, row_numbers, strings
 from undue._onnx import whole_model
-from undue._recipes import Checkpoint, Training
+from undue._recipes import Checkpoint, Training, checked_recipe
 from undue._resources import Dataset, Example, Model
 from undue._schema import Arrays, Schema
 from undue._sources import DatasetFormat, Source, model_file
@@ -79,9 +79,7 @@ class AsyncModels:
         message.parameters.extend(strings("parameters", parameters or ()))
         if sample is not None:
             message.sample = resource_name("sample", "datasets", sample)
-        if training is not None:
-            message.training.CopyFrom(await send_training(self._connection, training))
-        message.checkpoints.extend(await send_checkpoints(self._connection, checkpoints))
+        recipe, others = checked_recipe(training, checkpoints)
         with tempfile.TemporaryDirectory(prefix="undue-") as scratch:
             if is_program(source):
                 path: Path = await in_thread(write_pt2, source, example_inputs, Path(scratch))
@@ -90,6 +88,9 @@ class AsyncModels:
                 named, message.format = model_file(source)
                 path = await in_thread(whole_model, named, Path(scratch))
             message.upload = await send(self._connection, await in_thread(blob_of_file, path, "source"))
+        if recipe is not None:
+            message.training.CopyFrom(await send_training(self._connection, recipe))
+        message.checkpoints.extend(await send_checkpoints(self._connection, others))
         request = models_pb2.CreateModelRequest(model_id=name, model=message, request_id=str(uuid.uuid4()))
         created = await self._connection.call(self._connection.models.CreateModel, request)
         if not wait:

@@ -34,7 +34,10 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """What it does: "influence", "self_influence", "retrain", "model_validation" or "dataset_validation"."""
+        """What it does.
+
+        "influence", "self_influence", "retrain", "fidelity", "leverage", "model_validation" or "dataset_validation".
+        """
         return self._message.WhichOneof("spec") or ""
 
     @property

@@ -4,6 +4,7 @@ import argparse
 from fractions import Fraction
 from typing import Any, get_args
 
+from undue._fidelity import FidelityKind, Start
 from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
@@ -93,6 +94,8 @@ def influence(parser: argparse.ArgumentParser) -> None:
     _tested(parser, "whose predictions are explained")
     together = "explain the mean of the rows' costs instead of each row"
     parser.add_argument("--aggregate", choices=get_args(Aggregate), help=together)
+    truth = "hold the scores against retraining, too, as `undue fidelity` does by default"
+    parser.add_argument("--fidelity", action="store_true", help=truth)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="rows to keep a side, or 'all' (10)")
     _running(parser)
 
@@ -112,7 +115,38 @@ def retrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without", required=True, action="append", type=_rows, metavar="ROWS", help=sets)
     parser.add_argument("--tolerance", type=float, help="gradient norm at which a fit has converged (1e-10)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="Newton steps of one fit at most (100)")
+    _retrained(parser)
     _running(parser)
+
+
+def fidelity(parser: argparse.ArgumentParser) -> None:
+    """Add what asks how well scores foretell retraining."""
+    _scoring(parser)
+    _tested(parser, "for whose rows training rows are scored")
+    compared = "loo removes single rows; lds, the linear datamodelling score, trains on random subsets (loo)"
+    parser.add_argument("--kind", choices=get_args(FidelityKind), default="loo", help=compared)
+    drawn = "rows drawn at random, and as many again over the strata; of lds, subsets (50)"
+    parser.add_argument("--samples", type=int, default=50, metavar="N", help=drawn)
+    quantiles = "quantiles of the score's size of which equally many rows are drawn (5)"
+    parser.add_argument("--strata", type=int, default=5, metavar="N", help=quantiles)
+    parser.add_argument("--share", type=float, default=0.5, help="of the training rows in a subset (0.5)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of an interval (1000)")
+    _retrained(parser)
+    _running(parser)
+
+
+def leverage(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for the closed forms of a linear head."""
+    _trained(parser)
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; none without it")
+    parser.add_argument("--dfbeta", action="store_true", help="with the change of every coefficient (--json)")
+    _running(parser)
+
+
+def _retrained(parser: argparse.ArgumentParser) -> None:
+    begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
+    parser.add_argument("--start", choices=get_args(Start), help=begins)
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="trainings by the recipe of each (1)")
 
 
 def _trained(parser: argparse.ArgumentParser) -> None:

@@ -93,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     arguments.retrain(_verb(nouns, "retrain", verbs.retrain, "measure what changes when training rows are removed"))
+    arguments.fidelity(_verb(nouns, "fidelity", verbs.fidelity, "say how well scores foretell what retraining does"))
+    arguments.leverage(
+        _verb(nouns, "leverage", verbs.leverage, "leverage, Cook's distance and DFBETA of a linear model's rows")
+    )
 
     jobs = _noun(nouns, "jobs", "look up, follow, cancel and delete jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))

@@ -16,7 +16,9 @@ from undue import (
     Error,
     Estimate,
     Example,
+    FidelityResult,
     InfluenceResult,
+    LeverageResult,
     Model,
     Progress,
     RetrainResult,
@@ -27,6 +29,7 @@ from undue._render import table
 from undue._sync.kinds import AnyJob
 
 Job = AnyJob
+AnyResult = InfluenceResult | SelfInfluenceResult | RetrainResult | FidelityResult | LeverageResult | Model | Dataset
 
 
 class Output:
@@ -155,13 +158,16 @@ class Output:
             return _print_json({"deleted": name})
         return print(f"{name} is deleted")
 
-    def result(self, result: InfluenceResult | SelfInfluenceResult | RetrainResult | Model | Dataset) -> None:
+    def result(self, result: AnyResult) -> None:
         """Print what a job found."""
         match result:
             case Model():
                 self.model(result)
             case Dataset():
                 self.dataset(result)
+            case FidelityResult() if self._as_json:
+                names = ("kind", "pearson", "spearman", "slope", "lds", "strata", "recipe")
+                _print_json({name: getattr(result, name) for name in names} | _plain(result))
             case _ if self._as_json:
                 _print_json(result)
             case _:

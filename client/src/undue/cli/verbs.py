@@ -3,7 +3,17 @@
 import argparse
 from collections.abc import Callable
 
-from undue import Checkpoint, Client, InfluenceJob, Objective, RetrainJob, SelfInfluenceJob, Training
+from undue import (
+    Checkpoint,
+    Client,
+    FidelityJob,
+    InfluenceJob,
+    LeverageJob,
+    Objective,
+    RetrainJob,
+    SelfInfluenceJob,
+    Training,
+)
 from undue._errors import invalid
 
 from . import files
@@ -75,17 +85,28 @@ def read_dataset(client: Client, options: argparse.Namespace, out: Output) -> No
 
 def influence(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue influence`."""
-    _ask(client, client.influence, _SCORED | _TESTED | {"aggregate"}, options, out)
+    _ask(client, client.influence, _SCORED | _TESTED | {"top_k", "aggregate", "fidelity"}, options, out)
 
 
 def self_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue self-influence`."""
-    _ask(client, client.self_influence, _SCORED, options, out)
+    _ask(client, client.self_influence, _SCORED | {"top_k"}, options, out)
 
 
 def retrain(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue retrain`."""
-    _ask(client, client.retrain, _ITERATED | _TESTED | {"without"}, options, out)
+    _ask(client, client.retrain, _ITERATED | _TESTED | _RETRAINED | {"without"}, options, out)
+
+
+def fidelity(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue fidelity`."""
+    settings = {"kind", "samples", "strata", "share", "bootstrap"}
+    _ask(client, client.fidelity, _SCORED | _TESTED | _RETRAINED | settings, options, out)
+
+
+def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue leverage`."""
+    _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
@@ -132,16 +153,18 @@ def server_info(client: Client, _: argparse.Namespace, out: Output) -> None:
 _ITERATED = {"train", "tolerance", "max_iterations", "timeout_seconds"}
 _SCORED = (
     _ITERATED
-    | {"method", "damping", "top_k", "leverage_correction"}
+    | {"method", "damping", "leverage_correction"}
     | {"parameters", "rank", "normalization", "ensemble", "seed"}
 )
 _TESTED = {"test", "rows", "measurement"}
+_RETRAINED = {"start", "seeds"}
 
 
 def _training(options: argparse.Namespace) -> Training | None:
     """Return the recipe that the options describe; None where they describe none."""
     if options.optimizer is None:
-        given = [name for name in ("lr", "epochs", "batch_size", "schedule", "init") if getattr(options, name)]
+        named = ("lr", "epochs", "batch_size", "schedule", "momentum", "training_seed", "init")
+        given = [name for name in named if getattr(options, name)]
         if given:
             raise invalid("optimizer", f"is needed beside --{given[0].replace('_', '-')}: a recipe of training has one")
         return None
@@ -166,7 +189,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob],
+    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob],
     names: set[str],
     options: argparse.Namespace,
     out: Output,

@@ -95,6 +95,30 @@ AGGREGATE_MEAN: Aggregate.ValueType  # 1
 """The mean of the rows' costs."""
 Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
 
+class _Start:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Start.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    START_UNSPECIFIED: _Start.ValueType  # 0
+    """Not given."""
+    START_WARM: _Start.ValueType  # 1
+    """At the registered weights."""
+    START_COLD: _Start.ValueType  # 2
+    """At the recipe's initial weights."""
+
+class Start(_Start, metaclass=_StartEnumTypeWrapper):
+    """Start is where training by the recipe begins."""
+
+START_UNSPECIFIED: Start.ValueType  # 0
+"""Not given."""
+START_WARM: Start.ValueType  # 1
+"""At the registered weights."""
+START_COLD: Start.ValueType  # 2
+"""At the recipe's initial weights."""
+Global___Start: _TypeAlias = Start  # noqa: Y015
+
 class _Scale:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -166,6 +190,8 @@ class Job(_message.Message):
     MODEL_VALIDATION_FIELD_NUMBER: _builtins.int
     DATASET_VALIDATION_FIELD_NUMBER: _builtins.int
     RETRAIN_FIELD_NUMBER: _builtins.int
+    FIDELITY_FIELD_NUMBER: _builtins.int
+    LEVERAGE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
@@ -208,6 +234,14 @@ class Job(_message.Message):
         """Measure what changes when training rows are removed."""
 
     @_builtins.property
+    def fidelity(self) -> Global___FidelitySpec:
+        """Hold scores against retraining."""
+
+    @_builtins.property
+    def leverage(self) -> Global___LeverageSpec:
+        """Compute leverage, Cook's distance and DFBETA of training rows."""
+
+    @_builtins.property
     def progress(self) -> Global___Progress:
         """How far it has come."""
 
@@ -244,6 +278,8 @@ class Job(_message.Message):
         model_validation: Global___ModelValidationSpec | None = ...,
         dataset_validation: Global___DatasetValidationSpec | None = ...,
         retrain: Global___RetrainSpec | None = ...,
+        fidelity: Global___FidelitySpec | None = ...,
+        leverage: Global___LeverageSpec | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: Global___Progress | None = ...,
         error: _status_pb2.Status | None = ...,
@@ -256,11 +292,11 @@ class Job(_message.Message):
         etag: _builtins.str = ...,
         estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "influence", b"influence", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "influence", b"influence", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -319,6 +355,7 @@ class InfluenceSpec(_message.Message):
     NORMALIZATION_FIELD_NUMBER: _builtins.int
     ENSEMBLE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    FIDELITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
     train: _builtins.str
@@ -359,6 +396,10 @@ class InfluenceSpec(_message.Message):
     def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fnmatch patterns of the parameters that the scores run over; empty means those that the model registered."""
 
+    @_builtins.property
+    def fidelity(self) -> Global___FidelitySettings:
+        """Hold the scores against retraining, too. Unset: don't. Not of rows that are explained together."""
+
     def __init__(
         self,
         *,
@@ -379,10 +420,11 @@ class InfluenceSpec(_message.Message):
         normalization: Global___Normalization.ValueType | None = ...,
         ensemble: _builtins.bool = ...,
         seed: _builtins.int = ...,
+        fidelity: Global___FidelitySettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "fidelity", b"fidelity", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "rows", b"rows", "seed", b"seed", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "aggregate", b"aggregate", "damping", b"damping", "ensemble", b"ensemble", "fidelity", b"fidelity", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "rows", b"rows", "seed", b"seed", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aggregate: _TypeAlias = _typing.Literal["aggregate"]  # noqa: Y015
     _WhichOneofArgType__aggregate: _TypeAlias = _typing.Literal["_aggregate", b"_aggregate"]  # noqa: Y015
@@ -523,7 +565,8 @@ Global___SelfInfluenceSpec: _TypeAlias = SelfInfluenceSpec  # noqa: Y015
 @_typing.final
 class RetrainSpec(_message.Message):
     """RetrainSpec asks what really changes when training rows are removed: the model is fitted again without them.
-    The removed rows' losses leave the objective and its 1/n stays, as the scores of influence suppose.
+    The removed rows' losses leave the objective and its 1/n stays, as the scores of influence suppose. A linear head is
+    fitted to its minimum; any other model is trained by the recipe that it was registered with.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -536,8 +579,12 @@ class RetrainSpec(_message.Message):
     WITHOUT_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """`models/{model}/versions/{version}`; without a version, the newest that has not failed. Its objective must be convex in what is selected."""
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed. A linear head, or one with a
+    recipe.
+    """
     train: _builtins.str
     """The data set that the model was trained on."""
     test: _builtins.str
@@ -545,9 +592,13 @@ class RetrainSpec(_message.Message):
     measurement: Global___Measurement.ValueType
     """Which cost is measured."""
     tolerance: _builtins.float
-    """‖∇R‖ at which a fit has converged. Unset: 1e-10."""
+    """‖∇R‖ at which a fit has converged. Unset: 1e-10. Of a linear head only."""
     max_iterations: _builtins.int
-    """Newton iterations of one fit at most. Unset: 100."""
+    """Newton iterations of one fit at most. Unset: 100. Of a linear head only."""
+    start: Global___Start.ValueType
+    """Where training begins. Unset: START_COLD where the recipe has an initialiser, else START_WARM. Of no linear head."""
+    seeds: _builtins.int
+    """Trainings of each set, over which costs are averaged. Unset: 1. Of no linear head."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of `test`; empty means all."""
@@ -567,21 +618,284 @@ class RetrainSpec(_message.Message):
         without: _abc.Iterable[Global___RowSet] | None = ...,
         tolerance: _builtins.float | None = ...,
         max_iterations: _builtins.int | None = ...,
+        start: Global___Start.ValueType | None = ...,
+        seeds: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "tolerance", b"tolerance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "seeds", b"seeds", "start", b"start", "tolerance", b"tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "measurement", b"measurement", "model", b"model", "rows", b"rows", "test", b"test", "tolerance", b"tolerance", "train", b"train", "without", b"without"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "measurement", b"measurement", "model", b"model", "rows", b"rows", "seeds", b"seeds", "start", b"start", "test", b"test", "tolerance", b"tolerance", "train", b"train", "without", b"without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__seeds: _TypeAlias = _typing.Literal["seeds"]  # noqa: Y015
+    _WhichOneofArgType__seeds: _TypeAlias = _typing.Literal["_seeds", b"_seeds"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
     _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seeds) -> _WhichOneofReturnType__seeds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
 
 Global___RetrainSpec: _TypeAlias = RetrainSpec  # noqa: Y015
+
+@_typing.final
+class FidelitySettings(_message.Message):
+    """FidelitySettings say how scores are held against retraining."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Protocol:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProtocolEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FidelitySettings._Protocol.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROTOCOL_UNSPECIFIED: FidelitySettings._Protocol.ValueType  # 0
+        """Not given."""
+        PROTOCOL_LOO: FidelitySettings._Protocol.ValueType  # 1
+        """Leave one out: single training rows, some drawn from all and as many from strata of the score's size."""
+        PROTOCOL_LDS: FidelitySettings._Protocol.ValueType  # 2
+        """The linear datamodelling score (Park et al. 2023): sums of scores over random subsets against costs after training
+        on those.
+        """
+
+    class Protocol(_Protocol, metaclass=_ProtocolEnumTypeWrapper):
+        """Protocol is what is retrained and compared."""
+
+    PROTOCOL_UNSPECIFIED: FidelitySettings.Protocol.ValueType  # 0
+    """Not given."""
+    PROTOCOL_LOO: FidelitySettings.Protocol.ValueType  # 1
+    """Leave one out: single training rows, some drawn from all and as many from strata of the score's size."""
+    PROTOCOL_LDS: FidelitySettings.Protocol.ValueType  # 2
+    """The linear datamodelling score (Park et al. 2023): sums of scores over random subsets against costs after training
+    on those.
+    """
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    STRATA_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    protocol: Global___FidelitySettings.Protocol.ValueType
+    """Which comparison."""
+    samples: _builtins.int
+    """PROTOCOL_LOO: training rows drawn from all, and as many again over the strata. PROTOCOL_LDS: subsets. Unset: 50."""
+    strata: _builtins.int
+    """PROTOCOL_LOO: quantiles of the score's size, averaged over the test rows, of which equally many rows are drawn.
+    Unset: 5.
+    """
+    share: _builtins.float
+    """PROTOCOL_LDS: which part of the training rows a subset has. Unset: 0.5."""
+    seeds: _builtins.int
+    """Trainings of each, over which costs are averaged. Unset: 1. Of no linear head."""
+    start: Global___Start.ValueType
+    """Where training begins. Unset: START_COLD where the recipe has an initialiser, else START_WARM. Of no linear head."""
+    bootstrap: _builtins.int
+    """Resamples behind each interval. Unset: 1000."""
+    seed: _builtins.int
+    """Of the rows or subsets that are drawn, and of the resamples."""
+    def __init__(
+        self,
+        *,
+        protocol: Global___FidelitySettings.Protocol.ValueType = ...,
+        samples: _builtins.int | None = ...,
+        strata: _builtins.int | None = ...,
+        share: _builtins.float | None = ...,
+        seeds: _builtins.int | None = ...,
+        start: Global___Start.ValueType | None = ...,
+        bootstrap: _builtins.int | None = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_samples", b"_samples", "_seeds", b"_seeds", "_share", b"_share", "_start", b"_start", "_strata", b"_strata", "bootstrap", b"bootstrap", "samples", b"samples", "seeds", b"seeds", "share", b"share", "start", b"start", "strata", b"strata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_samples", b"_samples", "_seeds", b"_seeds", "_share", b"_share", "_start", b"_start", "_strata", b"_strata", "bootstrap", b"bootstrap", "protocol", b"protocol", "samples", b"samples", "seed", b"seed", "seeds", b"seeds", "share", b"share", "start", b"start", "strata", b"strata"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bootstrap: _TypeAlias = _typing.Literal["bootstrap"]  # noqa: Y015
+    _WhichOneofArgType__bootstrap: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap"]  # noqa: Y015
+    _WhichOneofReturnType__samples: _TypeAlias = _typing.Literal["samples"]  # noqa: Y015
+    _WhichOneofArgType__samples: _TypeAlias = _typing.Literal["_samples", b"_samples"]  # noqa: Y015
+    _WhichOneofReturnType__seeds: _TypeAlias = _typing.Literal["seeds"]  # noqa: Y015
+    _WhichOneofArgType__seeds: _TypeAlias = _typing.Literal["_seeds", b"_seeds"]  # noqa: Y015
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    _WhichOneofReturnType__strata: _TypeAlias = _typing.Literal["strata"]  # noqa: Y015
+    _WhichOneofArgType__strata: _TypeAlias = _typing.Literal["_strata", b"_strata"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bootstrap) -> _WhichOneofReturnType__bootstrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__samples) -> _WhichOneofReturnType__samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seeds) -> _WhichOneofReturnType__seeds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strata) -> _WhichOneofReturnType__strata | None: ...
+
+Global___FidelitySettings: _TypeAlias = FidelitySettings  # noqa: Y015
+
+@_typing.final
+class FidelitySpec(_message.Message):
+    """FidelitySpec asks how well scores foretell what retraining does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_FIELD_NUMBER: _builtins.int
+    DAMPING_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed. A linear head, or one with a
+    recipe.
+    """
+    train: _builtins.str
+    """The data set that the model was trained on."""
+    test: _builtins.str
+    """The data set for whose rows training rows are scored."""
+    method: _builtins.str
+    """Name of the method, as in InfluenceSpec."""
+    measurement: Global___Measurement.ValueType
+    """Which cost, as in InfluenceSpec."""
+    damping: _builtins.float
+    """λ in H + λI, as in InfluenceSpec."""
+    leverage_correction: _builtins.bool
+    """Correct for the leverage of each training row, as in InfluenceSpec."""
+    tolerance: _builtins.float
+    """Relative residual at which an iterative solver stops, as in InfluenceSpec."""
+    max_iterations: _builtins.int
+    """Iterations of one solve at most, as in InfluenceSpec."""
+    rank: _builtins.int
+    """What the method truncates to, as in InfluenceSpec."""
+    normalization: Global___Normalization.ValueType
+    """As in InfluenceSpec."""
+    ensemble: _builtins.bool
+    """Average the scores over the model's checkpoints."""
+    seed: _builtins.int
+    """Of whatever the method draws at random."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows of `test`; empty means all."""
+
+    @_builtins.property
+    def settings(self) -> Global___FidelitySettings:
+        """How the scores are held against retraining."""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fnmatch patterns of the parameters that the scores run over; empty means those that the model registered."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        train: _builtins.str = ...,
+        test: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        method: _builtins.str = ...,
+        measurement: Global___Measurement.ValueType = ...,
+        damping: _builtins.float | None = ...,
+        settings: Global___FidelitySettings | None = ...,
+        leverage_correction: _builtins.bool | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        rank: _builtins.int | None = ...,
+        normalization: Global___Normalization.ValueType | None = ...,
+        ensemble: _builtins.bool = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "settings", b"settings", "tolerance", b"tolerance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_tolerance", b"_tolerance", "damping", b"damping", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "rows", b"rows", "seed", b"seed", "settings", b"settings", "test", b"test", "tolerance", b"tolerance", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
+    _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
+    _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
+    _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__normalization: _TypeAlias = _typing.Literal["normalization"]  # noqa: Y015
+    _WhichOneofArgType__normalization: _TypeAlias = _typing.Literal["_normalization", b"_normalization"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalization) -> _WhichOneofReturnType__normalization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+
+Global___FidelitySpec: _TypeAlias = FidelitySpec  # noqa: Y015
+
+@_typing.final
+class LeverageSpec(_message.Message):
+    """LeverageSpec asks for the closed forms of a linear head: how much each training row bends its own fit, and what the
+    fit would be without it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    DAMPING_FIELD_NUMBER: _builtins.int
+    DFBETA_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed. A linear head."""
+    train: _builtins.str
+    """The data set that the model was trained on."""
+    damping: _builtins.float
+    """λ in H + λI. Unset: 0."""
+    dfbeta: _builtins.bool
+    """Keep DFBETA, too: by how much each coefficient exceeds what it is without the row."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        train: _builtins.str = ...,
+        damping: _builtins.float | None = ...,
+        dfbeta: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "damping", b"damping"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "damping", b"damping", "dfbeta", b"dfbeta", "model", b"model", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
+    _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
+
+Global___LeverageSpec: _TypeAlias = LeverageSpec  # noqa: Y015
 
 @_typing.final
 class RowSet(_message.Message):
@@ -766,6 +1080,7 @@ class Diagnostics(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     MATVECS_FIELD_NUMBER: _builtins.int
+    FIDELITY_FIELD_NUMBER: _builtins.int
     estimand: _builtins.str
     """What is estimated, in one sentence."""
     scale: Global___Scale.ValueType
@@ -808,6 +1123,10 @@ class Diagnostics(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the reader should know."""
 
+    @_builtins.property
+    def fidelity(self) -> Global___FidelityFinding:
+        """How well the scores foretell what retraining does; set where it was asked for."""
+
     def __init__(
         self,
         *,
@@ -829,14 +1148,175 @@ class Diagnostics(_message.Message):
         seconds: _builtins.float = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         matvecs: _builtins.int = ...,
+        fidelity: Global___FidelityFinding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stationarity", b"stationarity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "stationarity", b"stationarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damping", b"damping", "damping_source", b"damping_source", "device", b"device", "digests", b"digests", "dtype", b"dtype", "estimand", b"estimand", "leverage_correction", b"leverage_correction", "matvecs", b"matvecs", "method", b"method", "recipe", b"recipe", "residual", b"residual", "scale", b"scale", "seconds", b"seconds", "seed", b"seed", "solver", b"solver", "solver_status", b"solver_status", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damping", b"damping", "damping_source", b"damping_source", "device", b"device", "digests", b"digests", "dtype", b"dtype", "estimand", b"estimand", "fidelity", b"fidelity", "leverage_correction", b"leverage_correction", "matvecs", b"matvecs", "method", b"method", "recipe", b"recipe", "residual", b"residual", "scale", b"scale", "seconds", b"seconds", "seed", b"seed", "solver", b"solver", "solver_status", b"solver_status", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    """Interval is a number with the bootstrap interval of 95 % around it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """The number."""
+    low: _builtins.float
+    """Lower end."""
+    high: _builtins.float
+    """Upper end."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
+class Agreement(_message.Message):
+    """Agreement is that of predicted with measured changes, over pairs of a retraining and a test row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEARSON_FIELD_NUMBER: _builtins.int
+    SPEARMAN_FIELD_NUMBER: _builtins.int
+    SLOPE_FIELD_NUMBER: _builtins.int
+    RETRAININGS_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    retrainings: _builtins.int
+    """How many retrainings."""
+    pairs: _builtins.int
+    """How many pairs."""
+    @_builtins.property
+    def pearson(self) -> Global___Interval:
+        """Pearson's correlation."""
+
+    @_builtins.property
+    def spearman(self) -> Global___Interval:
+        """Spearman's correlation."""
+
+    @_builtins.property
+    def slope(self) -> Global___Interval:
+        """Of measured on predicted, through the origin: 1 where the size is right. Of no meaning for relative scores."""
+
+    def __init__(
+        self,
+        *,
+        pearson: Global___Interval | None = ...,
+        spearman: Global___Interval | None = ...,
+        slope: Global___Interval | None = ...,
+        retrainings: _builtins.int = ...,
+        pairs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pearson", b"pearson", "slope", b"slope", "spearman", b"spearman"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs", "pearson", b"pearson", "retrainings", b"retrainings", "slope", b"slope", "spearman", b"spearman"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agreement: _TypeAlias = Agreement  # noqa: Y015
+
+@_typing.final
+class Stratum(_message.Message):
+    """Stratum is the training rows of one quantile of the score's size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    """Smallest size in it: the mean of |score| over the test rows."""
+    high: _builtins.float
+    """Largest size in it."""
+    @_builtins.property
+    def agreement(self) -> Global___Agreement:
+        """Over the rows that were drawn from it."""
+
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        agreement: Global___Agreement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stratum: _TypeAlias = Stratum  # noqa: Y015
+
+@_typing.final
+class FidelityFinding(_message.Message):
+    """FidelityFinding is how well scores foretell what retraining does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    STRATA_FIELD_NUMBER: _builtins.int
+    LDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    protocol: Global___FidelitySettings.Protocol.ValueType
+    """What was compared."""
+    recipe: _builtins.str
+    """What was retrained, from where, and with which divisor."""
+    seconds: _builtins.float
+    """Seconds of retraining."""
+    @_builtins.property
+    def agreement(self) -> Global___Agreement:
+        """PROTOCOL_LOO: over the rows drawn from all. PROTOCOL_LDS: pooled within each test row."""
+
+    @_builtins.property
+    def strata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stratum]:
+        """PROTOCOL_LOO: smallest scores first."""
+
+    @_builtins.property
+    def lds(self) -> Global___Interval:
+        """PROTOCOL_LDS: Spearman's correlation over the subsets, averaged over the test rows."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the reader should know."""
+
+    def __init__(
+        self,
+        *,
+        protocol: Global___FidelitySettings.Protocol.ValueType = ...,
+        recipe: _builtins.str = ...,
+        agreement: Global___Agreement | None = ...,
+        strata: _abc.Iterable[Global___Stratum] | None = ...,
+        lds: Global___Interval | None = ...,
+        seconds: _builtins.float = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "lds", b"lds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "lds", b"lds", "protocol", b"protocol", "recipe", b"recipe", "seconds", b"seconds", "strata", b"strata", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FidelityFinding: _TypeAlias = FidelityFinding  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -962,7 +1442,7 @@ class Counterfactual(_message.Message):
     gradient_norm: _builtins.float
     """‖∇R‖ of the fit's objective at its end."""
     iterations: _builtins.int
-    """Newton iterations that it took."""
+    """Steps that it took: of Newton's method, or of the recipe's optimiser."""
     @_builtins.property
     def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The training rows that the fit went without."""
@@ -987,6 +1467,120 @@ class Counterfactual(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Counterfactual: _TypeAlias = Counterfactual  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """Comparison is what was predicted of one retraining, and what was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    SUBSET_FIELD_NUMBER: _builtins.int
+    STRATUM_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its position among the retrainings."""
+    stratum: _builtins.int
+    """PROTOCOL_LOO: the stratum that the row was drawn from; unset for one drawn from all."""
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """PROTOCOL_LOO: the training row that was removed."""
+
+    @_builtins.property
+    def subset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """PROTOCOL_LDS: the training rows that it was trained on."""
+
+    @_builtins.property
+    def predicted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each test row of the job. PROTOCOL_LOO: the score. PROTOCOL_LDS: −(n/s) times the sum of the scores of the s rows
+        of the subset, which is the change of the cost but for a constant of the test row.
+        """
+
+    @_builtins.property
+    def measured(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each test row of the job. PROTOCOL_LOO: the change of its cost. PROTOCOL_LDS: its cost."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        without: _abc.Iterable[_builtins.int] | None = ...,
+        subset: _abc.Iterable[_builtins.int] | None = ...,
+        stratum: _builtins.int | None = ...,
+        predicted: _abc.Iterable[_builtins.float] | None = ...,
+        measured: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stratum", b"_stratum", "stratum", b"stratum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stratum", b"_stratum", "index", b"index", "measured", b"measured", "predicted", b"predicted", "stratum", b"stratum", "subset", b"subset", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stratum: _TypeAlias = _typing.Literal["stratum"]  # noqa: Y015
+    _WhichOneofArgType__stratum: _TypeAlias = _typing.Literal["_stratum", b"_stratum"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stratum) -> _WhichOneofReturnType__stratum | None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class LeverageBlock(_message.Message):
+    """LeverageBlock is what some training rows do to a linear head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    LEVERAGE_FIELD_NUMBER: _builtins.int
+    COOKS_DISTANCE_FIELD_NUMBER: _builtins.int
+    DFBETA_FIELD_NUMBER: _builtins.int
+    COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    VARIANCE_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The first of the rows; the others follow it."""
+    effective_parameters: _builtins.float
+    """The effective number of parameters: the sum of all leverages."""
+    variance: _builtins.float
+    """s², in units of which Cook's distance is: of the residuals of a regression, 1 for labels."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their ids."""
+
+    @_builtins.property
+    def leverage(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Leverage of each."""
+
+    @_builtins.property
+    def cooks_distance(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Cook's distance of each."""
+
+    @_builtins.property
+    def dfbeta(self) -> _tensors_pb2.Tensor:
+        """float64, rows × coefficients: the coefficients less those without the row. Set where it was asked for."""
+
+    @_builtins.property
+    def coefficients(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the coefficients, such as `weight[0, 3]`, where `dfbeta` is set; in the first block only."""
+
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        leverage: _abc.Iterable[_builtins.float] | None = ...,
+        cooks_distance: _abc.Iterable[_builtins.float] | None = ...,
+        dfbeta: _tensors_pb2.Tensor | None = ...,
+        coefficients: _abc.Iterable[_builtins.str] | None = ...,
+        effective_parameters: _builtins.float = ...,
+        variance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dfbeta", b"dfbeta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients", "cooks_distance", b"cooks_distance", "dfbeta", b"dfbeta", "effective_parameters", b"effective_parameters", "first", b"first", "ids", b"ids", "leverage", b"leverage", "variance", b"variance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeverageBlock: _TypeAlias = LeverageBlock  # noqa: Y015
 
 @_typing.final
 class ScoreBlock(_message.Message):
@@ -1349,6 +1943,114 @@ class ReadSelfInfluencesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadSelfInfluencesRequest: _TypeAlias = ReadSelfInfluencesRequest  # noqa: Y015
+
+@_typing.final
+class ReadComparisonsRequest(_message.Message):
+    """ReadComparisonsRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadComparisonsRequest: _TypeAlias = ReadComparisonsRequest  # noqa: Y015
+
+@_typing.final
+class ReadLeveragesRequest(_message.Message):
+    """ReadLeveragesRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadLeveragesRequest: _TypeAlias = ReadLeveragesRequest  # noqa: Y015
+
+@_typing.final
+class ListComparisonsRequest(_message.Message):
+    """ListComparisonsRequest asks for a page of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`jobs/{job}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50; 1000 at most."""
+    page_token: _builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListComparisonsRequest: _TypeAlias = ListComparisonsRequest  # noqa: Y015
+
+@_typing.final
+class ListComparisonsResponse(_message.Message):
+    """ListComparisonsResponse is a page of a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Comparison]:
+        """One for each retraining."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The test rows that they are about, in their order; on the first page only."""
+
+    def __init__(
+        self,
+        *,
+        comparisons: _abc.Iterable[Global___Comparison] | None = ...,
+        next_page_token: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons", "next_page_token", b"next_page_token", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListComparisonsResponse: _TypeAlias = ListComparisonsResponse  # noqa: Y015
 
 @_typing.final
 class ReadCounterfactualsRequest(_message.Message):

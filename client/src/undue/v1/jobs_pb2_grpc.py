@@ -96,6 +96,21 @@ class JobServiceStub:
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.SerializeToString,
                 response_deserializer=undue_dot_v1_dot_jobs__pb2.Counterfactual.FromString,
                 _registered_method=True)
+        self.ListComparisons = channel.unary_unary(
+                '/undue.v1.JobService/ListComparisons',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ListComparisonsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.ListComparisonsResponse.FromString,
+                _registered_method=True)
+        self.ReadComparisons = channel.unary_stream(
+                '/undue.v1.JobService/ReadComparisons',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadComparisonsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.Comparison.FromString,
+                _registered_method=True)
+        self.ReadLeverages = channel.unary_stream(
+                '/undue.v1.JobService/ReadLeverages',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadLeveragesRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.LeverageBlock.FromString,
+                _registered_method=True)
         self.ReadScores = channel.unary_stream(
                 '/undue.v1.JobService/ReadScores',
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ReadScoresRequest.SerializeToString,
@@ -192,6 +207,27 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListComparisons(self, request, context):
+        """ListComparisons pages through the result of a fidelity job, one retraining after the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadComparisons(self, request, context):
+        """ReadComparisons sends the result of a fidelity job, one retraining after the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadLeverages(self, request, context):
+        """ReadLeverages sends the result of a leverage job, in blocks of training rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadScores(self, request, context):
         """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows.
         """
@@ -261,6 +297,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ReadCounterfactuals,
                     request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.FromString,
                     response_serializer=undue_dot_v1_dot_jobs__pb2.Counterfactual.SerializeToString,
+            ),
+            'ListComparisons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListComparisons,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ListComparisonsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.ListComparisonsResponse.SerializeToString,
+            ),
+            'ReadComparisons': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadComparisons,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadComparisonsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.Comparison.SerializeToString,
+            ),
+            'ReadLeverages': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadLeverages,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadLeveragesRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.LeverageBlock.SerializeToString,
             ),
             'ReadScores': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadScores,
@@ -593,6 +644,87 @@ class JobService:
             '/undue.v1.JobService/ReadCounterfactuals',
             undue_dot_v1_dot_jobs__pb2.ReadCounterfactualsRequest.SerializeToString,
             undue_dot_v1_dot_jobs__pb2.Counterfactual.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListComparisons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/undue.v1.JobService/ListComparisons',
+            undue_dot_v1_dot_jobs__pb2.ListComparisonsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.ListComparisonsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadComparisons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadComparisons',
+            undue_dot_v1_dot_jobs__pb2.ReadComparisonsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.Comparison.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadLeverages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadLeverages',
+            undue_dot_v1_dot_jobs__pb2.ReadLeveragesRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.LeverageBlock.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,12 @@ class JobServiceStub:
     """ReadSelfInfluences sends the result of a self-influence job, most self-influential first."""
     ReadCounterfactuals: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadCounterfactualsRequest, _jobs_pb2.Counterfactual]
     """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
+    ListComparisons: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListComparisonsRequest, _jobs_pb2.ListComparisonsResponse]
+    """ListComparisons pages through the result of a fidelity job, one retraining after the other."""
+    ReadComparisons: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadComparisonsRequest, _jobs_pb2.Comparison]
+    """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
+    ReadLeverages: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]
+    """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -94,6 +100,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """ReadSelfInfluences sends the result of a self-influence job, most self-influential first."""
     ReadCounterfactuals: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadCounterfactualsRequest, _jobs_pb2.Counterfactual]  # type: ignore[assignment]
     """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
+    ListComparisons: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListComparisonsRequest, _jobs_pb2.ListComparisonsResponse]  # type: ignore[assignment]
+    """ListComparisons pages through the result of a fidelity job, one retraining after the other."""
+    ReadComparisons: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadComparisonsRequest, _jobs_pb2.Comparison]  # type: ignore[assignment]
+    """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
+    ReadLeverages: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]  # type: ignore[assignment]
+    """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -197,6 +209,30 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Counterfactual], _abc.AsyncIterator[_jobs_pb2.Counterfactual]]:
         """ReadCounterfactuals sends the result of a retrain job, in the order of its `without`."""
+
+    @_abc_1.abstractmethod
+    def ListComparisons(
+        self,
+        request: _jobs_pb2.ListComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListComparisonsResponse, _abc.Awaitable[_jobs_pb2.ListComparisonsResponse]]:
+        """ListComparisons pages through the result of a fidelity job, one retraining after the other."""
+
+    @_abc_1.abstractmethod
+    def ReadComparisons(
+        self,
+        request: _jobs_pb2.ReadComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.Comparison], _abc.AsyncIterator[_jobs_pb2.Comparison]]:
+        """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
+
+    @_abc_1.abstractmethod
+    def ReadLeverages(
+        self,
+        request: _jobs_pb2.ReadLeveragesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.LeverageBlock], _abc.AsyncIterator[_jobs_pb2.LeverageBlock]]:
+        """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
 
     @_abc_1.abstractmethod
     def ReadScores(

@@ -4,10 +4,26 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
-from undue_service.domain.methods import MethodSpec, default_method, method_spec, self_influence_spec
+from undue_service.domain.methods import (
+    DENSE_PARAMETER_LIMIT,
+    MethodSpec,
+    default_method,
+    method_spec,
+    self_influence_spec,
+)
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import Influence, ModelSpec, RequestedJob, Retrain, SelfInfluence
+from undue_service.domain.specs import (
+    Fidelity,
+    FidelitySettings,
+    Influence,
+    Leverage,
+    ModelSpec,
+    RequestedJob,
+    Retrain,
+    ScoringJob,
+    SelfInfluence,
+)
 
 
 def check_method(spec: RequestedJob) -> None:
@@ -18,7 +34,7 @@ def check_method(spec: RequestedJob) -> None:
             that ranks no row; LEVERAGE_UNAVAILABLE.
     """
     match spec:
-        case Influence(method=name) if name:
+        case Influence(method=name) | Fidelity(method=name) if name:
             _check_settings(spec, method_spec(name))
         case SelfInfluence(method=name) if name:
             _check_settings(spec, self_influence_spec(name))
@@ -30,7 +46,7 @@ def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
     Raises:
         InvalidArgument: PARAMETERS_NOT_FOUND; as `check_method`.
     """
-    if not isinstance(spec, Influence | SelfInfluence) or spec.method:
+    if not isinstance(spec, ScoringJob) or spec.method:
         return spec
     report = selected(spec, model)
     settled = replace(spec, method=default_method(report.linear_head, report.dim))
@@ -44,7 +60,7 @@ def selected(spec: RequestedJob, model: Registration) -> ModelReport:
     Raises:
         InvalidArgument: PARAMETERS_NOT_FOUND.
     """
-    return model_report(model).selecting(spec.parameters if isinstance(spec, Influence | SelfInfluence) else ())
+    return model_report(model).selecting(spec.parameters if isinstance(spec, ScoringJob) else ())
 
 
 def check_job(spec: RequestedJob, model: Registration, train: Registration, test: Registration | None) -> None:
@@ -52,41 +68,75 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
 
     Raises:
         InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE; INVALID_FIELD
-            for a measurement that a regression has not.
-        FailedPrecondition: TOO_MANY_PARAMETERS; RETRAIN_UNSUPPORTED; CHECKPOINTS_MISSING.
+            for a measurement that a regression has not, or for settings that retraining has not.
+        FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING; CHECKPOINTS_MISSING; LEVERAGE_UNAVAILABLE.
     """
     field = f"job.{spec.kind}"
-    rows = dataset_report(train)
-    if rows.target is None:
-        text = f"{train.name} has no targets, so no row of it has a loss: register it with targets"
-        raise InvalidArgument.at(f"{field}.train", text, Reason.TARGETS_MISSING)
-    if not (rows.inputs_vary and rows.targets_vary):
-        same = "the same target, of one class or number only" if rows.inputs_vary else "the same inputs"
-        text = f"every row of {train.name} has {same}, so there is nothing that a model could have learned from it"
-        raise InvalidArgument.at(f"{field}.train", text, Reason.DATASET_DEGENERATE)
-    if test is not None and not isinstance(spec, SelfInfluence):
+    rows = _trained_on(f"{field}.train", train)
+    if test is not None and not isinstance(spec, SelfInfluence | Leverage):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = selected(spec, model)
     regression = isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error"
-    if regression and not isinstance(spec, SelfInfluence) and spec.measurement != "loss":
+    if regression and not isinstance(spec, SelfInfluence | Leverage) and spec.measurement != "loss":
         text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
         raise InvalidArgument.at(f"{field}.measurement", text)
     match spec:
-        case Influence(method=name) | SelfInfluence(method=name):
+        case Influence(method=name) | SelfInfluence(method=name) | Fidelity(method=name):
             _check_size(method_spec(name), found)
             _check_checkpoints(field, spec, method_spec(name), model)
             if spec.leverage_correction and not found.linear_head and not spec.parameters:
                 text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
                 raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
-        case Retrain():
+            _check_fidelity(field, spec, model, rows.rows)
+        case Leverage():
             if not found.linear_head:
                 text = (
-                    f"{model.name} is not linear in every selected parameter, so its objective is not convex and has "
-                    "no one minimum to go to: register it with parameters= of its last layer"
+                    f"{model.name} is not linear in every selected parameter, and the closed forms are those of a "
+                    "linear model: register it with parameters= of its last layer"
                 )
-                raise FailedPrecondition(Reason.RETRAIN_UNSUPPORTED, text)
+                raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text)
+            _check_dense("leverage", DENSE_PARAMETER_LIMIT, found)
+        case Retrain():
+            check_recipe(field, spec, model)
+            for name in ("tolerance", "max_iterations"):
+                if getattr(spec, name) is not None and not found.linear_head:
+                    text = f"{model.name} is trained again for the epochs of its recipe: leave {name} out"
+                    raise InvalidArgument.at(f"{field}.{name}", text)
             for place, without in enumerate(spec.without):
                 check_rows(f"{field}.without[{place}].rows", without, rows.rows)
+
+
+def _trained_on(field: str, train: Registration) -> DatasetReport:
+    """Return what is known of training data that a model can have learned from."""
+    rows = dataset_report(train)
+    if rows.target is None:
+        text = f"{train.name} has no targets, so no row of it has a loss: register it with targets"
+        raise InvalidArgument.at(field, text, Reason.TARGETS_MISSING)
+    if not (rows.inputs_vary and rows.targets_vary):
+        same = "the same target, of one class or number only" if rows.inputs_vary else "the same inputs"
+        text = f"every row of {train.name} has {same}, so there is nothing that a model could have learned from it"
+        raise InvalidArgument.at(field, text, Reason.DATASET_DEGENERATE)
+    return rows
+
+
+def check_recipe(field: str, spec: Retrain | FidelitySettings, model: Registration) -> None:
+    """Hold what is to be trained again against the recipe that its model was registered with.
+
+    Raises:
+        FailedPrecondition: RECIPE_MISSING where the model is no linear head and has none, or has no cold start.
+    """
+    if model_report(model).linear_head or not isinstance(model.spec, ModelSpec):
+        return
+    if model.spec.training is None:
+        text = (
+            f"{model.name} is not linear in every selected parameter, so it is trained again by the recipe that it was "
+            "trained by, and it has none: register it with training=undue.Training(…), or with parameters= of its last "
+            "layer, which is fitted to its minimum"
+        )
+        raise FailedPrecondition(Reason.RECIPE_MISSING, text)
+    if spec.start == "cold" and model.spec.training.init is None:
+        text = f"{field}.start: the recipe of {model.name} says nothing of initial weights: register it with init="
+        raise FailedPrecondition(Reason.RECIPE_MISSING, text)
 
 
 def check_rows(field: str, rows: Iterable[int], length: int) -> None:
@@ -113,7 +163,24 @@ def model_report(registration: Registration) -> ModelReport:
     return registration.report
 
 
-def _check_settings(spec: Influence | SelfInfluence, method: MethodSpec) -> None:
+def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_rows: int) -> None:
+    """Hold how scores are to be held against retraining against the model and the rows that there are."""
+    settings, at = None, field
+    if isinstance(spec, Fidelity):
+        settings, at = spec.settings, f"{field}.settings"
+    elif isinstance(spec, Influence):
+        settings, at = spec.fidelity, f"{field}.fidelity"
+    if settings is None:
+        return
+    if isinstance(spec, Influence) and spec.aggregate is not None:
+        text = "scores of rows that are explained together are not held against retraining: leave aggregate out"
+        raise InvalidArgument.at(at, text)
+    if train_rows < 2:
+        raise InvalidArgument.at(f"{field}.train", "has one row: without it nothing would be left to train on")
+    check_recipe(at, settings, model)
+
+
+def _check_settings(spec: ScoringJob, method: MethodSpec) -> None:
     field = f"job.{spec.kind}"
     for name in ("tolerance", "max_iterations"):
         if getattr(spec, name) is not None and not method.is_iterative:
@@ -128,7 +195,7 @@ def _check_settings(spec: Influence | SelfInfluence, method: MethodSpec) -> None
         raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
 
 
-def _check_checkpoints(field: str, spec: Influence | SelfInfluence, method: MethodSpec, model: Registration) -> None:
+def _check_checkpoints(field: str, spec: ScoringJob, method: MethodSpec, model: Registration) -> None:
     if spec.ensemble and method.uses_checkpoints:
         text = f"{method.name} works over all checkpoints already: leave ensemble out"
         raise InvalidArgument.at(f"{field}.ensemble", text)
@@ -140,11 +207,16 @@ def _check_checkpoints(field: str, spec: Influence | SelfInfluence, method: Meth
 
 
 def _check_size(method: MethodSpec, model: ModelReport) -> None:
-    if method.parameter_limit is not None and model.dim > method.parameter_limit:
+    if method.parameter_limit is not None:
+        _check_dense(method.name, method.parameter_limit, model, ', or use method="cg"')
+
+
+def _check_dense(what: str, limit: int, model: ModelReport, advice: str = "") -> None:
+    if model.dim > limit:
         text = (
             f"a dense Hessian over {model.dim:,} parameters would take {model.dim**2 * 8 / 2**30:,.1f} GiB; the limit "
-            f"of {method.name} is {method.parameter_limit:,} parameters: register the model with fewer in parameters=, "
-            'such as its last layer\'s, or use method="cg"'
+            f"of {what} is {limit:,} parameters: register the model with fewer in parameters=, such as its last layer's"
+            f"{advice}"
         )
-        metadata = {"parameters": str(model.dim), "limit": str(method.parameter_limit)}
+        metadata = {"parameters": str(model.dim), "limit": str(limit)}
         raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)

@@ -10,9 +10,9 @@ from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import RequestedJob, SelfInfluence
+from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, SelfInfluence
 
-from .admission import check_job, check_method, dataset_report, selected, settled_method
+from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
 from .changes import Changes, wait
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
@@ -81,10 +81,21 @@ class Jobs:
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
         test_rows = 0
-        if settled.test is not None and not isinstance(spec, SelfInfluence):
+        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
             test_rows = len(spec.rows) or dataset_report(settled.test).rows
         train_rows = dataset_report(settled.train).rows
-        return settled.spec, estimate(settled.spec, model, model.speed, train_rows, test_rows, self._block_bytes)
+        training = settled.model.spec.training if isinstance(settled.model.spec, ModelSpec) else None
+        found = estimate(
+            settled.spec,
+            model,
+            model.speed,
+            train_rows,
+            test_rows,
+            registered=model_report(settled.model),
+            training=training,
+            block_bytes=self._block_bytes,
+        )
+        return settled.spec, found
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -134,11 +145,13 @@ class Jobs:
         field = f"job.{spec.kind}"
         model = self._registrations.usable(tenant, "models", f"{field}.model", spec.model)
         train = self._dataset(tenant, f"{field}.train", spec.train)
-        test = None if isinstance(spec, SelfInfluence) else self._dataset(tenant, f"{field}.test", spec.test)
+        test = None
+        if not isinstance(spec, SelfInfluence | Leverage):
+            test = self._dataset(tenant, f"{field}.test", spec.test)
         spec = settled_method(spec, model)
         check_job(spec, model, train, test)
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
-        if test is not None and not isinstance(settled, SelfInfluence):
+        if test is not None and not isinstance(settled, SelfInfluence | Leverage):
             settled = replace(settled, test=test.name)
         return _Settled(settled, model, train, test)
 

@@ -1,6 +1,7 @@
 """Turn a job into a runner's task, and what the runner leaves into artifacts."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,9 +9,12 @@ from undue_service.domain.jobs import Job
 from undue_service.domain.reports import DatasetReport, InfluenceReport, ModelReport, RowsReport, TaskResult
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
+    CheckpointSpec,
     DatasetValidation,
     DataSource,
+    Fidelity,
     Influence,
+    Leverage,
     ModelSpec,
     ModelValidation,
     Retrain,
@@ -18,7 +22,9 @@ from undue_service.domain.specs import (
 )
 from undue_service.domain.tasks import (
     DatasetTask,
+    FidelityTask,
     InfluenceTask,
+    LeverageTask,
     ModelTask,
     RetrainTask,
     RowsTask,
@@ -37,6 +43,8 @@ _EXPECTED: Mapping[type, tuple[type, frozenset[str], frozenset[str]]] = {
     InfluenceTask: (InfluenceReport, frozenset({"explanations"}), frozenset({"scores"})),
     SelfInfluenceTask: (InfluenceReport, frozenset({"self_influences"}), frozenset()),
     RetrainTask: (InfluenceReport, frozenset({"counterfactuals"}), frozenset()),
+    FidelityTask: (InfluenceReport, frozenset({"comparisons"}), frozenset()),
+    LeverageTask: (InfluenceReport, frozenset({"leverages"}), frozenset()),
     RowsTask: (RowsReport, frozenset({"rows"}), frozenset()),
 }
 """Task to the report that it ends with, the files that it must leave, and those that it may leave."""
@@ -132,9 +140,15 @@ class Planner:
             case Retrain() as spec:
                 model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
                 return RetrainTask(spec, model, train, test, found), needed
+            case Fidelity() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return FidelityTask(spec, model, train, test, found), needed
             case SelfInfluence() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return SelfInfluenceTask(spec, model, train, found), needed
+            case Leverage() as spec:
+                model, (train,), found, needed = self._trained(job, spec.model, spec.train)
+                return LeverageTask(spec, model, train, found), needed
 
     def _trained(
         self, job: Job, model: str, *datasets: str
@@ -145,10 +159,19 @@ class Planner:
         sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
         needed = (*_model(registered).digests(), *(digest for source in sources for digest in source.digests()))
-        return _model(registered), sources, {part: one.content_digest for part, one in parts}, needed
+        found = {part: one.content_digest for part, one in parts}
+        if _model(registered).checkpoints:
+            found["checkpoints"] = _digest(_model(registered).checkpoints)
+        return _model(registered), sources, found, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:
         return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()
+
+
+def _digest(checkpoints: Sequence[CheckpointSpec]) -> str:
+    """sha256 over the files and learning rates of checkpoints."""
+    text = "\n".join(f"{one.weights.digest} {one.learning_rate!r}" for one in checkpoints)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _model(registration: Registration) -> ModelSpec:

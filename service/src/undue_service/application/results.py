@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
-from undue_service.domain.results import Counterfactual, Explanation, ScoredExample
+from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
 
 from .jobs import Jobs
 from .ports import ArtifactStore, ResultReader
@@ -90,6 +90,42 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.counterfactual_blocks(self._file(tenant, name, "counterfactuals"))
+
+    def compared(self, tenant: str, name: str) -> npt.NDArray[np.int64]:
+        """Return the test rows of a fidelity job.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.compared(self._file(tenant, name, "comparisons"))
+
+    def comparisons(self, tenant: str, name: str, start: int, count: int) -> tuple[tuple[Comparison, ...], int | None]:
+        """Return at most `count` comparisons from position `start` on, and where the next ones start.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.comparisons(self._file(tenant, name, "comparisons"), start, count)
+
+    def comparison_blocks(self, tenant: str, name: str) -> Iterator[tuple[Comparison, ...]]:
+        """Yield all comparisons, some at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.comparison_blocks(self._file(tenant, name, "comparisons"))
+
+    def leverage_blocks(self, tenant: str, name: str) -> Iterator[LeverageBlock]:
+        """Yield what the training rows of a leverage job do, some rows at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.leverage_blocks(self._file(tenant, name, "leverages"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.

@@ -9,7 +9,17 @@ that is busy).
 from dataclasses import dataclass, replace
 
 from .reports import ModelReport, Speed
-from .specs import Influence, RequestedJob, Retrain, SelfInfluence
+from .specs import (
+    Fidelity,
+    FidelitySettings,
+    Influence,
+    Leverage,
+    RequestedJob,
+    Retrain,
+    ScoringJob,
+    SelfInfluence,
+    TrainingSpec,
+)
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
@@ -27,8 +37,22 @@ FIT_PRODUCTS = 24
 """What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
 products, values and what lies between them.
 """
+EXACT_FISHER_OUTPUTS = 32
+"""Outputs up to which EK-FAC takes a gradient for each."""
+EKFAC_PRODUCTS = 3
+"""For each of these gradients and parameter: 2–6 in float32 for layers of 64 to 784 inputs, at twice the speed."""
+SCORE_SHARES = {"ekfac": 0.05}
+"""Of two products for each pair and parameter: thin products at rank 8, in float32."""
 EFFICIENCY = 0.4
 """Of the products of a job, beside one large square product."""
+COPY_ROW = 0.5
+"""What a row of one copy of a model in training costs, in row gradients."""
+COPY_NUMBER_SECONDS = 5e-9
+"""Of a step of one copy's optimiser, for each of its numbers."""
+STEP_SECONDS = 1e-3
+"""Of a step of some copies, beside what grows with them."""
+COPY_NUMBERS = 8_000_000
+"""Of the copies that are trained together."""
 SCORE_SECONDS = 5e-8
 """Of ranking one score among the most helpful and the most harmful."""
 _FLOAT64 = 8
@@ -61,6 +85,8 @@ class _Work:
     """As many of them as are made in one pass."""
     scores: float = 0
     """Numbers that are ranked."""
+    seconds: float = 0
+    """Of what is none of these."""
 
 
 def estimate(
@@ -69,39 +95,77 @@ def estimate(
     speed: Speed,
     train_rows: int,
     test_rows: int,
+    *,
+    registered: ModelReport | None = None,
+    training: TrainingSpec | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Estimate:
-    """Return what a job would take on `test_rows` explained or measured rows (none for self-influence)."""
+    """Return what a job would take.
+
+    Args:
+        spec: the job.
+        model: with those parameters selected that scores run over.
+        speed: as it was measured.
+        train_rows: n.
+        test_rows: that are explained or measured; 0 for a job without.
+        registered: the model with those selected that are trained again, where they are others.
+        training: the recipe of a model that is no linear head.
+        block_bytes: the engine's budget.
+    """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
+    trained = _Trained(registered or model, training, speed, n, m, block_bytes)
     match spec:
-        case Influence(method=method):
-            work = _solving(spec, method, model, n, m, block_bytes)
-            together = min(m, QUERIES_TOGETHER)
-            scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
-            matrix = 4 * n * m if spec.top_k is None else 0
-            held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
-            work = replace(
-                work, passes=work.passes + 1, flops=work.flops + 2 * n * model.dim * m, held=held, scores=n * m
-            )
+        case Influence():
+            work = _influence(spec, model, n, m, block_bytes)
+            if spec.fidelity is not None:
+                work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
             work = _solving(spec, method, model, n, n, block_bytes)
         case Retrain(without=without):
-            work = _retraining(model, n, m, len(without))
-    seconds = (work.passes * n + test_rows) * speed.row_seconds + work.products * n * speed.product_seconds
+            work = _retraining(trained, len(without) + 1, spec.seeds)
+        case Fidelity():
+            work = _and(_influence(spec.scoring(), model, n, m, block_bytes), _fidelity(spec.settings, trained))
+        case Leverage():
+            work = _closed_forms(model, n, spec.dfbeta)
+    seconds = (
+        work.seconds + (work.passes * n + test_rows) * speed.row_seconds + work.products * n * speed.product_seconds
+    )
     seconds += work.flops / (EFFICIENCY * speed.flops_per_second) + work.scores * SCORE_SECONDS
     rows = min(n, BLOCK_ROWS)
     block: float = min(block_bytes, rows * speed.row_bytes)
     if work.products:
-        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A row
-        # of factored gradients takes four times them, and about once again for the factors.
+        # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A
+        # row of factored gradients takes four times them, and about once again for the factors.
         values = speed.row_bytes / _FLOAT64 / 5
         block = min(0.6 * block_bytes, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
-def _solving(
-    spec: Influence | SelfInfluence, method: str, model: ModelReport, n: int, columns: int, block_bytes: int
-) -> _Work:
+def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes: int) -> _Work:
+    """Return what scores for m rows take."""
+    work = _solving(spec, spec.method, model, n, m, block_bytes)
+    together = min(m, QUERIES_TOGETHER)
+    scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
+    matrix = 4 * n * m if spec.top_k is None else 0
+    held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
+    products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
+    return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
+
+
+def _and(one: _Work, other: _Work) -> _Work:
+    """Return what two pieces of work take, one after the other."""
+    return _Work(
+        passes=one.passes + other.passes,
+        flops=one.flops + other.flops,
+        held=max(one.held, other.held),
+        products=one.products + other.products,
+        columns=max(one.columns, other.columns),
+        scores=one.scores + other.scores,
+        seconds=one.seconds + other.seconds,
+    )
+
+
+def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
     """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
     P, C = model.dim, model.outputs_per_row
     if method == "exact":
@@ -128,6 +192,11 @@ def _solving(
         if model.linear_head:
             return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=products, columns=together)
+    if method == "ekfac":
+        vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
+        # They are kept, with about √P numbers each, where they fit.
+        kept = min(block_bytes / 2, 4 * n * vectors * P**0.5)
+        return _Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
     return _Work(1)
 
 
@@ -137,10 +206,53 @@ def _features(model: ModelReport, n: int, block_bytes: int) -> float:
     return kept if kept <= block_bytes / 4 else 0
 
 
-def _retraining(model: ModelReport, n: int, m: int, fits: int) -> _Work:
-    """Return what the fits take: some Newton iterations each, over features that are computed once."""
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What is trained again."""
+
+    model: ModelReport
+    training: TrainingSpec | None
+    speed: Speed
+    n: int
+    m: int
+    block_bytes: int
+
+
+def _fidelity(settings: FidelitySettings, trained: _Trained) -> _Work:
+    """Return what holding scores against retraining takes."""
+    if settings.protocol == "lds":
+        return _retraining(trained, settings.samples, settings.seeds, settings.share)
+    return _retraining(trained, 1 + 2 * min(settings.samples, trained.n), settings.seeds)
+
+
+def _retraining(trained: _Trained, fits: int, seeds: int, share: float = 1.0) -> _Work:
+    """Return what fits take, each on a share of the rows."""
+    model, n, m = trained.model, trained.n, trained.m
+    P, C = model.dim, model.outputs_per_row
+    if model.linear_head:
+        # Some Newton iterations each, over features that are computed once.
+        curvature = n * P * P * (C + 1) / C
+        per_fit = FIT_PRODUCTS * 4 * n * P + 2 * m * P
+        held = 3 * _FLOAT64 * P * P + _FLOAT64 * n * (P / C + C) + _FLOAT64 * fits * m
+        return _Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
+    if trained.training is None:
+        return _Work(0)  # refused before anything is estimated
+    rows, copies = share * n, fits * seeds
+    batch = min(trained.training.batch_size or rows, rows)
+    steps = trained.training.epochs * rows / batch
+    row = max(1, trained.speed.row_bytes / _FLOAT64 - 3 * P)
+    numbers = min(COPY_NUMBERS, trained.block_bytes / 4 / _FLOAT64)
+    together = max(1, numbers / (6 * P + batch * row))
+    return _Work(
+        passes=2 + COPY_ROW * copies * (trained.training.epochs * share + 1 + m / n),
+        held=_FLOAT64 * (2 * numbers + min(copies * 2 * P, trained.block_bytes / 4 / _FLOAT64) + 2 * fits * m),
+        seconds=steps * (copies * P * COPY_NUMBER_SECONDS + -(-copies // together) * STEP_SECONDS),
+    )
+
+
+def _closed_forms(model: ModelReport, n: int, dfbeta: bool) -> _Work:
+    """Return what leverage, Cook's distance and DFBETA take: a Hessian, its inverse, and two passes of its blocks."""
     P, C = model.dim, model.outputs_per_row
     curvature = n * P * P * (C + 1) / C
-    per_fit = FIT_PRODUCTS * 4 * n * P + 2 * m * P
-    held = 3 * _FLOAT64 * P * P + _FLOAT64 * n * (P / C + C) + _FLOAT64 * fits * m
-    return _Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
+    changes = 2 * n * P * P if dfbeta else 0
+    return _Work(3, 3 * curvature + 3 * P**3 + changes, _FLOAT64 * (4 * P * P + (n * P if dfbeta else 0)))

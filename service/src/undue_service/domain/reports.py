@@ -221,7 +221,7 @@ class Diagnostics:
     dtype: DType
     device: str
     digests: dict[str, str]
-    """model, train, test and code, each sha256."""
+    """model, train, test and code, and checkpoints where the model has any, each sha256."""
     seconds: float
     warnings: tuple[str, ...] = ()
     matvecs: int = 0

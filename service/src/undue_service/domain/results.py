@@ -1,4 +1,4 @@
-"""What an influence job found, as values."""
+"""What a job found, as values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +51,45 @@ class Counterfactual:
     gradient_norm: float
     """‖∇R‖ of the fit at its end."""
     iterations: int
+    """Steps: of Newton's method, or of the recipe's optimiser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was predicted of one retraining, and what was measured."""
+
+    index: int
+    """Position among the retrainings."""
+    without: tuple[int, ...]
+    """loo: the training row that was removed."""
+    subset: tuple[int, ...]
+    """lds: the training rows that it was trained on."""
+    stratum: int | None
+    """loo: the stratum that the row was drawn from; None for one drawn from all."""
+    predicted: tuple[float, ...]
+    """For each test row: loo, the score; lds, the change of the cost but for a constant of the test row."""
+    measured: tuple[float, ...]
+    """For each test row: loo, the change of its cost; lds, its cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeverageBlock:
+    """What some consecutive training rows do to a linear head."""
+
+    first: int
+    ids: tuple[str, ...]
+    leverage: Array
+    """(B,)."""
+    cooks_distance: Array
+    """(B,)."""
+    dfbeta: Array | None
+    """(B, P), where it was kept."""
+    coefficients: tuple[str, ...]
+    """P names, where dfbeta was kept; in the first block only."""
+    effective_parameters: float
+    """The sum of all leverages."""
+    variance: float
+    """s², in units of which Cook's distance is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -371,6 +371,27 @@ class Fidelity:
     """Of whatever a method draws at random."""
     kind: Literal["fidelity"] = "fidelity"
 
+    def scoring(self) -> Influence:
+        """Return the job that makes the scores, all of them."""
+        return Influence(
+            model=self.model,
+            train=self.train,
+            test=self.test,
+            rows=self.rows,
+            method=self.method,
+            measurement=self.measurement,
+            damping=self.damping,
+            top_k=None,
+            leverage_correction=self.leverage_correction,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            parameters=self.parameters,
+            rank=self.rank,
+            normalization=self.normalization,
+            ensemble=self.ensemble,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Leverage:
@@ -383,6 +404,9 @@ class Leverage:
     """Whether the (n, P) changes of the coefficients are kept."""
     kind: Literal["leverage"] = "leverage"
 
+
+ScoringJob = Influence | SelfInfluence | Fidelity
+"""Jobs that run a method."""
 
 RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage
 """What CreateJob queues; validations come with what they validate."""

@@ -43,7 +43,7 @@ class Attribution:
     harmful_scores: NDArray[np.float64]
     """(m, k); 0 where there are fewer."""
     scores: NDArray[np.float32] | None
-    """(m, n); only where top_k is None."""
+    """(m, n); only where they were asked for."""
     train: RowFacts
     """The training rows that are listed, in ascending order."""
     diagnostics: EngineDiagnostics
@@ -81,6 +81,7 @@ def influence(
     seed: int = 0,
     checkpoints: Sequence[Checkpoint] = (),
     ensemble: bool = False,
+    keep_scores: bool = False,
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> Attribution:
@@ -104,6 +105,7 @@ def influence(
         seed: of whatever the method draws at random.
         checkpoints: the model at other weights, for methods and ensembles that use them.
         ensemble: whether the scores are averaged over the checkpoints.
+        keep_scores: whether to return the whole matrix although lists of `top_k` rows were asked for.
         memory_bytes: budget of the intermediate values of a block, and of the whole matrix.
         progress: called between blocks.
 
@@ -121,7 +123,8 @@ def influence(
         raise InvalidArgument.at("aggregate", f'there is no aggregate {aggregate!r}; there is "mean"')
     wanted = asked_rows(rows, len(test))
     k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
-    matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if top_k is None else None
+    whole = keep_scores or top_k is None
+    matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if whole else None
     problem = Problem(
         objective,
         train,
@@ -142,13 +145,14 @@ def influence(
     lists: list[tuple[Tensor, ...]] = []
     effort = Effort()
     start = 0
+    columns = max(chosen.query_columns, factors.query_columns)
     for asked in each_asked(
         objective,
         test,
         wanted,
         measurement,
         mean=aggregate is not None,
-        row_numel=chosen.query_columns * objective.space.dim + (2 * len(train) if ensemble else 0),
+        row_numel=columns * objective.space.dim + (2 * len(train) if ensemble else 0),
         memory_bytes=memory_bytes // 4,
         progress=progress,
     ):

@@ -6,6 +6,7 @@ squared error with λ = 0 that is leave-one-out itself; for C = 1 it divides by 
 Q_i): the trace can exceed 1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 
-from .data import Rows
+from .data import Batch, Rows
 from .gradients import block_rows, output_gradients, training_batches
 from .objective import Objective
 from .progress import Progress, silent
+from .quadratic_forms import QuadraticForms
 
 _LEVERAGE_ONE = 1e-10  # what is left of 1 − h below this is rounding
 
@@ -29,6 +31,40 @@ class Leverage:
     """r̃_i, or r_i where no correction was asked for, (n, C)."""
     self_influence: Tensor
     """(w_i/n) ∇ℓ_iᵀ H⁻¹ J_iᵀ r̃_i, (n,): the row's influence on its own loss."""
+
+
+@dataclass(frozen=True)
+class LeverageBlock:
+    """Some rows of a linear head."""
+
+    batch: Batch
+    features: Tensor
+    """x̃, (B, d)."""
+    residuals: Tensor
+    """r, (B, C)."""
+    curvature: Tensor
+    """Σ, (B, C, C)."""
+    Q: Tensor
+    """(B, C, C)."""
+
+    def corrected(self, remedy: str) -> Tensor:
+        """Return r̃, (B, C).
+
+        Raises:
+            FailedPrecondition: LEVERAGE_UNAVAILABLE where a row has leverage 1, with what to do about it.
+        """
+        r = self.residuals
+        A = torch.eye(r.shape[1], dtype=r.dtype, device=r.device) - self.curvature @ self.Q
+        factors, pivots, _ = torch.linalg.lu_factor_ex(A)
+        bad = ~(factors.diagonal(dim1=1, dim2=2).abs() > _LEVERAGE_ONE).all(dim=1)
+        if bool(bad.any()):
+            row = int(self.batch.index[int(bad.nonzero()[0, 0])])
+            text = (
+                f"training row {row} alone determines a weight (its leverage is 1), so the objective without it "
+                f"has no minimum: {remedy}"
+            )
+            raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text, metadata={"row": str(row)})
+        return torch.linalg.lu_solve(factors, pivots, r[:, :, None])[:, :, 0]
 
 
 def leverage(
@@ -53,44 +89,40 @@ def leverage(
     Raises:
         FailedPrecondition: LEVERAGE_UNAVAILABLE where a row has leverage 1: the objective without it has no minimum.
     """
-    head, n = objective.head, len(train)
-    C, d = head.outputs, head.features
-    blocks = head.from_theta(head.from_theta(inverse).permute(2, 0, 1)).permute(2, 3, 0, 1)
+    n, C = len(train), objective.head.outputs
     residuals = torch.empty(n, C, dtype=inverse.dtype, device=inverse.device)
     own = torch.empty(n, dtype=inverse.dtype, device=inverse.device)
-    done = 0
-    for batch in training_batches(objective, train, block_rows(objective, memory_bytes // 2, 2 * C * d + 5 * C * C)):
-        x, f = head.evaluate(batch.inputs)
-        r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
-        Q = _quadratic_forms(x, blocks) / n
-        Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
+    for block in leverage_blocks(objective, train, inverse, memory_bytes=memory_bytes, progress=progress):
+        r = block.residuals
         corrected = r
         if correct:
-            S = objective.loss.curvature(f)
-            A = torch.eye(C, dtype=r.dtype, device=r.device) - S @ Q
-            factors, pivots, _ = torch.linalg.lu_factor_ex(A)
-            corrected = torch.linalg.lu_solve(factors, pivots, r[:, :, None])[:, :, 0]
-            bad = ~(factors.diagonal(dim1=1, dim2=2).abs() > _LEVERAGE_ONE).all(dim=1)
-            if bool(bad.any()):
-                row = int(batch.index[int(bad.nonzero()[0, 0])])
-                text = (
-                    f"training row {row} alone determines a weight (its leverage is 1), so the objective without it "
-                    "has no minimum: register the model's l2, pass damping=, or leverage_correction=False"
-                )
-                raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text, metadata={"row": str(row)})
-        at = batch.index.to(residuals.device)
+            corrected = block.corrected("register the model's l2, pass damping=, or leverage_correction=False")
+        at = block.batch.index.to(residuals.device)
         residuals[at] = corrected
-        own[at] = torch.einsum("bc,bce,be->b", r, Q, corrected)
-        done += len(batch.index)
-        progress("leverage", done, n)
+        own[at] = torch.einsum("bc,bce,be->b", r, block.Q, corrected)
     return Leverage(residuals, own)
 
 
-def _quadratic_forms(x: Tensor, blocks: Tensor) -> Tensor:
-    """Return x_iᵀ A_ce x_i, (B, C, C), of symmetric blocks A (C, d, C, d)."""
-    C, d = blocks.shape[:2]
-    Q = x.new_empty(len(x), C, C)
-    for c in range(C):
-        projected = (x @ blocks[c, :, c:].reshape(d, (C - c) * d)).view(len(x), C - c, d)
-        Q[:, c, c:] = Q[:, c:, c] = torch.bmm(projected, x[:, :, None])[:, :, 0]
-    return Q
+def leverage_blocks(
+    objective: Objective,
+    train: Rows,
+    inverse: Tensor,
+    *,
+    row_numel: int = 0,
+    memory_bytes: int = 2**30,
+    progress: Progress = silent,
+) -> Iterator[LeverageBlock]:
+    """Yield what removals are made of, block by block; `row_numel` are the numbers that the caller needs a row."""
+    head, n = objective.head, len(train)
+    forms = QuadraticForms(head, inverse)
+    size = block_rows(objective, memory_bytes // 2, row_numel + forms.row_numel + 5 * head.outputs**2)
+    done = 0
+    for batch in training_batches(objective, train, size):
+        x, f = head.evaluate(batch.inputs)
+        f, x = f.detach(), x.detach()
+        r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
+        Q = forms.of(x) / n
+        Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
+        yield LeverageBlock(batch, x, r, objective.loss.curvature(f), Q)
+        done += len(batch.index)
+        progress("leverage", done, n)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from glob import escape
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from undue_service.domain.reports import ParameterInfo
 from undue_service.domain.specs import ObjectiveSpec
 
 from .data import Batch
+from .exported import InputSpec
 from .head import LinearHead, find_head
 from .lookups import find_lookups
 from .losses import LOSSES
 from .measurements import measure
 from .parameters import ParameterSpace, matching
-from .program import InputSpec, Program
+from .program import Program
 from .taps import Taps, find_taps
 
 
@@ -83,6 +85,13 @@ class Objective:
         moved.taps = replace(self.taps, program=program)
         moved._lookups = None if self._lookups is None else replace(self._lookups, program=program)
         return moved
+
+    def in_double(self) -> "Objective":
+        """Return the same objective in float64."""
+        if self.program.dtype is torch.float64:
+            return self
+        program = self.program.to(self.program.device, torch.float64)
+        return Objective(program, self.spec, tuple(escape(name) for name in self.space.names))
 
     def place(self, batch: Batch) -> Batch:
         """Return a batch in canonical form: on the program's device, in its dtypes, targets checked.

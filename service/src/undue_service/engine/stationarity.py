@@ -27,7 +27,7 @@ from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.reports import Stationarity
 
 from .data import Batch, Rows
-from .gradients import block_rows, loss_gradients, training_batches
+from .gradients import block_rows, each_block, loss_gradients
 from .objective import Objective
 from .probe import probe
 from .progress import Progress, silent
@@ -107,12 +107,17 @@ def measure_fit(objective: Objective, train: Rows, *, memory_bytes: int = 2**30,
     constant = _Constant(objective)
     notes: tuple[str, ...] = ()
     done = 0
-    for batch in training_batches(objective, train, block_rows(objective, memory_bytes)):
-        notes = notes if done else probe(objective, batch)
+
+    def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         gradients = loss_gradients(objective, batch)
-        row_losses, row_norms = objective.losses(theta, batch), gradients.norms()
+        return objective.losses(theta, batch), gradients.norms(), gradients.total(batch.weights)
+
+    for batch, (row_losses, row_norms, total) in each_block(
+        objective, train, block_rows(objective, memory_bytes), measured
+    ):
+        notes = notes if done else probe(objective, batch)
         _check_finite(row_losses + row_norms, batch)
-        gradient += gradients.total(batch.weights) / n
+        gradient += total / n
         norms += float((row_norms if batch.weights is None else row_norms * batch.weights).sum())
         losses += float(row_losses.sum())
         constant.add(batch.targets)

@@ -1,11 +1,13 @@
 """Registered models as the engine takes them: opened once, as objectives, with their checkpoints and recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from undue_service.domain.errors import Error, InvalidArgument, Reason
 from undue_service.domain.specs import ModelSpec, WeightsFile
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
@@ -58,17 +60,73 @@ class Models:
 
 def open_checkpoints(model: ModelSpec, artifacts: Mapping[str, Path], scratch: Path) -> tuple[Checkpoint, ...]:
     """Return a model's checkpoints, in their order."""
-    return tuple(Checkpoint(_weights(one.weights, artifacts, scratch), one.learning_rate) for one in model.checkpoints)
+    return tuple(
+        Checkpoint(open_weights(artifacts[one.weights.digest], one.weights.format, scratch), one.learning_rate)
+        for one in model.checkpoints
+    )
 
 
 def open_initial(model: ModelSpec, artifacts: Mapping[str, Path], scratch: Path) -> Mapping[str, Tensor] | None:
     """Return the weights at which the training of a model began; None where its recipe names no file of them."""
     init = model.training.init if model.training is not None else None
-    return _weights(init, artifacts, scratch) if isinstance(init, WeightsFile) else None
+    return open_weights(artifacts[init.digest], init.format, scratch) if isinstance(init, WeightsFile) else None
 
 
-def _weights(file: WeightsFile, artifacts: Mapping[str, Path], scratch: Path) -> Mapping[str, Tensor]:
-    # Archives are rewritten into the folder by fixed names, and several of them are opened.
-    own = scratch / f"weights-{file.digest[:16]}"
-    own.mkdir(exist_ok=True)
-    return open_weights(artifacts[file.digest], file.format, own)
+class RegisteredWeights:
+    """The files of weights that come with a model, held against it: one at a time, as there may be a hundred."""
+
+    def __init__(
+        self, opened: OpenedModel, objective: Objective, model: ModelSpec, artifacts: Mapping[str, Path], scratch: Path
+    ) -> None:
+        self._objective = objective
+        self._model = model
+        self._artifacts = artifacts
+        self._scratch = scratch
+        exported = opened.exported
+        self._known = {
+            *(name for name, _ in exported.named_parameters()),
+            *(name for name, _ in exported.named_buffers()),
+        }
+
+    def check_initial(self) -> None:
+        """Hold the weights at which training began against the model.
+
+        Raises:
+            Error: whatever is wrong with the file; WEIGHTS_MISMATCH where it is another model's.
+        """
+        init = self._model.training.init if self._model.training is not None else None
+        if isinstance(init, WeightsFile):
+            with naming("training.init"):
+                self._at(init)
+
+    def checkpoints(self) -> Iterator[Objective]:
+        """Yield the objective at each checkpoint, in their order.
+
+        Raises:
+            Error: as `check_initial`.
+        """
+        for place, one in enumerate(self._model.checkpoints):
+            with naming(f"checkpoints[{place}]"):
+                at = self._at(one.weights)
+            yield at
+
+    def _at(self, file: WeightsFile) -> Objective:
+        weights = open_weights(self._artifacts[file.digest], file.format, self._scratch)
+        at = self._objective.at(weights)
+        # A BatchNorm counts the batches that it has seen; no prediction reads that, and exporters leave it out.
+        strange = sorted(name for name in weights.keys() - self._known if not name.endswith("num_batches_tracked"))
+        if strange:
+            listed = ", ".join(map(repr, strange[:5])) + (", …" if len(strange) > 5 else "")
+            text = f"the model has no weights {listed}, so these are another model's"
+            raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": strange[0]})
+        return at
+
+
+@contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Say in an error which part of a registration it is about."""
+    try:
+        yield
+    except Error as error:
+        text, metadata = f"{part}: {error.message}", error.metadata | {"part": part}
+        raise type(error)(error.reason, text, metadata=metadata) from error

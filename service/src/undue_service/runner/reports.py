@@ -1,6 +1,6 @@
 """What a runner finds in a model and in a data set when they are registered."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
@@ -12,7 +12,6 @@ from undue_service.domain.reports import (
     ModelReport,
 )
 from undue_service.domain.specs import DataSource, FileSource
-from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.engine.progress import Progress
@@ -20,6 +19,7 @@ from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel
 from undue_service.models.parity import parity
 
+from .opening import naming
 from .rows import SourceRows
 from .speed import measure_speed
 
@@ -39,10 +39,10 @@ def model_report(
     opened: OpenedModel,
     objective: Objective,
     sample: DatasetSource | None,
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Iterable[Objective],
     report: Progress,
 ) -> ModelReport:
-    """Hold a model, and each of its checkpoints, against rows of its sample and say what it is.
+    """Hold a model against rows of its sample, at its weights and at each checkpoint, and say what it is.
 
     Raises:
         Error: whatever is wrong with the model, or with the sample for it.
@@ -74,14 +74,15 @@ def model_report(
         warnings=tuple(warnings),
         outputs_per_row=objective.outputs_per_row,
         speed=speed,
-        checkpoints=tuple(_checkpoint(objective.at(one.parameters), sample, report) for one in checkpoints),
+        checkpoints=tuple(_checkpoint(place, at, sample, report) for place, at in enumerate(checkpoints)),
     )
 
 
-def _checkpoint(objective: Objective, sample: DatasetSource | None, report: Progress) -> CheckpointReport:
+def _checkpoint(place: int, at: Objective, sample: DatasetSource | None, report: Progress) -> CheckpointReport:
     if sample is None or sample.schema.target is None:
         return CheckpointReport(None)
-    return CheckpointReport(measure_fit(objective, SourceRows(sample), progress=report).stationarity)
+    with naming(f"checkpoints[{place}]"):
+        return CheckpointReport(measure_fit(at, SourceRows(sample), progress=report).stationarity)
 
 
 def _unreached(opened: OpenedModel, program: Program) -> list[str]:

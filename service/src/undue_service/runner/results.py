@@ -12,6 +12,9 @@ from undue_service.datasets.source import DatasetSource
 from undue_service.domain.errors import FieldViolation, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.reports import Produced
 from undue_service.engine.attribution import Attribution, SelfAttribution
+from undue_service.engine.fidelity import FidelityResult
+from undue_service.engine.linear_diagnostics import LinearDiagnostics
+from undue_service.engine.parameters import ParameterSpace
 from undue_service.engine.queries import RowFacts
 from undue_service.engine.retrain import Retraining
 from undue_service.wire.examples import Array, encode_ids, encode_texts
@@ -92,6 +95,44 @@ def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
     }
     write(folder / "counterfactuals.safetensors", arrays)
     return Produced("counterfactuals", "counterfactuals.safetensors")
+
+
+def write_comparisons(folder: Path, found: FidelityResult) -> Produced:
+    """Write what was predicted of each retraining, and what was measured."""
+    arrays = {"rows": found.rows, "predicted": found.predicted, "measured": found.measured}
+    if len(found.without):
+        arrays["without"] = np.array([row for [row] in found.without], dtype=np.int64)
+        arrays["stratum"] = found.stratum.astype(np.int64)
+    else:
+        arrays["subset"] = found.subsets
+    write(folder / "comparisons.safetensors", arrays)
+    return Produced("comparisons", "comparisons.safetensors")
+
+
+def write_leverages(
+    folder: Path, found: LinearDiagnostics, coefficients: Sequence[str], train: DatasetSource
+) -> Produced:
+    """Write what each training row does to a linear head, whose coefficients have these names."""
+    arrays = {
+        **encode_ids(train.ids(range(len(train)))),
+        "leverage": found.leverage,
+        "cooks_distance": found.cooks_distance,
+        "effective_parameters": np.array([found.parameters]),
+        "variance": np.array([found.variance]),
+    }
+    if found.dfbeta is not None:
+        arrays |= {"dfbeta": found.dfbeta, "coefficients": encode_texts(coefficients)}
+    write(folder / "leverages.safetensors", arrays)
+    return Produced("leverages", "leverages.safetensors")
+
+
+def coefficient_names(space: ParameterSpace) -> list[str]:
+    """Return a name for each of the P numbers of θ: `weight[0, 3]`, or `offset` where it is a parameter's only one."""
+    return [
+        f"{name}[{', '.join(map(str, place))}]" if place else name
+        for name in space.names
+        for place in np.ndindex(space.shapes[name])
+    ]
 
 
 def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,26 +24,39 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import DataSource, Influence, ModelSpec, SelfInfluence
+from undue_service.domain.specs import DataSource, FidelitySettings, Influence, ModelSpec, ScoringJob
 from undue_service.domain.tasks import (
     DatasetTask,
+    FidelityTask,
     InfluenceTask,
+    LeverageTask,
     ModelTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
     Task,
 )
-from undue_service.engine.attribution import influence, self_influence
+from undue_service.engine.attribution import Attribution, influence, self_influence
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.diagnostics import EngineDiagnostics
+from undue_service.engine.fidelity import FidelityResult, fidelity
+from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.retrain import retrain
+from undue_service.engine.training import Recipe
 
-from .opening import Models, open_checkpoints, open_initial
+from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
 from .reports import dataset_report, model_report
-from .results import write_counterfactuals, write_influence, write_rows, write_self_influence
+from .results import (
+    coefficient_names,
+    write_comparisons,
+    write_counterfactuals,
+    write_influence,
+    write_leverages,
+    write_rows,
+    write_self_influence,
+)
 from .rows import SourceRows
 from .sources import Shelf
 from .speed import peak_bytes
@@ -55,11 +68,6 @@ RECIPE = "the minimiser of the registered objective without the row, 1/n kept, r
 DAMPED_RECIPE = (
     f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
     "which is smaller than that of free retraining"
-)
-
-RETRAIN_RECIPE = (
-    "the minimiser of the registered objective without the rows, 1/n kept, by Newton's method from the minimiser on "
-    "all rows, at which the costs before are measured and from which the registered weights lie {distance:.2g} away"
 )
 
 
@@ -136,24 +144,90 @@ class Workshop:
                 return self._self_influence(task, place)
             case RetrainTask():
                 return self._retrain(task, place)
+            case FidelityTask():
+                return self._fidelity(task, place)
+            case LeverageTask():
+                return self._leverage(task, place)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
         objective = self._objective(task.model, place)
         opened = self._models.open(task.model, place.artifacts, place.scratch)
         sample = place.source(task.sample) if task.sample is not None else None
-        weights = open_checkpoints(task.model, place.artifacts, place.scratch)
-        initial = open_initial(task.model, place.artifacts, place.scratch)
-        if initial is not None:
-            objective.at(initial)
-        return model_report(opened, objective, sample, weights, place.report)
+        weights = RegisteredWeights(opened, objective, task.model, place.artifacts, place.scratch)
+        weights.check_initial()
+        return model_report(opened, objective, sample, weights.checkpoints(), place.report)
 
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
-        objective = self._objective(task.model, place, spec)
         train, test = place.source(task.train), place.source(task.test)
-        found = influence(
-            objective,
+        found = self._attributed(spec, task.model, train, test, place, keep_scores=spec.fidelity is not None)
+        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
+        if spec.fidelity is not None:
+            held = self._held(spec.fidelity, found, spec.measurement, task.model, train, test, place)
+            diagnostics = replace(diagnostics, fidelity=held.finding)
+        kept = found if spec.top_k is None else replace(found, scores=None)
+        files = write_influence(place.scratch, kept, train, test)
+        return TaskResult(InfluenceReport(diagnostics, len(found.test.rows), len(train)), files)
+
+    def _fidelity(self, task: FidelityTask, place: Place) -> TaskResult:
+        spec, scoring = task.spec, task.spec.scoring()
+        train, test = place.source(task.train), place.source(task.test)
+        self._check_matrix(len(spec.rows) or len(test), len(train))
+        found = self._attributed(scoring, task.model, train, test, place, keep_scores=True)
+        held = self._held(spec.settings, found, spec.measurement, task.model, train, test, place)
+        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
+        report = InfluenceReport(replace(diagnostics, fidelity=held.finding), len(held.rows), len(train))
+        return TaskResult(report, (write_comparisons(place.scratch, held),))
+
+    def _check_matrix(self, m: int, n: int) -> None:
+        """Refuse, before anything is computed, what would not fit at its end."""
+        if 4 * m * n > self._block_bytes:
+            text = (
+                f"the scores of {n:,} training rows for {m:,} test rows, which are held against retraining, take "
+                f"{4 * m * n / 2**30:.1f} GiB, more than the {self._block_bytes / 2**30:.1f} GiB allowed: ask for "
+                f"{self._block_bytes // (4 * n):,} rows or fewer"
+            )
+            raise ResourceExhausted(Reason.OUT_OF_MEMORY, text)
+
+    def _held(
+        self,
+        settings: FidelitySettings,
+        found: Attribution,
+        measurement: str,
+        model: ModelSpec,
+        train: DatasetSource,
+        test: DatasetSource,
+        place: Place,
+    ) -> FidelityResult:
+        """Hold scores against retraining what was registered, whichever parameters they run over."""
+        assert found.scores is not None  # noqa: S101  they were asked for
+        return fidelity(
+            self._objective(model, place),
+            SourceRows(train),
+            SourceRows(test),
+            scores=found.scores,
+            rows=found.test.rows,
+            scale=found.diagnostics.scale,
+            settings=settings,
+            recipe=_recipe(model, place),
+            measurement=measurement,
+            memory_bytes=self._block_bytes,
+            progress=place.report,
+        )
+
+    def _attributed(
+        self,
+        spec: Influence,
+        model: ModelSpec,
+        train: DatasetSource,
+        test: DatasetSource,
+        place: Place,
+        *,
+        keep_scores: bool,
+    ) -> Attribution:
+        return influence(
+            self._objective(model, place, spec),
             SourceRows(train),
             SourceRows(test),
             rows=spec.rows or None,
@@ -168,15 +242,12 @@ class Workshop:
             rank=spec.rank,
             normalization=spec.normalization,
             seed=spec.seed,
-            checkpoints=_checkpoints(task.model, spec, place),
+            checkpoints=_checkpoints(model, spec, place),
             ensemble=spec.ensemble,
+            keep_scores=keep_scores,
             memory_bytes=self._block_bytes,
             progress=place.report,
         )
-        files = write_influence(place.scratch, found, train, test)
-        digests = task.digests | {"code": code_digest()}
-        diagnostics = _completed(found.diagnostics, digests, spec.seed)
-        return TaskResult(InfluenceReport(diagnostics, len(found.test.rows), len(train)), files)
 
     def _self_influence(self, task: SelfInfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
@@ -217,15 +288,34 @@ class Workshop:
             measurement=spec.measurement,
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
+            recipe=_recipe(task.model, place),
+            start=spec.start,
+            seeds=spec.seeds,
             memory_bytes=self._block_bytes,
             progress=place.report,
         )
-        recipe, digests = RETRAIN_RECIPE.format(distance=found.distance), task.digests | {"code": code_digest()}
-        diagnostics = found.diagnostics.complete(recipe=recipe, seed=SEED, digests=digests)
+        by_recipe = task.model.training if objective.head is None else None
+        seed = SEED if by_recipe is None else by_recipe.seed
+        digests = task.digests | {"code": code_digest()}
+        diagnostics = found.diagnostics.complete(recipe=found.recipe, seed=seed, digests=digests)
         report = InfluenceReport(diagnostics, len(found.rows), len(train))
         return TaskResult(report, (write_counterfactuals(place.scratch, found),))
 
-    def _objective(self, model: ModelSpec, place: Place, spec: Influence | SelfInfluence | None = None) -> Objective:
+    def _leverage(self, task: LeverageTask, place: Place) -> TaskResult:
+        objective, train = self._objective(task.model, place), place.source(task.train)
+        found = linear_diagnostics(
+            objective,
+            SourceRows(train),
+            damping=task.spec.damping,
+            dfbeta=task.spec.dfbeta,
+            memory_bytes=self._block_bytes,
+            progress=place.report,
+        )
+        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, SEED)
+        file = write_leverages(place.scratch, found, coefficient_names(objective.space), train)
+        return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
+
+    def _objective(self, model: ModelSpec, place: Place, spec: ScoringJob | None = None) -> Objective:
         """Return the model with its objective: for scores, in the precision of their method; else in float64."""
         if spec is None:
             return self._models.objective(model, place.artifacts, place.scratch)
@@ -235,7 +325,14 @@ class Workshop:
         )
 
 
-def _checkpoints(model: ModelSpec, spec: Influence | SelfInfluence, place: Place) -> tuple[Checkpoint, ...]:
+def _recipe(model: ModelSpec, place: Place) -> Recipe | None:
+    """Return how a model is trained again; None where it was registered without."""
+    if model.training is None:
+        return None
+    return Recipe(model.training, open_initial(model, place.artifacts, place.scratch))
+
+
+def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that a job works over."""
     if not (spec.ensemble or method_spec(spec.method).uses_checkpoints):
         return ()

@@ -77,6 +77,10 @@ SCHEDULES: Words[str | None] = Words(
 )
 INITIALISERS: Words[str] = Words({models_pb2.Training.INITIALISER_TORCH: "torch"})
 NORMALIZATIONS: Words[str] = Words({jobs_pb2.NORMALIZATION_THETA: "theta", jobs_pb2.NORMALIZATION_LOSS: "loss"})
+STARTS: Words[str] = Words({jobs_pb2.START_WARM: "warm", jobs_pb2.START_COLD: "cold"})
+PROTOCOLS: Words[str] = Words(
+    {jobs_pb2.FidelitySettings.PROTOCOL_LOO: "loo", jobs_pb2.FidelitySettings.PROTOCOL_LDS: "lds"}
+)
 SCALES: Words[str] = Words({jobs_pb2.SCALE_REMOVAL: "removal", jobs_pb2.SCALE_RELATIVE: "relative"})
 DAMPING_SOURCES: Words[str] = Words(
     {

@@ -12,17 +12,21 @@ from undue_service.domain.reports import (
     Diagnostics,
     InfluenceReport,
 )
-from undue_service.domain.results import Counterfactual, Explanation, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample, Value
 from undue_service.domain.specs import (
     DatasetValidation,
+    Fidelity,
     Influence,
     JobSpec,
+    Leverage,
     ModelValidation,
     RequestedJob,
     Retrain,
+    ScoringJob,
     SelfInfluence,
 )
 
+from . import fidelity
 from .enums import (
     DAMPING_SOURCES,
     DTYPES,
@@ -30,6 +34,7 @@ from .enums import (
     MEASUREMENTS,
     NORMALIZATIONS,
     SCALES,
+    STARTS,
 )
 from .errors import failure_to_status
 from .responses import stationarity, timestamp
@@ -70,11 +75,17 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             measurement = MEASUREMENTS.to_proto(spec.measurement)
             aggregate = jobs_pb2.AGGREGATE_MEAN if spec.aggregate else None
             influence = jobs_pb2.InfluenceSpec(
-                rows=spec.rows, test=spec.test, measurement=measurement, aggregate=aggregate, **_common(spec)
+                rows=spec.rows,
+                test=spec.test,
+                measurement=measurement,
+                top_k=spec.top_k,
+                aggregate=aggregate,
+                fidelity=None if spec.fidelity is None else fidelity.write_settings(spec.fidelity),
+                **_common(spec),
             )
             message.influence.CopyFrom(influence)
         case SelfInfluence():
-            message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(**_common(spec)))
+            message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(top_k=spec.top_k, **_common(spec)))
         case Retrain():
             retrain = jobs_pb2.RetrainSpec(
                 model=spec.model,
@@ -85,8 +96,24 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
                 tolerance=spec.tolerance,
                 max_iterations=spec.max_iterations,
+                start=None if spec.start is None else STARTS.to_proto(spec.start),
+                seeds=spec.seeds,
             )
             message.retrain.CopyFrom(retrain)
+        case Fidelity():
+            held = jobs_pb2.FidelitySpec(
+                rows=spec.rows,
+                test=spec.test,
+                measurement=MEASUREMENTS.to_proto(spec.measurement),
+                settings=fidelity.write_settings(spec.settings),
+                **_common(spec),
+            )
+            message.fidelity.CopyFrom(held)
+        case Leverage():
+            leverage = jobs_pb2.LeverageSpec(
+                model=spec.model, train=spec.train, damping=spec.damping, dfbeta=spec.dfbeta
+            )
+            message.leverage.CopyFrom(leverage)
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
@@ -114,6 +141,7 @@ def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:
         seconds=value.seconds,
         warnings=value.warnings,
         matvecs=value.matvecs,
+        fidelity=None if value.fidelity is None else fidelity.write_finding(value.fidelity),
     )
 
 
@@ -154,6 +182,24 @@ def counterfactual(value: Counterfactual) -> jobs_pb2.Counterfactual:
     )
 
 
+def leverage_block(value: LeverageBlock) -> jobs_pb2.LeverageBlock:
+    """Return what some training rows do to a linear head."""
+    message = jobs_pb2.LeverageBlock(
+        first=value.first,
+        ids=value.ids,
+        leverage=value.leverage,
+        cooks_distance=value.cooks_distance,
+        coefficients=value.coefficients,
+        effective_parameters=value.effective_parameters,
+        variance=value.variance,
+    )
+    if value.dfbeta is not None:
+        data = np.ascontiguousarray(value.dfbeta, dtype="<f8").tobytes()
+        dtype, shape = tensors_pb2.DATA_TYPE_FLOAT64, value.dfbeta.shape
+        message.dfbeta.CopyFrom(tensors_pb2.Tensor(dtype=dtype, shape=shape, data=data))
+    return message
+
+
 def score_block(first: int, scores: npt.NDArray[np.float32]) -> jobs_pb2.ScoreBlock:
     """Return some rows of a score matrix."""
     data = np.ascontiguousarray(scores, dtype="<f4").tobytes()
@@ -162,8 +208,8 @@ def score_block(first: int, scores: npt.NDArray[np.float32]) -> jobs_pb2.ScoreBl
     )
 
 
-def _common(spec: Influence | SelfInfluence) -> dict[str, Any]:
-    names = ("model", "train", "method", "damping", "top_k", "leverage_correction", "tolerance", "max_iterations")
+def _common(spec: ScoringJob) -> dict[str, Any]:
+    names = ("model", "train", "method", "damping", "leverage_correction", "tolerance", "max_iterations")
     more = ("parameters", "rank", "ensemble", "seed")
     normalization = NORMALIZATIONS.to_proto(spec.normalization) if spec.normalization else None
     return {name: getattr(spec, name) for name in names + more} | {"normalization": normalization}

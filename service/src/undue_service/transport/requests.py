@@ -9,7 +9,9 @@ from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import (
     DataSource,
+    Fidelity,
     Influence,
+    Leverage,
     ModelSpec,
     ObjectiveSpec,
     RequestedJob,
@@ -17,7 +19,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import recipes, sources
+from . import fidelity, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
@@ -67,6 +69,10 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
             return _self_influence(request.job.self_influence), timeout
         case "retrain":
             return _retrain(request.job.retrain), timeout
+        case "fidelity":
+            return _fidelity(request.job.fidelity), timeout
+        case "leverage":
+            return _leverage(request.job.leverage), timeout
     raise InvalidArgument.at("job.spec", "a validation is started by CreateModel or CreateDataset")
 
 
@@ -83,7 +89,11 @@ def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:
         rows=tuple(spec.rows),
         method=spec.method,
         measurement=_measurement(spec.measurement),
+        top_k=spec.top_k if spec.HasField("top_k") else None,
         aggregate="mean" if spec.HasField("aggregate") else None,
+        fidelity=(
+            fidelity.read_settings("job.influence.fidelity", spec.fidelity) if spec.HasField("fidelity") else None
+        ),
         **_scoring(spec),
     )
 
@@ -93,6 +103,7 @@ def _self_influence(spec: jobs_pb2.SelfInfluenceSpec) -> SelfInfluence:
         model=spec.model,
         train=spec.train,
         method=spec.method,
+        top_k=spec.top_k if spec.HasField("top_k") else None,
         **_scoring(spec),
     )
 
@@ -108,11 +119,30 @@ def _retrain(spec: jobs_pb2.RetrainSpec) -> Retrain:
         without=without,
         rows=tuple(spec.rows),
         measurement=_measurement(spec.measurement),
+        start=fidelity.read_start("job.retrain.start", spec),
+        seeds=spec.seeds if spec.HasField("seeds") else 1,
         **_optional(spec, "tolerance", "max_iterations"),
     )
 
 
-def _scoring(spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> dict[str, Any]:
+def _fidelity(spec: jobs_pb2.FidelitySpec) -> Fidelity:
+    return Fidelity(
+        model=spec.model,
+        train=spec.train,
+        test=spec.test,
+        settings=fidelity.read_settings("job.fidelity.settings", spec.settings),
+        rows=tuple(spec.rows),
+        method=spec.method,
+        measurement=_measurement(spec.measurement),
+        **_scoring(spec),
+    )
+
+
+def _leverage(spec: jobs_pb2.LeverageSpec) -> Leverage:
+    return Leverage(model=spec.model, train=spec.train, dfbeta=spec.dfbeta, **_optional(spec, "damping"))
+
+
+def _scoring(spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec | jobs_pb2.FidelitySpec) -> dict[str, Any]:
     """Return the settings of a method."""
     normalization = None
     if spec.HasField("normalization"):
@@ -122,7 +152,7 @@ def _scoring(spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec) -> dict[
         "normalization": normalization,
         "ensemble": spec.ensemble,
         "seed": spec.seed,
-        **_optional(spec, "damping", "top_k", "leverage_correction", "tolerance", "max_iterations", "rank"),
+        **_optional(spec, "damping", "leverage_correction", "tolerance", "max_iterations", "rank"),
     }
 
 
@@ -131,7 +161,12 @@ def _measurement(number: int) -> Any:
 
 
 def _optional(
-    spec: jobs_pb2.InfluenceSpec | jobs_pb2.SelfInfluenceSpec | jobs_pb2.RetrainSpec, *names: str
+    spec: jobs_pb2.InfluenceSpec
+    | jobs_pb2.SelfInfluenceSpec
+    | jobs_pb2.RetrainSpec
+    | jobs_pb2.FidelitySpec
+    | jobs_pb2.LeverageSpec,
+    *names: str,
 ) -> dict[str, Any]:
     """Return the fields that may be unset, unset ones as None."""
     return {name: getattr(spec, name) if spec.HasField(cast(Any, name)) else None for name in names}

@@ -11,6 +11,10 @@ rows: for each of m rows of a data set `row`, `ids`, `input.{name}` (m, …), an
 `weights`, `group.{name}`, strings like the ids.
 counterfactuals: of m test rows `rows` and `costs` (m,); of k fits `changes` (k, m), `gradient_norm`, `iterations` (k,),
 and the training rows that fit j goes without, `without`[`offsets`[j] : `offsets`[j + 1]].
+comparisons: of m test rows `rows` (m,); of k retrainings `predicted` and `measured` (k, m), and either `without` and
+`stratum` (k,), −1 for a row that was drawn from all, or `subset` (k, s).
+leverages: of n training rows `ids`, `leverage`, `cooks_distance` (n,), and where it was kept `dfbeta` (n, P) with
+`coefficients`, P strings; `effective_parameters` and `variance` (1,).
 
 Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
 each ended by a NUL byte.
@@ -27,12 +31,23 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from undue_service.domain.results import Counterfactual, Explanation, Instances, ScoredExample
+from undue_service.domain.results import (
+    Comparison,
+    Counterfactual,
+    Explanation,
+    Instances,
+    LeverageBlock,
+    ScoredExample,
+)
 
 from . import examples
 from .examples import Array, Page, blocks, decode_texts, fitting
 
 BLOCK_BYTES = 1 << 20
+LEVERAGE_ROWS = 4096
+"""Of a block, at most: their ids are of any length."""
+_ROW_BYTES = 5
+"""Of most row numbers in a message."""
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -106,6 +121,77 @@ class SafetensorsResults:
     def counterfactual_blocks(self, path: Path) -> Iterator[tuple[Counterfactual, ...]]:
         """See ResultReader."""
         yield from blocks(partial(self.counterfactuals, path))
+
+    def compared(self, path: Path) -> npt.NDArray[np.int64]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            rows: npt.NDArray[np.int64] = file.get_tensor("rows")
+            return rows
+
+    def comparisons(self, path: Path, start: int, count: int) -> Page[Comparison]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            predicted, measured = (file.get_slice(name) for name in ("predicted", "measured"))
+            k, m = predicted.get_shape()
+            in_subsets = "subset" in file.keys()  # noqa: SIM118  no mapping
+            drawn = file.get_slice("subset" if in_subsets else "without")
+            size = drawn.get_shape()[1] if in_subsets else 1
+            here = range(start, max(start, min(start + count, k)))
+            here = here[: fitting(np.full(len(here), 16 * m + _ROW_BYTES * size + 64))]
+            if not here:
+                return (), None
+            at = slice(here.start, here.stop)
+            columns = zip(
+                here,
+                drawn[at].reshape(len(here), -1).tolist(),
+                [-1] * len(here) if in_subsets else file.get_slice("stratum")[at].tolist(),
+                predicted[at].tolist(),
+                measured[at].tolist(),
+                strict=True,
+            )
+        found = tuple(
+            Comparison(
+                index=index,
+                without=() if in_subsets else tuple(rows),
+                subset=tuple(rows) if in_subsets else (),
+                stratum=None if stratum < 0 else stratum,
+                predicted=tuple(a),
+                measured=tuple(b),
+            )
+            for index, rows, stratum, a, b in columns
+        )
+        return found, here.stop if here.stop < k else None
+
+    def comparison_blocks(self, path: Path) -> Iterator[tuple[Comparison, ...]]:
+        """See ResultReader."""
+        yield from blocks(partial(self.comparisons, path))
+
+    def leverage_blocks(self, path: Path) -> Iterator[LeverageBlock]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            leverage, distance, ids, offsets = (
+                file.get_slice(name) for name in ("leverage", "cooks_distance", "ids", "id_offsets")
+            )
+            parameters, variance = (file.get_tensor(name).item() for name in ("effective_parameters", "variance"))
+            kept = "dfbeta" in file.keys()  # noqa: SIM118  no mapping
+            dfbeta = file.get_slice("dfbeta") if kept else None
+            coefficients = decode_texts(file.get_tensor("coefficients")) if kept else ()
+            [n] = leverage.get_shape()
+            own = 8 * len(coefficients)
+            size = min(LEVERAGE_ROWS, max(1, BLOCK_BYTES // (own + 64)))
+            for first in range(0, n, size):
+                at = slice(first, min(first + size, n))
+                bounds = offsets[first : at.stop + 1]
+                yield LeverageBlock(
+                    first=first,
+                    ids=decode_texts(ids[int(bounds[0]) : int(bounds[-1])]),
+                    leverage=leverage[at],
+                    cooks_distance=distance[at],
+                    dfbeta=None if dfbeta is None else dfbeta[at],
+                    coefficients=coefficients if first == 0 else (),
+                    effective_parameters=parameters,
+                    variance=variance,
+                )
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""

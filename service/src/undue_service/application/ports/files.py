@@ -9,7 +9,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from undue_service.domain.results import Counterfactual, Explanation, Instances, ScoredExample
+from undue_service.domain.results import (
+    Comparison,
+    Counterfactual,
+    Explanation,
+    Instances,
+    LeverageBlock,
+    ScoredExample,
+)
 from undue_service.domain.specs import FileFormat, LocatedFile
 
 
@@ -138,6 +145,18 @@ class ResultReader(Protocol):
 
     def counterfactual_blocks(self, path: Path) -> Iterator[tuple[Counterfactual, ...]]:
         """Yield all counterfactuals, some at a time."""
+
+    def compared(self, path: Path) -> npt.NDArray[np.int64]:
+        """Return the test rows that comparisons are about."""
+
+    def comparisons(self, path: Path, start: int, count: int) -> tuple[tuple[Comparison, ...], int | None]:
+        """Return at most `count` comparisons from position `start` on, and where the next ones start."""
+
+    def comparison_blocks(self, path: Path) -> Iterator[tuple[Comparison, ...]]:
+        """Yield all comparisons, some at a time."""
+
+    def leverage_blocks(self, path: Path) -> Iterator[LeverageBlock]:
+        """Yield what all training rows do to a linear head, some rows at a time."""
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""

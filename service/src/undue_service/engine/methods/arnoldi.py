@@ -7,7 +7,7 @@ from undue_service.engine.curvature import GaussNewton
 from undue_service.engine.solvers import DEFAULT_RANK, Arnoldi
 
 from .base import Problem
-from .influence import Influence, Told
+from .influence import Influence, Solved
 
 
 def arnoldi() -> Influence:
@@ -15,5 +15,5 @@ def arnoldi() -> Influence:
     return Influence(METHODS["arnoldi"], GaussNewton, _solver, attrgetter("status"))
 
 
-def _solver(problem: Problem, told: Told) -> Arnoldi:
+def _solver(problem: Problem, told: Solved) -> Arnoldi:
     return Arnoldi(DEFAULT_RANK if problem.rank is None else problem.rank, problem.seed, told)

@@ -13,9 +13,9 @@ from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import (
     GradientBlock,
     block_rows,
+    each_block,
     head_gradients,
     loss_gradients,
-    training_batches,
 )
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
@@ -68,6 +68,8 @@ class Factors:
     """Empty where nothing is solved."""
     solver_status: str
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    query_columns: int = field(default=0, kw_only=True)
+    """Where it depends on the problem: as the method's, at least so many."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,31 @@ def score_blocks(problem: Problem, queries: Tensor, residuals: Tensor | None = N
     """
     objective, n = problem.objective, len(problem.train)
     size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * queries.shape[1])
+    return streamed(
+        problem,
+        size,
+        lambda batch: (train_gradients(objective, batch, residuals).dot(queries) * row_weights(batch, n)).T,
+    )
+
+
+def streamed(problem: Problem, size: int, work: Callable[[Batch], Tensor]) -> Iterator[ScoreBlock]:
+    """Yield what `work` makes of each block of training rows, (m, B) or (B,), and tell how far it has come.
+
+    Args:
+        problem: what is trained on.
+        size: rows of a block at most; where memory runs out it halves.
+        work: makes scores of a placed batch.
+    """
     done = 0
-    for batch in training_batches(objective, problem.train, size):
-        gradients = train_gradients(objective, batch, residuals)
-        scores = gradients.dot(queries) * row_weights(batch, n)
-        yield ScoreBlock(batch.index, scores.T)
+    for batch, scores in each_block(problem.objective, problem.train, size, work):
+        yield ScoreBlock(batch.index, scores)
         done += len(batch.index)
-        problem.progress("scores", done, n)
+        problem.progress("scores", done, len(problem.train))
+
+
+def without_effort(blocks: Iterator[ScoreBlock]) -> SelfScores:
+    """Yield scores for which nothing was solved."""
+    return ((block, Effort()) for block in blocks)
 
 
 def solved_for_each_row(solve: Callable[[Tensor], Solution], problem: Problem, row_numel: int = 0) -> SelfScores:
@@ -187,11 +207,15 @@ def solved_for_each_row(solve: Callable[[Tensor], Solution], problem: Problem, r
     objective, n = problem.objective, len(problem.train)
     done = 0
     size = block_rows(objective, problem.memory_bytes // 4, row_numel)
-    for batch in training_batches(objective, problem.train, size):
+
+    def scored(batch: Batch) -> tuple[Tensor, Effort]:
         gradients = loss_gradients(objective, batch).dense()
         solution = solve(gradients.T)
         scores = (gradients * solution.value.T).sum(dim=1, keepdim=True) * row_weights(batch, n)
-        yield ScoreBlock(batch.index, scores[:, 0]), solution.effort
+        return scores[:, 0], solution.effort
+
+    for batch, (scores, effort) in each_block(objective, problem.train, size, scored):
+        yield ScoreBlock(batch.index, scores), effort
         done += len(batch.index)
         problem.progress("scores", done, n)
 

@@ -8,7 +8,7 @@ from undue_service.engine.curvature import Hessian
 from undue_service.engine.solvers import DEFAULT_MAX_ITERATIONS, DEFAULT_TOLERANCE, ConjugateGradient
 
 from .base import Problem
-from .influence import Influence, Told
+from .influence import Influence, Solved
 
 
 def cg() -> Influence:
@@ -16,7 +16,7 @@ def cg() -> Influence:
     return Influence(METHODS["cg"], Hessian, _solver)
 
 
-def _solver(problem: Problem, told: Told) -> ConjugateGradient:
+def _solver(problem: Problem, told: Solved) -> ConjugateGradient:
     return ConjugateGradient(
         DEFAULT_TOLERANCE if problem.tolerance is None else problem.tolerance,
         DEFAULT_MAX_ITERATIONS if problem.max_iterations is None else problem.max_iterations,

@@ -8,11 +8,11 @@ from torch import Tensor
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED
 from undue_service.engine.data import Batch
-from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients, training_batches
+from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
 
-from .base import Columns, Factors, Problem, ScoreBlock, SelfScores, check_settings
+from .base import Columns, Factors, Problem, ScoreBlock, SelfScores, check_settings, streamed, without_effort
 
 
 class GradCos:
@@ -40,25 +40,24 @@ class GradCos:
 
     def score(self, factors: Factors, queries: Columns, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
-        objective, n = problem.objective, len(problem.train)
-        m = queries.values.shape[1]
+        objective, m = problem.objective, queries.values.shape[1]
         size = block_rows(objective, problem.memory_bytes // 2, (objective.outputs_per_row + 2) * m)
-        done = 0
-        for batch in training_batches(objective, problem.train, size):
+
+        def cosines(batch: Batch) -> Tensor:
             gradients = loss_gradients(objective, batch)
-            yield ScoreBlock(batch.index, _over(gradients.dot(queries.values).T, _norms(gradients, batch)).clamp(-1, 1))
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return _over(gradients.dot(queries.values).T, _norms(gradients, batch)).clamp(-1, 1)
+
+        return streamed(problem, size, cosines)
 
     def self_score(self, factors: Factors, problem: Problem) -> SelfScores:  # noqa: ARG002
         """Yield 1, or 0 for a zero gradient: no ranking, which is why the specification has no self-influence."""
-        objective, n = problem.objective, len(problem.train)
-        done = 0
-        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+        objective = problem.objective
+
+        def own(batch: Batch) -> Tensor:
             norms = _norms(loss_gradients(objective, batch), batch)
-            yield ScoreBlock(batch.index, (norms > 0).to(norms.dtype)), Effort()
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return (norms > 0).to(norms.dtype)
+
+        return without_effort(streamed(problem, block_rows(objective, problem.memory_bytes), own))
 
 
 def _norms(gradients: GradientBlock, batch: Batch) -> Tensor:

@@ -3,14 +3,27 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED
-from undue_service.engine.gradients import block_rows, loss_gradients, training_batches
+from undue_service.engine.data import Batch
+from undue_service.engine.gradients import block_rows, loss_gradients
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
 
-from .base import Columns, Factors, Problem, ScoreBlock, SelfScores, check_settings, row_weights, score_blocks
+from .base import (
+    Columns,
+    Factors,
+    Problem,
+    ScoreBlock,
+    SelfScores,
+    check_settings,
+    row_weights,
+    score_blocks,
+    streamed,
+    without_effort,
+)
 
 
 class GradDot:
@@ -39,9 +52,9 @@ class GradDot:
     def self_score(self, factors: Factors, problem: Problem) -> SelfScores:  # noqa: ARG002
         """Yield (w_i/n) ‖∇ℓ_i‖²."""
         objective, n = problem.objective, len(problem.train)
-        done = 0
-        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+
+        def own(batch: Batch) -> Tensor:
             squares = torch.square(loss_gradients(objective, batch).norms())[:, None]
-            yield ScoreBlock(batch.index, (squares * row_weights(batch, n))[:, 0]), Effort()
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return (squares * row_weights(batch, n))[:, 0]
+
+        return without_effort(streamed(problem, block_rows(objective, problem.memory_bytes), own))

@@ -28,10 +28,10 @@ from .base import (
     solved_for_each_row,
 )
 
-_COLUMNS = 8  # of length P that a right-hand side takes while it is solved
+COLUMNS = 8  # of length P that a right-hand side takes while it is solved
 
-Told = Callable[[int, int], None]
-"""(columns solved, columns)."""
+Solved = Callable[[int, int], None]
+"""Told (columns solved, columns)."""
 
 
 class Measured(Curvature, Protocol):
@@ -67,7 +67,7 @@ class Influence:
         self,
         spec: MethodSpec,
         curvature: MakesCurvature,
-        solver: Callable[[Problem, Told], Solver[Any]],
+        solver: Callable[[Problem, Solved], Solver[Any]],
         status: Callable[[Any], str] = lambda _: "converged",
     ) -> None:
         """Bind a method's spec to its parts.
@@ -92,12 +92,12 @@ class Influence:
                 tenth, is not positive; what the solver raises.
         """
         check_settings(problem, self.spec)
-        told = _Told(problem.progress)
+        told = Told(problem.progress)
         curvature = self._curvature(
             problem.objective, problem.train, memory_bytes=problem.memory_bytes, progress=told.block
         )
         damping = resolve_damping(problem.damping, problem.objective, curvature.mean_eigenvalue)
-        solver = self._solver(problem, told.columns)
+        solver = self._solver(problem, told.solved)
         told.solves = True
         state = solver.prepare(Damped(curvature, damping.value))
         return InfluenceFactors(
@@ -129,14 +129,14 @@ class Influence:
 
     def self_score(self, factors: InfluenceFactors, problem: Problem) -> SelfScores:
         """See Method. Every training row is a right-hand side."""
-        return solved_for_each_row(partial(_solve, factors), problem, _COLUMNS * problem.objective.space.dim)
+        return solved_for_each_row(partial(_solve, factors), problem, COLUMNS * problem.objective.space.dim)
 
 
 def _solve(factors: InfluenceFactors, gradients: Tensor) -> Solution:
     return factors.solves.solve(factors.state, gradients)
 
 
-class _Told:
+class Told:
     """Blocks of data as they are read; while columns are solved, how many are, again after every block.
 
     One product can take long, and a job can be cancelled whenever something is told.
@@ -146,13 +146,20 @@ class _Told:
         self._progress = progress
         self._last = (0, 0)
         self.solves = False
+        """Whether blocks are read to solve."""
 
-    def columns(self, done: int, total: int) -> None:
+    def solved(self, done: int, total: int) -> None:
+        """Say how many columns are solved."""
         self._last = (done, total)
         self._progress("solve", done, total)
 
+    def again(self, *_: object) -> None:
+        """Say it once more."""
+        self._progress("solve", *self._last)
+
     def block(self, stage: str, done: int, total: int) -> None:
+        """Say how many rows are read, or once more how many columns are solved."""
         if self.solves:
-            self._progress("solve", *self._last)
+            self.again()
         else:
             self._progress(stage, done, total)

@@ -9,7 +9,7 @@ from undue_service.engine.curvature import GaussNewton
 from undue_service.engine.solvers import LiSSA, lissa
 
 from .base import Problem
-from .influence import Influence, Told
+from .influence import Influence, Solved
 
 
 def by_lissa() -> Influence:
@@ -17,7 +17,7 @@ def by_lissa() -> Influence:
     return Influence(METHODS["lissa"], GaussNewton, _solver)
 
 
-def _solver(problem: Problem, told: Told) -> LiSSA:
+def _solver(problem: Problem, told: Solved) -> LiSSA:
     return LiSSA(
         lissa.DEFAULT_TOLERANCE if problem.tolerance is None else problem.tolerance,
         lissa.DEFAULT_MAX_ITERATIONS if problem.max_iterations is None else problem.max_iterations,

@@ -9,7 +9,9 @@ from undue_service.domain.methods import method_spec
 from .arnoldi import arnoldi
 from .base import Method
 from .cg import cg
+from .ekfac import EkFac
 from .exact import Exact
+from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
 from .lissa import by_lissa
@@ -21,6 +23,8 @@ _METHODS: tuple[Method[Any], ...] = (
     cg(),
     by_lissa(),
     arnoldi(),
+    GaussNewtonInfluence(),
+    EkFac(),
     GradDot(),
     GradCos(),
     TracIn(),

@@ -11,7 +11,7 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED
 from undue_service.engine.data import Batch
-from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.gradients import block_rows
 from undue_service.engine.head import LinearHead, find_head
 from undue_service.engine.measurements import measure
 from undue_service.engine.objective import Objective
@@ -19,7 +19,7 @@ from undue_service.engine.parameters import ParameterSpace
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
 
-from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings
+from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, streamed, without_effort
 
 
 @dataclass(frozen=True)
@@ -84,27 +84,30 @@ class Representation:
         self, factors: RepresentationFactors, queries: RepresentationQueries, problem: Problem
     ) -> Iterator[ScoreBlock]:
         """See Method."""
-        objective, n, of = problem.objective, len(problem.train), queries.of
+        objective, of = problem.objective, queries.of
         size = block_rows(objective, problem.memory_bytes // 2, factors.head.features + 4 * len(of.unit))
-        done = 0
-        for batch in training_batches(objective, problem.train, size):
+
+        def similarities(batch: Batch) -> Tensor:
             read = _read_training(factors.head, objective, batch)
             scores = (of.unit @ read.unit.T).clamp(-1, 1) * torch.sign(of.pull @ read.pull.T)
             if batch.weights is not None:
                 scores = scores * (batch.weights > 0)
-            yield ScoreBlock(batch.index, scores.mean(dim=0, keepdim=True) if queries.mean else scores)
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return scores.mean(dim=0, keepdim=True) if queries.mean else scores
+
+        return streamed(problem, size, similarities)
 
     def self_score(self, factors: RepresentationFactors, problem: Problem) -> SelfScores:
         """Yield 1, or 0 where a row reads as zero, fits exactly or has no weight: no ranking."""
         objective = problem.objective
-        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+
+        def own(batch: Batch) -> Tensor:
             read = _read_training(factors.head, objective, batch)
             counts = (read.unit != 0).any(dim=1) & (read.pull != 0).any(dim=1)
             if batch.weights is not None:
                 counts &= batch.weights > 0
-            yield ScoreBlock(batch.index, counts.to(read.unit.dtype)), Effort()
+            return counts.to(read.unit.dtype)
+
+        return without_effort(streamed(problem, block_rows(objective, problem.memory_bytes), own))
 
 
 def last_layer(objective: Objective) -> LinearHead:

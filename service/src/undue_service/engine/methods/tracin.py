@@ -9,12 +9,23 @@ from torch import Tensor
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.methods import METHODS
 from undue_service.engine.damping import UNUSED
-from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients, training_batches
+from undue_service.engine.data import Batch
+from undue_service.engine.gradients import GradientBlock, block_rows, loss_gradients
 from undue_service.engine.objective import Objective
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
 
-from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, row_weights
+from .base import (
+    Factors,
+    Problem,
+    Queries,
+    ScoreBlock,
+    SelfScores,
+    check_settings,
+    row_weights,
+    streamed,
+    without_effort,
+)
 
 
 @dataclass(frozen=True)
@@ -68,22 +79,21 @@ class TracIn:
         """See Method."""
         objective, n = problem.objective, len(problem.train)
         size = block_rows(objective, problem.memory_bytes // 2, 3 * len(queries.gradients[0].norms()))
-        done = 0
-        for batch in training_batches(objective, problem.train, size):
+
+        def products(batch: Batch) -> Tensor:
             total: Tensor | float = 0.0
             for (rate, at), asked in zip(factors.steps, queries.gradients, strict=True):
                 total = total + rate * loss_gradients(at, batch).gram(asked)
-            yield ScoreBlock(batch.index, (total * row_weights(batch, n)).T)
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return (total * row_weights(batch, n)).T
+
+        return streamed(problem, size, products)
 
     def self_score(self, factors: TracInFactors, problem: Problem) -> SelfScores:
         """Yield Σ_c η_c (w_i/n) ‖∇ℓ_i(θ_c)‖²."""
         objective, n = problem.objective, len(problem.train)
-        done = 0
-        for batch in training_batches(objective, problem.train, block_rows(objective, problem.memory_bytes)):
+
+        def own(batch: Batch) -> Tensor:
             squares = [rate * torch.square(loss_gradients(at, batch).norms()) for rate, at in factors.steps]
-            total = torch.stack(squares).sum(dim=0)[:, None] * row_weights(batch, n)
-            yield ScoreBlock(batch.index, total[:, 0]), Effort()
-            done += len(batch.index)
-            problem.progress("scores", done, n)
+            return (torch.stack(squares).sum(dim=0)[:, None] * row_weights(batch, n))[:, 0]
+
+        return without_effort(streamed(problem, block_rows(objective, problem.memory_bytes), own))

@@ -11,7 +11,7 @@ from undue.v1 import (
     jobs_pb2,
     jobs_pb2_grpc,
 )
-from undue_service.transport import job_responses, requests
+from undue_service.transport import fidelity, job_responses, requests
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
     PageRequest,
@@ -142,6 +142,38 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         """See jobs.proto."""
         async for one in _all(partial(self._results.counterfactual_blocks, tenant(context), request.name)):
             yield job_responses.counterfactual(one)
+
+    async def ListComparisons(
+        self, request: jobs_pb2.ListComparisonsRequest, context: Context
+    ) -> jobs_pb2.ListComparisonsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"comparisons {request.parent}")
+
+        def page() -> jobs_pb2.ListComparisonsResponse:
+            answer = jobs_pb2.ListComparisonsResponse()
+            if not request.page_token:
+                answer.rows.extend(self._results.compared(tenant(context), request.parent).tolist())
+            found, more = self._results.comparisons(tenant(context), request.parent, start, limit)
+            answer.comparisons.extend(fidelity.write_comparison(one) for one in found)
+            answer.next_page_token = write_token(more, listing)
+            return answer
+
+        return await to_thread(page)
+
+    async def ReadComparisons(
+        self, request: jobs_pb2.ReadComparisonsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.Comparison]:
+        """See jobs.proto."""
+        async for one in _all(partial(self._results.comparison_blocks, tenant(context), request.name)):
+            yield fidelity.write_comparison(one)
+
+    async def ReadLeverages(
+        self, request: jobs_pb2.ReadLeveragesRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.LeverageBlock]:
+        """See jobs.proto."""
+        blocks: Iterator[Any] = await to_thread(self._results.leverage_blocks, tenant(context), request.name)
+        while (block := await to_thread(next, blocks, None)) is not None:
+            yield job_responses.leverage_block(block)
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
