@@ -45,6 +45,8 @@ def bench(tmp_path_factory, digits):
     [
         ("softmax", "influence", {"method": "exact", "rows": range(100)}),
         ("softmax", "influence", {"method": "cg", "rows": range(100)}),
+        ("softmax", "influence", {"method": "lissa", "rows": range(100)}),
+        ("softmax", "influence", {"method": "arnoldi", "rows": range(100)}),
         ("softmax", "influence", {"method": "grad_dot", "top_k": None}),
         ("softmax", "self_influence", {"method": "exact"}),
         ("softmax", "retrain", {"rows": range(20), "without": [[row] for row in range(300)]}),

@@ -28,6 +28,11 @@ QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
 """Of conjugate gradients on one column; the true number is about √κ and not known before. A block ends after about P
 over its columns."""
+LISSA_PASSES = 40
+"""Of all rows for one column: some ten, but products with few rows each are slow. More where κ is large."""
+LANCZOS_STEPS = 20
+ARNOLDI_RANK = 128
+"""Unless asked otherwise; about twice as many products find the eigenpairs."""
 FIT_PRODUCTS = 24
 """What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
 products, values and what lies between them.
@@ -179,6 +184,14 @@ def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns:
         if model.linear_head:
             return _Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=iterations * columns, columns=together)
+    if method in ("lissa", "arnoldi"):
+        rank = min(P, spec.rank or ARNOLDI_RANK)
+        products = LISSA_PASSES * columns + LANCZOS_STEPS if method == "lissa" else 2 * rank + columns
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        held = _FLOAT64 * P * (8 * together + (0 if method == "lissa" else 4 * rank))
+        if model.linear_head:
+            return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
+        return _Work(1, 0, held, products=products, columns=together)
     if method == "ekfac":
         vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
         # They are kept, with about √P numbers each, where they fit.
