@@ -13,6 +13,7 @@ from .exact import Exact
 from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
+from .relatif import RelatIF
 from .representation import Representation
 from .tracin import TracIn
 
@@ -24,6 +25,7 @@ _METHODS: tuple[Method[Any], ...] = (
     GradDot(),
     GradCos(),
     TracIn(),
+    RelatIF(),
     Representation(),
 )
 
