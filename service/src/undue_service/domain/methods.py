@@ -132,6 +132,16 @@ METHODS: Mapping[str, MethodSpec] = {
             needs_checkpoints=True,
         ),
         MethodSpec(
+            name="relatif",
+            scale="relative",
+            estimand="influence of the training row on the test row's cost, over the size of what its removal does to "
+            "the whole model",
+            uses_damping=True,
+            has_leverage_correction=False,
+            precision="float32",
+            has_normalization=True,
+        ),
+        MethodSpec(
             name="representation",
             scale="relative",
             estimand="cosine of what the last layer reads of the test and of the training row, negative where the two "

@@ -145,11 +145,7 @@ class EkFac:
 
     def score(self, factors: EKFACFactors, queries: EKFACQueries, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
-
-        def scores(gradients: FactoredGradients) -> Tensor:
-            return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
-
-        return _scored(problem, scores, queries.numel)
+        return _scored(problem, lambda gradients: block_scores(queries, gradients), queries.numel)
 
     def self_score(self, factors: EKFACFactors, problem: Problem) -> SelfScores:
         """Yield (w_i/n) ∇ℓ_iᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, with the inverse as it is."""
@@ -190,6 +186,11 @@ def _is_cheaper(shape: tuple[int, ...], rank: int, places: int) -> bool:
     """Whether a pair costs less as r T² pairs of factors than as O·I products."""
     G, O, I = shape  # noqa: E741
     return G == 1 and rank < min(O, I) and rank * places**2 * (O + I) < O * I
+
+
+def block_scores(queries: EKFACQueries, gradients: FactoredGradients) -> Tensor:
+    """Return ∇m_tᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, (B, m)."""
+    return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
 
 
 def _scores(queries: ThinQueries | Tensor, part: Part) -> Tensor:
