@@ -22,7 +22,7 @@ PREAMBLE = """
 import os, socket, sys, time
 from undue_service.wire import frames_pb2 as f
 from undue_service.wire.framing import RunnerChannel
-sock = socket.socket(fileno=int(sys.argv[-2]))
+sock = socket.socket(fileno=int(sys.argv[-3]))
 channel = RunnerChannel(sock)
 def say(**frame): channel.send(f.FromRunner(**frame))
 """
