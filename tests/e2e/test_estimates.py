@@ -33,8 +33,9 @@ def bench(tmp_path_factory, digits):
         for name, module in (("softmax", fit_softmax(X, y, L2, 10)), ("mlp", net)):
             example = torch.as_tensor(X[:2]).to(next(module.parameters()).dtype)
             objective = undue.Objective("cross_entropy", l2=L2 if name == "softmax" else 1e-3)
+            recipe = undue.Training("adam", 1e-2, epochs=10, batch_size=128) if name == "mlp" else None
             models[name] = client.models.register(
-                name, module, objective=objective, sample=data, example_inputs=example
+                name, module, objective=objective, sample=data, example_inputs=example, training=recipe
             )
         yield client, data, models
 
@@ -50,11 +51,15 @@ def bench(tmp_path_factory, digits):
         ("mlp", "influence", {"method": "exact", "rows": range(20), "damping": 1.0}),
         ("mlp", "influence", {"method": "cg", "rows": range(20), "damping": 0.3}),
         ("mlp", "influence", {"method": "grad_dot", "rows": range(100)}),
+        ("softmax", "fidelity", {"kind": "loo", "method": "exact", "rows": range(20)}),
+        ("softmax", "leverage", {"dfbeta": True}),
+        ("mlp", "retrain", {"rows": range(20), "without": [[row] for row in range(30)]}),
+        ("mlp", "fidelity", {"kind": "lds", "method": "grad_dot", "rows": range(100), "samples": 40, "seeds": 2}),
     ],
 )
 def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
     client, data, models = bench
-    arguments = {"train": data, **settings} | ({} if ask == "self_influence" else {"test": data})
+    arguments = {"train": data, **settings} | ({} if ask in ("self_influence", "leverage") else {"test": data})
     estimate = client.estimate(models[model], **arguments)
     [runner] = [one.pid for one in client.server_info().runners if one.lane == "batch"]
     Path(f"/proc/{runner}/clear_refs").write_text("5")  # the most memory held is counted anew
@@ -62,7 +67,8 @@ def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
     result = getattr(client, ask)(models[model], **arguments).result(timeout=120)
     waited = time.perf_counter() - started
     [peak] = [line for line in Path(f"/proc/{runner}/status").read_text().splitlines() if line.startswith("VmHWM")]
-    seconds, held = result.diagnostics.seconds, int(peak.split()[1]) * 1024
+    retrained = result.diagnostics.fidelity.seconds if result.diagnostics.fidelity else 0.0
+    seconds, held = result.diagnostics.seconds + retrained, int(peak.split()[1]) * 1024
     print(
         f"{model} {ask} {settings.get('method', '')}: {estimate.seconds:.3f} s estimated, {seconds:.3f} s measured "
         f"({estimate.seconds / seconds:.2f}), {waited:.2f} s waited; {estimate.peak_bytes >> 20} MiB estimated, "

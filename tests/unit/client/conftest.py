@@ -97,6 +97,11 @@ class FakeService(
     scores: list[jobs_pb2.ScoreBlock] = field(default_factory=list)
     explanations: list[jobs_pb2.Explanation] = field(default_factory=list)
     counterfactual_pages: list[jobs_pb2.ListCounterfactualsResponse] = field(default_factory=list)
+    comparison_pages: list[jobs_pb2.ListComparisonsResponse] = field(default_factory=list)
+    leverage_blocks: list[jobs_pb2.LeverageBlock] = field(default_factory=list)
+    broken_leverages: int = 0
+    """How many streams of leverages break after their first message."""
+    finding: jobs_pb2.FidelityFinding | None = None
     report_warnings: list[str] = field(default_factory=list)
     row_refusal: status_pb2.Status | None = None
     """What ReadRows answers."""
@@ -244,6 +249,10 @@ class FakeService(
             case "fits":
                 job.retrain.without.add(rows=[1, 2])
                 job.retrain.without.add(rows=[7])
+            case "fidelity":
+                job.fidelity.settings.protocol = jobs_pb2.FidelitySettings.PROTOCOL_LOO
+            case "leverage":
+                job.leverage.train = "datasets/d/versions/1"
             case "self":
                 job.self_influence.train = "datasets/d/versions/1"
             case other:
@@ -254,6 +263,8 @@ class FakeService(
             job.error.CopyFrom(self.job_error)
         if state == States.STATE_SUCCEEDED:
             job.diagnostics.CopyFrom(diagnostics_message())
+            if self.finding is not None:
+                job.diagnostics.fidelity.CopyFrom(self.finding)
         return job
 
     def CreateJob(self, request, context):
@@ -313,6 +324,21 @@ class FakeService(
         page.next_page_token = str(place + 1) if place + 1 < len(self.counterfactual_pages) else ""
         return page
 
+    def ListComparisons(self, request, context):
+        self._enter("ListComparisons", request, context)
+        place = int(request.page_token or 0)
+        page = self.comparison_pages[place]
+        page.next_page_token = str(place + 1) if place + 1 < len(self.comparison_pages) else ""
+        return page
+
+    def ReadLeverages(self, request, context):
+        self._enter("ReadLeverages", request, context)
+        for block in self.leverage_blocks:
+            yield block
+            if self.broken_leverages > 0:
+                self.broken_leverages -= 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+
     def ReadScores(self, request, context):
         self._enter("ReadScores", request, context)
         yield from self.scores
@@ -340,6 +366,30 @@ def diagnostics_message() -> jobs_pb2.Diagnostics:
     )
 
 
+def finding_message(kind: str = "LOO") -> jobs_pb2.FidelityFinding:
+    interval = jobs_pb2.Interval(value=0.75, low=0.5, high=0.875)
+    agreement = jobs_pb2.Agreement(pearson=interval, spearman=interval, slope=interval, retrainings=2, pairs=4)
+    return jobs_pb2.FidelityFinding(
+        protocol=getattr(jobs_pb2.FidelitySettings, f"PROTOCOL_{kind}"),
+        recipe="trained again",
+        agreement=agreement,
+        strata=[jobs_pb2.Stratum(low=0.125, high=0.25, agreement=agreement)] if kind == "LOO" else [],
+        lds=interval if kind == "LDS" else None,
+        seconds=1.5,
+        warnings=["2 retrainings tell little"],
+    )
+
+
+def comparison_pages(kind: str = "LOO") -> list[jobs_pb2.ListComparisonsResponse]:
+    pages = [jobs_pb2.ListComparisonsResponse(rows=[5, 3]), jobs_pb2.ListComparisonsResponse()]
+    for index, page in enumerate(pages):
+        rows = {"without": [7 + index]} if kind == "LOO" else {"subset": [1, 2 + index]}
+        page.comparisons.add(index=index, predicted=[0.5, index], measured=[0.25, -index], **rows)
+    if kind == "LOO":
+        pages[1].comparisons[0].stratum = 0
+    return pages
+
+
 def explanation_message(row: int, name: str = "") -> jobs_pb2.Explanation:
     message = jobs_pb2.Explanation(row=row, id=name or str(row), loss=0.25)
     message.prediction.label, message.target.label = 3, 5
@@ -352,6 +402,16 @@ def explanation_message(row: int, name: str = "") -> jobs_pb2.Explanation:
 @pytest.fixture
 def explanation() -> Any:
     return explanation_message
+
+
+@pytest.fixture
+def finding() -> Any:
+    return finding_message
+
+
+@pytest.fixture
+def compared() -> Any:
+    return comparison_pages
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_the_two_clients_are_twins() -> None:
 
 
 def test_every_public_call_names_what_it_raises() -> None:
-    jobs = (undue.InfluenceJob, undue.SelfInfluenceJob, undue.RetrainJob)
+    jobs = (undue.InfluenceJob, undue.SelfInfluenceJob, undue.RetrainJob, undue.FidelityJob, undue.LeverageJob)
     for cls in (undue.Client, undue.Models, undue.Datasets, undue.Jobs, *jobs):
         for name, member in inspect.getmembers(cls, inspect.isroutine):
             if not name.startswith("_") and name != "close":

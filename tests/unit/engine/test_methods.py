@@ -12,6 +12,7 @@ from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.methods import REGISTRY, Checkpoint, Problem
 from unit.engine.dense import gauss_newton, gradients, hessian, lists_to_matrix, other_weights
+from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
 DAMPING = 2.0
@@ -57,6 +58,16 @@ def likenesses(c, w):
     return torch.nn.functional.cosine_similarity(h[:, None], h[None], dim=2) * torch.sign(r @ r.T) * (w > 0)
 
 
+def by_ekfac(c, w):
+    own = c.objective.program.parameters
+    is_head = len(own) == 2
+    layers = [torch.nn.Linear(*own[f"{at}weight"].shape[::-1]) for at in ([""] if is_head else ["0.", "2."])]
+    module = layers[0] if is_head else torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1])
+    module.load_state_dict(dict(own))
+    curvature = ekfac(c.objective, module, c.objective.place(next(c.rows.batches(1000))), w)
+    return influences(gradients(c), w, curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64))
+
+
 FORMULAS = {
     "exact": influences,
     "cg": influences,
@@ -67,6 +78,7 @@ FORMULAS = {
 
 FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
+    "ekfac": by_ekfac,
     "tracin": steps,
     "representation": likenesses,
 }

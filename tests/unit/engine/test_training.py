@@ -6,6 +6,7 @@ from torch import nn
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
+from undue_service.engine import training
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.training import Recipe, gradient_norms, train_in_step
@@ -72,6 +73,32 @@ def test_who_is_trained_together_changes_nothing(objective, rows, divisor, memor
             objective, data, recipe, kept[k : k + 1], start=starts[k], seeds=seeds[k : k + 1], divisor=divisor
         )
         torch.testing.assert_close(alone[0], together[k], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("divisor", ["kept_n", "subset"])
+def test_where_memory_runs_out_the_group_is_trained_again_in_halves(objective, rows, divisor, monkeypatch):
+    x, y, w = rows
+    kept = torch.ones(7, N, dtype=torch.bool)
+    arguments = {"start": objective.theta, "seeds": [0] * 7, "divisor": divisor}
+    data, recipe = TensorRows({"x": x}, y, w), Recipe(SPECS["adam, cosine"])
+    whole = train_in_step(objective, data, recipe, kept, **arguments)
+    real, sizes = training._accumulate, []
+
+    def scarce(objective, parameters, batch, shares, gradients):
+        sizes.append(shares.numel())
+        if shares.numel() > 3:
+            raise torch.OutOfMemoryError(f"{shares.numel()} rows")
+        real(objective, parameters, batch, shares, gradients)
+
+    monkeypatch.setattr(training, "_accumulate", scarce)
+    heard = []
+    found = train_in_step(objective, data, recipe, kept, progress=lambda *said: heard.append(said), **arguments)
+    torch.testing.assert_close(found, whole, rtol=1e-8, atol=1e-9)
+    assert sizes[:4] == [35, 20, 10, 5]  # copies first, then rows
+    assert heard[-1] == ("retraining", 105, 105)
+    monkeypatch.setattr(training, "_accumulate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    with pytest.raises(torch.OutOfMemoryError):
+        train_in_step(objective, data, recipe, kept, **arguments)
 
 
 def test_a_seed_decides_the_order_of_rows_and_nothing_else_does(objective, rows):

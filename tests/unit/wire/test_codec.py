@@ -8,18 +8,25 @@ from hypothesis import strategies as st
 from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.reports import (
+    Agreement,
     ColumnSchema,
     DatasetReport,
     Diagnostics,
+    FidelityFinding,
     InfluenceReport,
+    Interval,
     ModelReport,
     ParameterInfo,
     Stationarity,
+    Stratum,
 )
 from undue_service.domain.specs import (
     DatasetValidation,
+    Fidelity,
+    FidelitySettings,
     FileSource,
     Influence,
+    Leverage,
     LocatedFile,
     ModelValidation,
     Retrain,
@@ -35,7 +42,24 @@ TEXTS = st.text(max_size=20)
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 STATIONARITY = st.builds(Stationarity, FLOATS, FLOATS, FLOATS)
 COLUMNS = st.builds(ColumnSchema, TEXTS, st.just("float32"), SHAPES)
-DIAGNOSTICS = st.builds(Diagnostics, stationarity=STATIONARITY, damping=FLOATS, residual=FLOATS, seconds=FLOATS)
+INTERVALS = st.builds(Interval, FLOATS, FLOATS, FLOATS)
+AGREEMENTS = st.builds(Agreement, INTERVALS, INTERVALS, INTERVALS)
+FINDINGS = st.builds(
+    FidelityFinding,
+    agreement=AGREEMENTS,
+    strata=st.lists(st.builds(Stratum, FLOATS, FLOATS, AGREEMENTS), max_size=2).map(tuple),
+    lds=st.none() | INTERVALS,
+    seconds=FLOATS,
+)
+SETTINGS = st.builds(FidelitySettings, protocol=st.sampled_from(["loo", "lds"]), start=st.sampled_from([None, "warm"]))
+DIAGNOSTICS = st.builds(
+    Diagnostics,
+    stationarity=STATIONARITY,
+    damping=FLOATS,
+    residual=FLOATS,
+    seconds=FLOATS,
+    fidelity=st.none() | FINDINGS,
+)
 REPORTS = st.one_of(
     st.builds(
         DatasetReport,
@@ -54,7 +78,15 @@ REPORTS = st.one_of(
     st.builds(InfluenceReport, diagnostics=DIAGNOSTICS, kind=st.just("influence_report")),
 )
 SPECS = st.one_of(
-    st.builds(Influence, damping=st.none() | FLOATS, aggregate=st.none() | st.just("mean"), kind=st.just("influence")),
+    st.builds(
+        Influence,
+        damping=st.none() | FLOATS,
+        aggregate=st.none() | st.just("mean"),
+        fidelity=st.none() | SETTINGS,
+        kind=st.just("influence"),
+    ),
+    st.builds(Fidelity, settings=SETTINGS, damping=st.none() | FLOATS, kind=st.just("fidelity")),
+    st.builds(Leverage, damping=st.none() | FLOATS, dfbeta=st.booleans(), kind=st.just("leverage")),
     st.builds(SelfInfluence, damping=st.none() | FLOATS, kind=st.just("self_influence")),
     st.builds(
         Retrain,

@@ -391,8 +391,8 @@ class Client:
         Args:
             model: the model, or its name; its selected parameters are a linear head.
             train: the data set that it was trained on.
-            damping: λ in H + λI, as in `influence`.
-            dfbeta: keep how each row's removal changes every coefficient, too.
+            damping: λ in H + λI; None adds none.
+            dfbeta: keep by how much each coefficient exceeds what it is without each row, too.
             timeout_seconds: as in `influence`.
 
         Raises:

@@ -71,6 +71,17 @@ METHODS: Mapping[str, MethodSpec] = {
             rank="rows of a square root of the Gauss–Newton matrix, the largest first",
         ),
         MethodSpec(
+            name="ekfac",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, with EK-FAC for the Gauss-Newton matrix",
+            uses_damping=True,
+            has_leverage_correction=False,
+            precision="float32",
+            rank="terms of the damped inverse's eigenvalues in each weight",
+            draws_at_random=True,
+        ),
+        MethodSpec(
             name="grad_dot",
             scale="relative",
             estimand="inner product of the test and the training row's gradients over n: "

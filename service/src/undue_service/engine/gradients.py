@@ -78,8 +78,10 @@ class FactoredGradients:
     def gram(self, other: "FactoredGradients", scale: Sequence[float] | None = None) -> Tensor:
         """See GradientBlock."""
         scale = [1.0] * len(self.parts) if scale is None else scale
-        pairs = zip(scale, self.parts, other.parts, strict=True)
-        return sum(factor * gram(own, others) for factor, own, others in pairs)
+        found: Tensor | None = None
+        for factor, own, others in zip(scale, self.parts, other.parts, strict=True):
+            found = gram(own, others, factor, found)
+        return found
 
     def _pairs(self) -> Iterator[tuple[Block, Part]]:
         return zip(self.blocks, self.parts, strict=True)

@@ -40,7 +40,7 @@ class HeldRows:
         return _at(read, places, index)
 
 
-def each_block(held: HeldRows, size: int) -> Sequence[Tensor]:
+def row_blocks(held: HeldRows, size: int) -> Sequence[Tensor]:
     """Return the row numbers of all rows in order, at most `size` at a time."""
     return torch.arange(len(held)).split(size)
 

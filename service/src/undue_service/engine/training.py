@@ -18,7 +18,8 @@ from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import TrainingSpec
 
 from .data import Batch, Rows
-from .held_rows import HeldRows, each_block
+from .gradients import _out_of_memory
+from .held_rows import HeldRows, row_blocks
 from .objective import Objective
 from .progress import Progress, silent
 
@@ -59,7 +60,8 @@ def train_in_step(
     """Train K copies of the selected parameters, each on some of the rows, and return where they end, (K, P).
 
     An epoch visits the rows in the order `torch.randperm` draws from a generator that starts at the copy's seed, in
-    batches of `batch_size` with a smaller last one. Which copies are trained together changes nothing but the time.
+    batches of `batch_size` with a smaller last one. Which copies are trained together changes nothing but the time; a
+    group for which memory runs out is trained again in halves.
 
     Args:
         objective: whose dtype is that of the training.
@@ -86,18 +88,27 @@ def train_in_step(
     alike: dict[int, list[int]] = {}
     for k in range(K):
         alike.setdefault(seeds[k] if divisor == "kept_n" else lengths[k], []).append(k)
-    groups = [some[at : at + plan.copies] for some in alike.values() for at in range(0, len(some), plan.copies)]
-    total = sum(len(group) * _steps(recipe.spec, lengths[group[0]]) for group in groups)
-    done = 0
-    for group in groups:
-        copies = _Copies(objective, held, recipe.spec, starts[group], plan.rows)
-        batches = _batches(recipe.spec, kept[group], [seeds[k] for k in group], divisor)
+    waiting = [some[at : at + plan.copies] for some in alike.values() for at in range(0, len(some), plan.copies)]
+    total = sum(len(group) * _steps(recipe.spec, lengths[group[0]]) for group in waiting)
+    rows, done = plan.rows, 0
+    while waiting:
+        group = waiting.pop(0)
         steps = _steps(recipe.spec, lengths[group[0]])
-        for step, (index, counts) in enumerate(batches):
-            copies.step(index, counts, recipe.spec.lr * _factor(recipe.spec, step / steps))
-            done += len(group)
-            progress(STAGE, done, total)
-        ends[group] = copies.theta()
+        try:
+            copies = _Copies(objective, held, recipe.spec, starts[group], rows)
+            batches = _batches(recipe.spec, kept[group], [seeds[k] for k in group], divisor)
+            for step, (index, counts) in enumerate(batches):
+                copies.step(index, counts, recipe.spec.lr * _factor(recipe.spec, step / steps))
+                progress(STAGE, done + len(group) * (step + 1), total)
+            ends[group] = copies.theta()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or len(group) == rows == 1:
+                raise
+            half = (len(group) + 1) // 2
+            rows = rows if len(group) > 1 else (rows + 1) // 2
+            waiting[:0] = [some for some in (group[:half], group[half:]) if some]
+            continue
+        done += len(group) * steps
     _check_finite(ends, recipe.spec)
     return ends
 
@@ -120,7 +131,7 @@ def gradient_norms(
         some = slice(at, at + plan.copies)
         parameters = _stacked(objective, thetas[some])
         gradients = [torch.zeros_like(parameter) for parameter in parameters.values()]
-        for index in each_block(held, plan.rows):
+        for index in row_blocks(held, plan.rows):
             shares = kept[some][:, index].to(torch.float64) / rows[some, None]
             _accumulate(objective, parameters, held.take(index), shares, gradients)
         flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1) + objective.l2 * thetas[some]

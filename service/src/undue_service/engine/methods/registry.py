@@ -8,6 +8,7 @@ from undue_service.domain.methods import method_spec
 
 from .base import Method
 from .cg import CG
+from .ekfac import EkFac
 from .exact import Exact
 from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
@@ -19,6 +20,7 @@ _METHODS: tuple[Method[Any], ...] = (
     Exact(),
     CG(),
     GaussNewtonInfluence(),
+    EkFac(),
     GradDot(),
     GradCos(),
     TracIn(),

@@ -96,7 +96,7 @@ class Dual:
         for dtype in dict.fromkeys((own, torch.float64)):
             rows = in_dtype(root.rows, dtype)
             S = _identity_plus_gram(rows, scale)
-            if not bool(torch.isfinite(S).all()):
+            if not bool(torch.isfinite(S.sum())):
                 refuse_not_finite("the Gauss–Newton matrix")
             factor, info = torch.linalg.cholesky_ex(S)
             if int(info) == 0 and torch.finfo(dtype).eps * _largest_eigenvalue(factor) < _LOST_DIGITS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -23,9 +24,29 @@ class Tap:
 
     block: Block
     uses: tuple[Use, ...]
-    """None for a parameter that is left to `vmap(grad)`."""
+    """Empty for a parameter that is left to `vmap(grad)`."""
     swapped: tuple[bool, ...] = ()
     """Of an outer block: which uses are of the transposed weight."""
+
+    @property
+    def places(self) -> int:
+        """Return T, at how many places a row uses the block; a free length counts as one."""
+        if self.block.kind == "dense":
+            return 1
+        width = prod(self.block.shape[:2]) if self.block.kind == "outer" else self.block.shape[1]
+        return max(1, self.delta_numel // width)
+
+    @property
+    def delta_numel(self) -> int:
+        """Return how many numbers a row's δ are."""
+        return sum(row_numel(use.output) for use in self.uses)
+
+    @property
+    def input_numel(self) -> int:
+        """Return how many numbers a row has that no cotangent changes; of a dense block, its gradient."""
+        if self.block.kind == "dense":
+            return self.block.numel
+        return self.places * (self.block.shape[0] * self.block.shape[2] if self.block.kind == "outer" else 1)
 
     def prepare(self, value: Value, B: int) -> tuple[Any, ...]:
         """Return what no cotangent changes, for each use; the inputs of a weight with a bias end in a one."""
@@ -81,7 +102,14 @@ class Taps:
         """Return how many numbers a row's gradient takes in the form in which it is captured, and on the way there."""
         rest = sum(tap.block.numel for tap in self.taps if tap.block.names[0] in self.rest)
         again = self.program.graph.row_numel() if self.rest else 0
-        return sum(_numel(tap) for tap in self.taps) + 4 * (rest + again)
+        return sum(tap.input_numel + tap.delta_numel for tap in self.taps) + 4 * (rest + again)
+
+    def kept_numel(self, cotangents: int) -> int:
+        """Return how many numbers the gradients of one row take for several cotangents."""
+        dense = sum(tap.block.numel for tap in self.taps if tap.block.kind == "dense")
+        inputs = sum(tap.input_numel for tap in self.taps) - dense
+        deltas = sum(tap.delta_numel for tap in self.taps if tap.block.kind != "dense")
+        return inputs + cotangents * (deltas + dense)
 
     def capture(self, inputs: Mapping[str, Tensor]) -> "Capture":
         """Run the program at its weights.
@@ -155,14 +183,3 @@ class Capture:
         return {
             name: gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None] for name, gradient in found.items()
         }
-
-
-def _numel(tap: Tap) -> int:
-    numel = tap.block.numel if tap.block.kind == "dense" else 0
-    for use in tap.uses:
-        outputs = row_numel(use.output)
-        numel += outputs
-        if tap.block.kind == "outer":
-            _, O, _ = use.positions.shape  # noqa: E741
-            numel += outputs * tap.block.shape[2] // O
-    return numel

@@ -127,7 +127,8 @@ class Outer:
         """See Part."""
         T, I, O = self.inputs.shape[2], self.inputs.shape[3], self.deltas.shape[3]  # noqa: E741
         if T == 1:
-            return (self.inputs.square().sum(dim=(2, 3)) * self.deltas.square().sum(dim=(2, 3))).sum(dim=1)
+            lengths = [torch.linalg.vector_norm(factor, dim=3) for factor in (self.inputs, self.deltas)]
+            return (lengths[0] * lengths[1]).square().sum(dim=(1, 2))
         if T * (I + O) < I * O:
             return torch.cat([_gram_squares(part) for part in chunks(self, self.inputs.shape[1] * T * T)])
         return torch.cat([part.rows().square().sum(dim=1) for part in chunks(self, self.inputs.shape[1] * I * O)])
@@ -194,17 +195,32 @@ class Lookup:
         return tables.index_add_(0, at.reshape(-1), self.deltas.flatten(0, 1)).view(B, -1)
 
 
-def gram(one: Part, other: Part) -> Tensor:
-    """Return the inner products of the rows of two parts of one block, (B, B'), in the cheapest way."""
+def gram(one: Part, other: Part, factor: float = 1.0, added_to: Tensor | None = None) -> Tensor:
+    """Return `factor` times the inner products of the rows of two parts of one block, (B, B'), in the cheapest way.
+
+    Args:
+        one: B rows.
+        other: B' rows.
+        factor: of each product.
+        added_to: written to and returned, with the products added, where there is one.
+    """
+    if isinstance(one, Outer) and isinstance(other, Outer) and one.single and other.single:
+        inputs, deltas = one.inputs[:, 0, 0] @ other.inputs[:, 0, 0].T, one.deltas[:, 0, 0] @ other.deltas[:, 0, 0].T
+        if added_to is not None:
+            return added_to.addcmul_(inputs, deltas, value=factor)
+        return inputs.mul_(deltas).mul_(factor)
+    found = _gram(one, other)
+    return found.mul_(factor) if added_to is None else added_to.add_(found, alpha=factor)
+
+
+def _gram(one: Part, other: Part) -> Tensor:
     if isinstance(one, Outer) and isinstance(other, Outer):
         (B, G, T, I), (B_, _, T_, _), O = one.inputs.shape, other.inputs.shape, one.deltas.shape[3]  # noqa: E741
-        if one.single and other.single:
-            return (one.inputs[:, 0, 0] @ other.inputs[:, 0, 0].T) * (one.deltas[:, 0, 0] @ other.deltas[:, 0, 0].T)
         added_up = (B * T + B_ * T_) * I * O + B * B_ * I * O
         if added_up > B * B_ * T * T_ * (I + O):
             return torch.cat([_factored_gram(part, other) for part in chunks(one, 2 * G * B_ * T * T_)])
     if isinstance(one, Dense) and not isinstance(other, Dense):
-        return gram(other, one).T
+        return _gram(other, one).T
     numel = other.values.shape[1] if isinstance(other, Dense) else len(other[:1].rows()[0])
     return torch.cat([one.dot(part.rows().T) for part in chunks(other, numel)], dim=1)
 

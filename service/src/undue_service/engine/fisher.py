@@ -1,0 +1,69 @@
+"""Factors of the loss's curvature in the outputs, Σ_i = ∂²ℓ/∂f² = M_i M_iᵀ: what Gauss–Newton curvature is made of.
+
+J_iᵀ M_i are C vectors for each row whose outer products sum up to the row's Gauss–Newton matrix, which for these losses
+is its exact Fisher (Martens 2020, section 9). One random combination of them, with the identity for a covariance, has
+the same expectation: a sampled label's gradient, for the cross-entropy.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .data import Batch
+from .losses import CrossEntropy, Loss
+
+EXACT_UP_TO = 32
+"""Outputs up to which each row contributes one vector for every output; beyond, one random vector."""
+
+
+def root(loss: Loss, f: Tensor) -> Tensor:
+    """Return M of outputs f (B, C), (B, C, C): √p_c (e_c − p) are its columns for the cross-entropy."""
+    if isinstance(loss, CrossEntropy):
+        p = torch.softmax(f, dim=1)
+        return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
+    S = loss.curvature(f)
+    diagonal = S.diagonal(dim1=1, dim2=2)
+    if bool((torch.diag_embed(diagonal) == S).all()):
+        return torch.diag_embed(diagonal.clamp_min(0).sqrt())
+    values, vectors = torch.linalg.eigh(S)
+    return vectors * values.clamp_min(0).sqrt()[:, None, :]
+
+
+def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int) -> Iterator[Tensor]:
+    """Yield vectors c, (B, C) each, with E Σ c cᵀ = w_i Σ_i for every row.
+
+    Args:
+        loss: ℓ.
+        f: outputs, (B, C).
+        batch: gives w_i, and the rows' numbers, on which alone what is drawn depends.
+        seed: of the draws.
+    """
+    C = f.shape[1]
+    scale = 1.0 if batch.weights is None else batch.weights.sqrt()[:, None]
+    if C <= EXACT_UP_TO:
+        M = root(loss, f)
+        yield from (M[:, :, c] * scale for c in range(C))
+    elif isinstance(loss, CrossEntropy):
+        p = torch.softmax(f, dim=1)
+        drawn = uniform(batch.index, 1, seed).to(f)
+        y = (p.cumsum(dim=1) < drawn * p.sum(dim=1, keepdim=True)).sum(dim=1).clamp_max(C - 1)
+        yield (torch.nn.functional.one_hot(y, C) - p) * scale
+    else:
+        signs = torch.where(uniform(batch.index, C, seed) < 0.5, -1.0, 1.0).to(f)
+        yield torch.bmm(root(loss, f), signs[:, :, None])[:, :, 0] * scale
+
+
+def uniform(index: Tensor, columns: int, seed: int) -> Tensor:
+    """Return numbers in [0, 1), (B, columns) float64, that only the row's number and the seed decide: SplitMix64."""
+    at = index[:, None] * columns + torch.arange(columns, device=index.device)
+    offset = (seed * 0x5851F42D4C957F2D + 2**63) % 2**64 - 2**63
+    state = (at + 1) * -7046029254386353131 + offset
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        state = (state ^ _shifted(state, shift)) * factor
+    return _shifted(state ^ _shifted(state, 31), 11).double() / 2**53
+
+
+def _shifted(state: Tensor, by: int) -> Tensor:
+    """Return a logical shift to the right of int64."""
+    return (state >> by) & ((1 << (64 - by)) - 1)
