@@ -172,6 +172,13 @@ def test_self_influence_of_an_ensemble_is_the_mean_too(client, trained):
     assert close(ask(trained.model, ensemble=True), expected) < 1e-5
 
 
+def test_an_estimate_counts_the_members(client, trained):
+    asked = {"train": trained.train, "test": trained.train, "method": "exact"}
+    one, all_of_them = (client.estimate(trained.model, ensemble=ensemble, **asked) for ensemble in (False, True))
+    assert 2 * one.seconds < all_of_them.seconds <= len(FORMS) * one.seconds
+    assert all_of_them.peak_bytes > one.peak_bytes
+
+
 def test_answers_over_checkpoints_say_which(client, trained):
     asked = {"train": trained.train, "test": trained.train, "rows": ROWS, "method": "grad_dot"}
     found = client.influence(trained.model, ensemble=True, seed=7, **asked).result(timeout=120).diagnostics
