@@ -67,6 +67,7 @@ METHODS: Mapping[str, MethodSpec] = {
             "to first order, by the damped Gauss–Newton matrix",
             uses_damping=True,
             has_leverage_correction=True,
+            is_iterative=True,
             precision="float32",
             rank="rows of a square root of the Gauss–Newton matrix, the largest first",
         ),

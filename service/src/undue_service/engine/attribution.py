@@ -145,13 +145,14 @@ def influence(
     lists: list[tuple[Tensor, ...]] = []
     effort = Effort()
     start = 0
+    columns = max(chosen.query_columns, factors.query_columns)
     for asked in each_asked(
         objective,
         test,
         wanted,
         measurement,
         mean=aggregate is not None,
-        row_numel=chosen.query_columns * objective.space.dim + (2 * len(train) if ensemble else 0),
+        row_numel=columns * objective.space.dim + (2 * len(train) if ensemble else 0),
         memory_bytes=memory_bytes // 4,
         progress=progress,
     ):

@@ -25,7 +25,7 @@ from .base import (
     solved_for_each_row,
 )
 
-_COLUMNS = 8  # of length P that a right-hand side takes while it is solved
+COLUMNS = 8  # of length P that a right-hand side takes while it is solved
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CG:
         objective = problem.objective
         hessian = Hessian(objective, problem.train, memory_bytes=problem.memory_bytes, progress=problem.progress)
         damping = resolve_damping(problem.damping, objective, hessian.mean_eigenvalue)
-        told = _Told(problem.progress)
+        told = Told(problem.progress)
         streamed = Hessian(objective, problem.train, memory_bytes=problem.memory_bytes, progress=told.again)
         solver = ConjugateGradient(
             DEFAULT_TOLERANCE if problem.tolerance is None else problem.tolerance,
@@ -88,14 +88,14 @@ class CG:
 
     def self_score(self, factors: CGFactors, problem: Problem) -> SelfScores:
         """See Method. Every training row is a right-hand side."""
-        return solved_for_each_row(partial(_solve, factors), problem, _COLUMNS * problem.objective.space.dim)
+        return solved_for_each_row(partial(_solve, factors), problem, COLUMNS * problem.objective.space.dim)
 
 
 def _solve(factors: CGFactors, gradients: Tensor) -> Solution:
     return factors.solves.solve(factors.solves.prepare(factors.curvature), gradients)
 
 
-class _Told:
+class Told:
     """How many columns are solved, said again after every block of data: one product can take long."""
 
     def __init__(self, progress: Progress) -> None:
@@ -103,8 +103,10 @@ class _Told:
         self._last = (0, 0)
 
     def solved(self, done: int, total: int) -> None:
+        """Say how many columns are solved."""
         self._last = (done, total)
         self._progress("solve", done, total)
 
     def again(self, *_: object) -> None:
+        """Say it once more."""
         self._progress("solve", *self._last)

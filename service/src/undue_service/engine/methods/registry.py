@@ -19,6 +19,7 @@ from .tracin import TracIn
 _METHODS: tuple[Method[Any], ...] = (
     Exact(),
     CG(),
+    EkFac(),
     GaussNewtonInfluence(),
     EkFac(),
     GradDot(),
