@@ -174,6 +174,15 @@ def method_spec(name: str) -> MethodSpec:
     return METHODS[name]
 
 
+def works_over_checkpoints(name: str, ensemble: bool) -> bool:
+    """Return whether the scores of a method are taken at the registered checkpoints.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN.
+    """
+    return ensemble or method_spec(name).uses_checkpoints
+
+
 def self_influence_spec(name: str) -> MethodSpec:
     """Return the method of that name, which has to tell rows apart by their score for themselves.
 

@@ -9,7 +9,7 @@ import torch
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
-from undue_service.domain.methods import method_spec
+from undue_service.domain.methods import method_spec, works_over_checkpoints
 from undue_service.domain.reports import (
     Diagnostics,
     InfluenceReport,
@@ -302,7 +302,7 @@ def _recipe(model: ModelSpec, place: Place) -> Recipe | None:
 
 def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that a job works over."""
-    if not (spec.ensemble or method_spec(spec.method).uses_checkpoints):
+    if not works_over_checkpoints(spec.method, spec.ensemble):
         return ()
     return open_checkpoints(model, place.artifacts, place.scratch)
 
