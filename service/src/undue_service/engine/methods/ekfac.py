@@ -21,7 +21,7 @@ from undue_service.engine.taps import Outer, Part, Tap
 from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, streamed, without_effort
 
 DEFAULT_RANK = 8
-"""Pearson of a query's scores with those of full rank: 0.9997 and more on digits and Fashion-MNIST."""
+"""Pearson of a query's scores with those of full rank: in the mean 0.9999 on digits, 0.9998 on Fashion-MNIST."""
 
 
 @dataclass(frozen=True)
