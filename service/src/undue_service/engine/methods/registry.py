@@ -16,6 +16,7 @@ from .grad_dot import GradDot
 from .relatif import RelatIF
 from .representation import Representation
 from .tracin import TracIn
+from .trak import Trak
 
 _METHODS: tuple[Method[Any], ...] = (
     Exact(),
@@ -25,6 +26,7 @@ _METHODS: tuple[Method[Any], ...] = (
     GradDot(),
     GradCos(),
     TracIn(),
+    Trak(),
     RelatIF(),
     Representation(),
 )
