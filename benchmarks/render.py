@@ -24,13 +24,13 @@ ours,pydvl"` narrows it, `BENCH=--quick` runs what takes half a minute on one mo
 `BENCH="--device cuda --dtype float32"` runs our methods on a GPU. Nothing here is asserted by a test.
 
 **Read it.** *Factors*: what no query changes. *Pairs*: all test rows against all training rows. *Query*: one new test
-row, the factors at hand. Seconds are medians, with the least and the most in brackets. Building a contender (our export of
-the module, a peer's wrappers) is not timed. *Peak* is the whole process, Python and torch included; *before* is what it
-held when the contender was built. Signs and factors 1/n of peers are brought to ours; a peer that knows no L2 gets
-λ + l2 as its damping, so that all solve the same system. *LDS* is the linear datamodelling score: Spearman's correlation,
-over random halves of the training rows, of predicted and measured test losses; a mean over models and test rows.
-Intervals are 95 % bootstrap, over models and test rows; the halves themselves are drawn once, so another draw would move
-all contenders together.
+row, the factors at hand. Seconds are medians, with the least and the most in brackets. Building a contender (our export
+of the module, a peer's wrappers) is not timed. *Peak* is the whole process, Python and torch included; *before* is what
+it held when the contender was built. Signs and factors 1/n of peers are brought to ours; a peer that knows no L2 gets
+λ + l2 as its damping, so that all solve the same system. *LDS* is the linear datamodelling score: Spearman's
+correlation, over random halves of the training rows, of predicted and measured test losses; a mean over models and test
+rows. Intervals are 95 % bootstrap, over models and test rows; the halves themselves are drawn once, so another draw
+would move all contenders together.
 """
 
 NOTES = """\
@@ -115,8 +115,9 @@ def _machine(run: list[Mapping[str, Any]]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     quick = ", `--quick`" if any(one.get("quick") for one in run) else ""
     return (
-        f"**This run**: {' and '.join(others)}, {where['processor']}, {where['cores']} cores, {where['memory_gib']} GiB, "
-        f"{where['system']}; {where['threads']} threads; {where['device']}, precision {where['dtype']}{quick}. "
+        f"**This run**: {' and '.join(others)}, {where['processor']}, {where['cores']} cores, "
+        f"{where['memory_gib']} GiB, {where['system']}; {where['threads']} threads; {where['device']}, precision "
+        f"{where['dtype']}{quick}. "
         f"Python {where['python']}, {versions}.\n"
     )
 

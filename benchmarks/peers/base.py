@@ -38,6 +38,8 @@ class Entry:
     """Whether scores come in the unit of the loss, so that their size can be compared too."""
     query_is_pairs: bool = False
     """Whether one query costs what all do, so that it is measured no more often than they are."""
+    query_tolerance: float = 1e-2
+    """How far max|a − b| / max|b| a query alone may lie from the same among all."""
     device: Literal["cpu", "any"] = "cpu"
 
 

@@ -16,7 +16,7 @@ BATCH = 512
 
 
 class Kronfluence(Contender):
-    """Factors and pairwise scores by its Analyzer, without a file kept from one call to the next but its own factors."""
+    """Factors and pairwise scores by its Analyzer, which keeps both in files, here in a folder of its own."""
 
     def __init__(self, task: Task, damping: float | None, low_rank: int | None = None) -> None:
         from kronfluence.analyzer import Analyzer, prepare_model
@@ -97,7 +97,7 @@ def contenders(workload: str) -> dict[str, Entry]:
         )
 
     slow = workload == "fashion"
-    matched = entry("matched", None, "damping matched to ours", slow)
+    matched = entry("matched", None, "one sampled label a row, damping matched to ours", slow)
     if workload == "fashion":
         return {"EK-FAC": matched, "EK-FAC rank 4": entry("matched", 4, "queries truncated to rank 4", slow)}
     heuristic = entry("heuristic", None, "0.1 × the mean eigenvalue of each layer, its users' habit", slow)

@@ -16,6 +16,7 @@ class Traker(Contender):
 
     def __init__(self, task: Task) -> None:
         import torch
+        from trak import TRAKer
         from trak.projectors import BasicProjector, ProjectionType
 
         self.task = task
@@ -29,14 +30,13 @@ class Traker(Contender):
             block_size=100,
             dtype=torch.float32,
         )
+        self.kind = TRAKer
         self.experiments = 0
 
     def factors(self) -> None:
-        from trak import TRAKer
-
         data = self.task.data
         self.folder = tempfile.TemporaryDirectory(prefix="traker-")
-        self.traker = TRAKer(
+        self.traker = self.kind(
             model=self.task.module,
             task="image_classification",
             train_set_size=self.task.n,

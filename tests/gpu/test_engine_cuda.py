@@ -8,7 +8,7 @@ from torch import nn
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
-from undue_service.engine.methods import REGISTRY
+from undue_service.engine.methods import REGISTRY, Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 
@@ -26,6 +26,10 @@ def objective(module: nn.Module, device: str) -> Objective:
     return Objective(program, ObjectiveSpec("cross_entropy", l2=0.1))
 
 
+def checkpoints(at: Objective) -> list[Checkpoint]:
+    return [Checkpoint({name: scale * value for name, value in at.program.parameters.items()}, 0.1) for scale in (1, 2)]
+
+
 @pytest.mark.parametrize("module", [HEAD, NETWORK], ids=["head", "network"])
 @pytest.mark.parametrize("method", REGISTRY)
 def test_scores_are_those_of_the_cpu(module, method):
@@ -35,16 +39,16 @@ def test_scores_are_those_of_the_cpu(module, method):
         torch.randint(4, (200,), generator=generator),
         torch.rand(200, generator=generator),
     )
-    found = [
-        influence(objective(module, device), rows, rows, method=method, damping=0.5, top_k=None)
-        for device in ("cpu", "cuda")
-    ]
+    settings = {"method": method, "damping": 0.5}
+    if REGISTRY[method].spec.uses_checkpoints:
+        settings["checkpoints"] = checkpoints(objective(module, "cpu"))
+    found = [influence(objective(module, device), rows, rows, top_k=None, **settings) for device in ("cpu", "cuda")]
     scale = abs(found[0].scores).max()
     np.testing.assert_allclose(found[1].scores, found[0].scores, rtol=1e-6, atol=1e-7 * scale)
     assert (found[1].helpful_rows == found[0].helpful_rows).all()
     assert [f.diagnostics.device for f in found] == ["cpu", "cuda"]
     if not REGISTRY[method].spec.has_self_influence:
         return
-    ranked = [self_influence(objective(module, device), rows, method=method, damping=0.5) for device in ("cpu", "cuda")]
+    ranked = [self_influence(objective(module, device), rows, **settings) for device in ("cpu", "cuda")]
     np.testing.assert_allclose(ranked[1].scores, ranked[0].scores, rtol=1e-6)
     assert (ranked[1].train.rows == ranked[0].train.rows).all()

@@ -17,7 +17,11 @@ from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
 DAMPING = 2.0
-SETTINGS: dict[str, dict[str, float]] = {"cg": {"tolerance": 1e-13}}
+SETTINGS: dict[str, dict[str, float]] = {
+    "cg": {"tolerance": 1e-13},
+    "lissa": {"tolerance": 1e-13},
+    "arnoldi": {"rank": 1000},
+}
 RATES = (0.1, 0.4)
 
 
@@ -100,10 +104,15 @@ def linear_model(c, w):
 FORMULAS = {
     "exact": influences,
     "cg": influences,
+    "lissa": influences,
+    "arnoldi": influences,
     "grad_dot": lambda g, w, H: (w[:, None] / len(g) * (g @ g.T)).T,
     "grad_cos": cosines,
 }
-"""(∇ℓ (n, P), weights (n,), damped Hessian) → scores (m, n), of the training rows as test rows."""
+"""(∇ℓ (n, P), weights (n,), damped curvature) → scores (m, n), of the training rows as test rows."""
+
+OF_GAUSS_NEWTON = {"lissa", "arnoldi"}
+"""Methods whose curvature is that; the others' is the Hessian."""
 
 FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
@@ -120,7 +129,8 @@ def formula(c, method):
     w = torch.ones(len(c.x), dtype=torch.float64) if c.weights is None else c.weights
     if method in FORMULAS_OF_A_CASE:
         return FORMULAS_OF_A_CASE[method](c, w).numpy()
-    return FORMULAS[method](gradients(c), w, hessian(c, DAMPING)).numpy()
+    curvature = gauss_newton if method in OF_GAUSS_NEWTON else hessian
+    return FORMULAS[method](gradients(c), w, curvature(c, DAMPING)).numpy()
 
 
 def test_the_registry_and_the_domain_name_the_same_methods():

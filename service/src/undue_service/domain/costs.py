@@ -28,10 +28,27 @@ QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
 """Of conjugate gradients on one column; the true number is about √κ and not known before. A block ends after about P
 over its columns."""
+LISSA_PASSES = 40
+"""Of all rows for one column: some ten, but products with few rows each are slow. More where κ is large."""
+LANCZOS_STEPS = 20
+ARNOLDI_RANK = 128
+"""Unless asked otherwise; about twice as many products find the eigenpairs."""
 FIT_PRODUCTS = 24
 """What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
 products, values and what lies between them.
 """
+EXACT_FISHER_OUTPUTS = 32
+"""Outputs up to which EK-FAC takes a gradient for each."""
+EKFAC_PRODUCTS = 3
+"""For each of these gradients and parameter: 2–6 in float32 for layers of 64 to 784 inputs, at twice the speed."""
+SCORE_SHARES = {"ekfac": 0.05, "relatif": 0.1, "gauss_newton": 0.05, "tracin": 0.05, "trak": 0, "representation": 0}
+"""Of two products for each pair and parameter: thin products and grams of factors, in float32."""
+ROOT_ROWS = 2_000
+"""Rows of its square root that `gauss_newton` keeps where none are asked for."""
+FACTOR_NUMBERS = 4
+"""Times √P: of a row's gradient as factors."""
+PROJECTED = 512
+"""Dimensions of `trak` where none are asked for."""
 EFFICIENCY = 0.4
 """Of the products of a job, beside one large square product."""
 COPY_ROW = 0.5
@@ -87,6 +104,7 @@ def estimate(
     *,
     registered: ModelReport | None = None,
     training: TrainingSpec | None = None,
+    members: int = 1,
     block_bytes: int = BLOCK_BYTES,
 ) -> Estimate:
     """Return what a job would take.
@@ -99,21 +117,23 @@ def estimate(
         test_rows: that are explained or measured; 0 for a job without.
         registered: the model with those selected that are trained again, where they are others.
         training: the recipe of a model that is no linear head.
+        members: how many checkpoints scores run over, each a model with factors of its own; 1 without any.
         block_bytes: the engine's budget.
     """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     trained = _Trained(registered or model, training, speed, n, m, block_bytes)
     match spec:
         case Influence():
-            work = _influence(spec, model, n, m, block_bytes)
+            work = _times(members, _influence(spec, model, n, m, block_bytes))
             if spec.fidelity is not None:
                 work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _solving(spec, method, model, n, n, block_bytes)
+            work = _times(members, _solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without):
             work = _retraining(trained, len(without) + 1, spec.seeds)
         case Fidelity():
-            work = _and(_influence(spec.scoring(), model, n, m, block_bytes), _fidelity(spec.settings, trained))
+            scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
+            work = _and(scoring, _fidelity(spec.settings, trained))
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
     seconds = (
@@ -137,7 +157,20 @@ def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes:
     scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
     matrix = 4 * n * m if spec.top_k is None else 0
     held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
-    return replace(work, passes=work.passes + 1, flops=work.flops + 2 * n * model.dim * m, held=held, scores=n * m)
+    products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
+    return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
+
+
+def _times(members: int, work: _Work) -> _Work:
+    """Return what the same work takes for each member of an ensemble; the scores of all are ranked once."""
+    return replace(
+        work,
+        passes=members * work.passes,
+        flops=members * work.flops,
+        held=members * work.held,
+        products=members * work.products,
+        seconds=members * work.seconds,
+    )
 
 
 def _and(one: _Work, other: _Work) -> _Work:
@@ -156,9 +189,9 @@ def _and(one: _Work, other: _Work) -> _Work:
 def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
     """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
     P, C = model.dim, model.outputs_per_row
-    if method == "exact":
+    if method == "exact" or (method == "relatif" and model.linear_head):
         dense = _FLOAT64 * P * P
-        solving = P**3 + 4 * P * P * columns
+        solving = P**3 + 4 * P * P * (columns if method == "exact" else columns + n)
         if not model.linear_head:
             return _Work(1, solving, 3 * dense, products=P, columns=P)
         curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
@@ -172,7 +205,41 @@ def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns:
         if model.linear_head:
             return _Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=iterations * columns, columns=together)
+    if method in ("lissa", "arnoldi"):
+        rank = min(P, spec.rank or ARNOLDI_RANK)
+        products = LISSA_PASSES * columns + LANCZOS_STEPS if method == "lissa" else 2 * rank + columns
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        held = _FLOAT64 * P * (8 * together + (0 if method == "lissa" else 4 * rank))
+        if model.linear_head:
+            return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
+        return _Work(1, 0, held, products=products, columns=together)
+    if method == "gauss_newton":
+        return _gauss_newton(spec, model, n, columns, block_bytes)
+    if method == "trak":
+        dimensions = min(spec.rank or PROJECTED, P)
+        return _Work(2, n * dimensions * (P + dimensions), _FLOAT64 * n * dimensions)
+    if method in ("ekfac", "relatif"):
+        vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
+        # They are kept, with about √P numbers each, where they fit.
+        kept = min(block_bytes / 2, 4 * n * vectors * P**0.5)
+        return _Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
     return _Work(1)
+
+
+def _gauss_newton(spec: ScoringJob, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
+    """Return what its routes take: `exact` on a linear head, the system in sample space, products to a tolerance."""
+    P, C = model.dim, model.outputs_per_row
+    iterates = spec.tolerance is not None or spec.max_iterations is not None
+    if model.linear_head and spec.rank is None and not iterates:
+        return _solving(spec, "exact", model, n, columns, block_bytes)
+    kept, factors = min(spec.rank or ROOT_ROWS, n * C), min(P, FACTOR_NUMBERS * P**0.5)
+    work = _Work(1 + C, kept**2 * (factors + kept) + n * kept * factors, 24 * kept**2 + 12 * kept * factors)
+    if iterates:
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS, 2 + P / together)
+        held = work.held + _FLOAT64 * 8 * P * together
+        return replace(work, held=held, products=iterations * columns, columns=together)
+    return work if columns < n else replace(work, flops=work.flops + n * kept**2)
 
 
 def _features(model: ModelReport, n: int, block_bytes: int) -> float:

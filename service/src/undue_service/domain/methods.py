@@ -61,6 +61,28 @@ METHODS: Mapping[str, MethodSpec] = {
             is_iterative=True,
         ),
         MethodSpec(
+            name="lissa",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the stochastic recursion LiSSA on the damped Gauss–Newton matrix, which for a linear "
+            "head is the Hessian",
+            uses_damping=True,
+            has_leverage_correction=False,
+            is_iterative=True,
+            draws_at_random=True,
+        ),
+        MethodSpec(
+            name="arnoldi",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the leading eigenpairs of the damped Gauss–Newton matrix, which for a linear head is "
+            "the Hessian; beyond them the data counts as flat",
+            uses_damping=True,
+            has_leverage_correction=False,
+            rank="eigenpairs of the curvature that are kept; 128 unless said otherwise",
+            draws_at_random=True,
+        ),
+        MethodSpec(
             name="gauss_newton",
             scale="removal",
             estimand="change of the test row's cost when the training row is removed and the model is retrained, "
@@ -161,6 +183,15 @@ def method_spec(name: str) -> MethodSpec:
         text = f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}"
         raise InvalidArgument.at("method", text, Reason.METHOD_UNKNOWN)
     return METHODS[name]
+
+
+def works_over_checkpoints(name: str, ensemble: bool) -> bool:
+    """Return whether the scores of a method are taken at the registered checkpoints.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN.
+    """
+    return ensemble or method_spec(name).uses_checkpoints
 
 
 def self_influence_spec(name: str) -> MethodSpec:

@@ -97,8 +97,8 @@ def influence(
         damping: λ added to the Hessian's diagonal; None resolves to one reported number.
         top_k: how many training rows to list a side; None lists 10 and returns the whole matrix too.
         leverage_correction: None: on where the method has one and the model is a linear head.
-        tolerance: relative residual at which an iterative solver stops; None is 1e-8.
-        max_iterations: iterations of one solve at most; None is 1000.
+        tolerance: relative residual at which an iterative solver stops; None is the solver's own.
+        max_iterations: iterations of one solve at most; None is the solver's own.
         aggregate: "mean" explains the mean of the rows' costs, with one right-hand side; None each row by itself.
         rank: what the method truncates to; None is its own.
         normalization: of `relatif`.

@@ -25,8 +25,8 @@ from .base import (
     solved,
     solved_for_each_row,
 )
-from .cg import COLUMNS, Told
 from .dual import DEFAULT_ROWS, most_rows
+from .influence import COLUMNS, Told
 
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: DEFAULT_TOLERANCE}
 

@@ -21,10 +21,10 @@ from undue_service.engine.solvers.refusals import refuse_not_finite
 from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings
 
 DEFAULT_RANK = 512
-"""k, where the caller names none. LDS on digits with 512, 1024, 2048: MLP .469, .463, .441, CNN .263, .237, .221."""
+"""k, where the caller names none. LDS on digits, 512, 1024, 2048: MLP .469, .463, .441; CNN .263, .237, .221."""
 RIDGE = 0.1
-"""Of the mean eigenvalue of ΦᵀΦ, on its diagonal. LDS of the MLP on digits, k = 512: .26 without, .37 at .01, .46 at .1,
-.42 at 1."""
+"""Of the mean eigenvalue of ΦᵀΦ, on its diagonal. LDS of the MLP on digits, k = 512: .26 without, .37 at .01, .46 at
+.1, .42 at 1."""
 
 
 @dataclass(frozen=True)
