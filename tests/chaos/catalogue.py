@@ -27,6 +27,8 @@ TRAIN = "datasets/train/versions/1"
 _STANDS_ELSEWHERE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 
 _influence = {"train": TRAIN, "test": TRAIN, "rows": [3, 1, 4, 15, 92]}
+_loo = {"protocol": jobs_pb2.FidelitySettings.PROTOCOL_LOO, "samples": 5, "strata": 2, "bootstrap": 50}
+_lds = {"protocol": jobs_pb2.FidelitySettings.PROTOCOL_LDS, "samples": 5, "bootstrap": 50}
 _margin = jobs_pb2.MEASUREMENT_MARGIN
 JOBS = {
     "exact": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="exact", top_k=5)),
@@ -39,6 +41,13 @@ JOBS = {
     "grad_dot, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="grad_dot")),
     "grad_cos, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="grad_cos", top_k=5)),
     "retrain": jobs_pb2.Job(retrain={**_influence, "model": SOFTMAX, "without": [{"rows": [0]}, {"rows": [1, 2]}]}),
+    "retrain, MLP": jobs_pb2.Job(retrain={**_influence, "model": MLP, "without": [{"rows": [0]}, {"rows": [1, 2]}]}),
+    "fidelity": jobs_pb2.Job(fidelity={**_influence, "model": SOFTMAX, "method": "exact", "settings": _loo}),
+    "fidelity, MLP": jobs_pb2.Job(fidelity={**_influence, "model": MLP, "method": "grad_dot", "settings": _lds}),
+    "exact, held against retraining": jobs_pb2.Job(
+        influence={**_influence, "model": SOFTMAX, "method": "exact", "top_k": 5, "fidelity": _loo}
+    ),
+    "leverage": jobs_pb2.Job(leverage={"train": TRAIN, "model": SOFTMAX, "dfbeta": True}),
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
     "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
@@ -70,6 +79,8 @@ class Asker:
         job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
         if job.HasField("self_influence"):
             job.self_influence.top_k = 1 + variant % ROWS
+        elif job.HasField("leverage"):
+            job.leverage.damping = (1 + variant % ROWS) / ROWS
         else:
             spec = getattr(job, job.WhichOneof("spec"))
             spec.rows[:] = random.Random(variant).sample(range(ROWS), 5)
@@ -90,6 +101,9 @@ class Asker:
         upload = self.upload(model_file(kind))
         objective = models_pb2.Objective(loss=models_pb2.Objective.LOSS_CROSS_ENTROPY, l2=1e-2)
         model = models_pb2.Model(format=models_pb2.Model.FORMAT_PT2, upload=upload, objective=objective, sample=TRAIN)
+        if kind != "softmax":
+            recipe = models_pb2.Training(optimizer=models_pb2.Training.OPTIMIZER_ADAM, lr=1e-2, epochs=5, batch_size=50)
+            model.training.CopyFrom(recipe)
         request = models_pb2.CreateModelRequest(model_id=name, model=model, request_id=self._id())
         made = self._make(lambda: self._channel.models.CreateModel(request, timeout=30))
         self._note_version(made, f"model {kind}")

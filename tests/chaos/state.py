@@ -24,11 +24,16 @@ def jobs(data: Path, unfinished_only: bool = False) -> list[dict]:
 
 
 def outcome(job: dict) -> dict:
-    """Return what a job found, but for what was measured of the machine: the time that it took, its speed."""
-    report = {name: value for name, value in job["report"].items() if name != "speed"}
-    if "diagnostics" in report:
-        report["diagnostics"] = {name: value for name, value in report["diagnostics"].items() if name != "seconds"}
-    return {"results": job["results"], "report": report}
+    """Return what a job found, but for what was measured of the machine: the times that it took, its speed."""
+    return {"results": job["results"], "report": _untimed(job["report"])}
+
+
+def _untimed(value):
+    if isinstance(value, list):
+        return [_untimed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _untimed(each) for name, each in value.items() if name not in ("speed", "seconds")}
+    return value
 
 
 def check_jobs(data: Path, asked: Asked, quiet: dict[str, dict], api_kills: int, runner_kills: int) -> list[dict]:

@@ -45,6 +45,8 @@ def bench(tmp_path_factory, digits):
     [
         ("softmax", "influence", {"method": "exact", "rows": range(100)}),
         ("softmax", "influence", {"method": "cg", "rows": range(100)}),
+        ("softmax", "influence", {"method": "lissa", "rows": range(100)}),
+        ("softmax", "influence", {"method": "arnoldi", "rows": range(100)}),
         ("softmax", "influence", {"method": "grad_dot", "top_k": None}),
         ("softmax", "self_influence", {"method": "exact"}),
         ("softmax", "retrain", {"rows": range(20), "without": [[row] for row in range(300)]}),
@@ -55,6 +57,7 @@ def bench(tmp_path_factory, digits):
         ("softmax", "leverage", {"dfbeta": True}),
         ("mlp", "retrain", {"rows": range(20), "without": [[row] for row in range(30)]}),
         ("mlp", "fidelity", {"kind": "lds", "method": "grad_dot", "rows": range(100), "samples": 40, "seeds": 2}),
+        ("mlp", "influence", {"method": "ekfac", "rows": range(100)}),
     ],
 )
 def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):

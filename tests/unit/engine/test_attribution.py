@@ -189,7 +189,7 @@ def test_diagnostics_say_what_was_done(case):
 @pytest.mark.parametrize(
     ("arguments", "reason", "says"),
     [
-        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "cg, exact, grad_cos"),
+        ({"method": "magic"}, Reason.METHOD_UNKNOWN, "arnoldi, cg, ekfac, exact"),
         ({"rows": [0, 30]}, Reason.ROW_OUT_OF_RANGE, "no test row 30; there are rows 0…29"),
         ({"rows": [-1]}, Reason.ROW_OUT_OF_RANGE, "-1"),
         ({"rows": []}, Reason.INVALID_FIELD, "at least one"),

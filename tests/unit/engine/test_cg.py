@@ -33,6 +33,9 @@ class Counted:
         self.columns.append(V.shape[1])
         return self.inner.matmat(V)
 
+    def to_dense(self):
+        return self.inner.to_dense()
+
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-8, 1e-12])
 def test_it_solves_to_the_tolerance_and_reports_each_columns_true_residual(tolerance):
@@ -210,7 +213,7 @@ def test_the_method_says_what_it_did(case):
         False,
     )
     assert 0 < found.residual <= 1e-8
-    assert found.matvecs > 2 * len(c.x), "iterations, and the product that measures the residual"
+    assert found.matvecs > len(c.x), "iterations, and the product that measures the residual"
     assert list(dict.fromkeys(stage for stage, _, _ in heard)) == ["stationarity", "curvature", "solve", "scores"]
     one = influence(c.objective, c.rows, c.rows, rows=[3], method="cg", tolerance=1e-3).diagnostics
     assert 1e-8 < one.residual <= 1e-3

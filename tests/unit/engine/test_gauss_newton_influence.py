@@ -216,6 +216,30 @@ def test_float32_keeps_its_digits_at_any_damping():
         assert correlation > 1 - 1e-5
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_logistic", "squared_error"])
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("rank", [1, 20, None])
+def test_a_tolerance_is_met_in_the_whole_matrix_whatever_the_preconditioner_keeps(case, loss, head, rank):
+    c = case(loss, head, weighted=True, exclude=("*bias*",))
+    wanted = expected(c, 0.01)
+    for tolerance in (1e-12, 1e-3):
+        scores, diagnostics = found(c, damping=0.01, tolerance=tolerance, rank=rank)
+        near(scores, wanted, 100 * tolerance)
+        assert diagnostics.residual <= tolerance
+        assert diagnostics.solver.startswith("cg, preconditioned by")
+    own = self_influence(c.objective, c.rows, method="gauss_newton", damping=0.01, tolerance=1e-12, rank=rank)
+    near(own.scores, np.diag(wanted)[own.train.rows], 1e-9)
+
+
+def test_rows_of_a_preconditioner_save_iterations(case):
+    c = case("cross_entropy", False, n=60)
+    products = [found(c, damping=1e-3, tolerance=1e-8, rank=rank, rows=[0])[1].matvecs for rank in (1, 60, EVERY)]
+    assert products[0] > products[1] > products[2]
+    with pytest.raises(FailedPrecondition) as caught:
+        found(c, damping=1e-3, max_iterations=1, rank=1, rows=[0])
+    assert caught.value.reason == Reason.SOLVER_NOT_CONVERGED
+
+
 def test_a_head_is_exact(case):
     for leverage in (None, False):
         c = case("cross_entropy", weighted=True)

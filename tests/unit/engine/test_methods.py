@@ -16,7 +16,11 @@ from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
 DAMPING = 2.0
-SETTINGS: dict[str, dict[str, float]] = {"cg": {"tolerance": 1e-13}}
+SETTINGS: dict[str, dict[str, float]] = {
+    "cg": {"tolerance": 1e-13},
+    "lissa": {"tolerance": 1e-13},
+    "arnoldi": {"rank": 1000},
+}
 RATES = (0.1, 0.4)
 
 
@@ -58,27 +62,42 @@ def likenesses(c, w):
     return torch.nn.functional.cosine_similarity(h[:, None], h[None], dim=2) * torch.sign(r @ r.T) * (w > 0)
 
 
-def by_ekfac(c, w):
+def ekfac_curvature(c, w):
     own = c.objective.program.parameters
     is_head = len(own) == 2
     layers = [torch.nn.Linear(*own[f"{at}weight"].shape[::-1]) for at in ([""] if is_head else ["0.", "2."])]
     module = layers[0] if is_head else torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1])
     module.load_state_dict(dict(own))
     curvature = ekfac(c.objective, module, c.objective.place(next(c.rows.batches(1000))), w)
-    return influences(gradients(c), w, curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64))
+    return curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64)
+
+
+def relative(c, w, power=2):
+    """H⁻¹'s columns over their norms; with power 1, over the root of the gradient's product with them."""
+    g = gradients(c)
+    H = hessian(c, DAMPING) if c.objective.head is not None else ekfac_curvature(c, w)
+    moves = torch.linalg.solve(H, g.T)
+    sizes = (moves if power == 2 else g.T).mul(moves).sum(0).sqrt()
+    return g @ moves / sizes.where(sizes > 0, 1) * (w > 0)
 
 
 FORMULAS = {
     "exact": influences,
     "cg": influences,
+    "lissa": influences,
+    "arnoldi": influences,
     "grad_dot": lambda g, w, H: (w[:, None] / len(g) * (g @ g.T)).T,
     "grad_cos": cosines,
 }
-"""(∇ℓ (n, P), weights (n,), damped Hessian) → scores (m, n), of the training rows as test rows."""
+"""(∇ℓ (n, P), weights (n,), damped curvature) → scores (m, n), of the training rows as test rows."""
+
+OF_GAUSS_NEWTON = {"lissa", "arnoldi"}
+"""Methods whose curvature is that; the others' is the Hessian."""
 
 FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
-    "ekfac": by_ekfac,
+    "ekfac": lambda c, w: influences(gradients(c), w, ekfac_curvature(c, w)),
+    "relatif": relative,
     "tracin": steps,
     "representation": likenesses,
 }
@@ -89,7 +108,8 @@ def formula(c, method):
     w = torch.ones(len(c.x), dtype=torch.float64) if c.weights is None else c.weights
     if method in FORMULAS_OF_A_CASE:
         return FORMULAS_OF_A_CASE[method](c, w).numpy()
-    return FORMULAS[method](gradients(c), w, hessian(c, DAMPING)).numpy()
+    curvature = gauss_newton if method in OF_GAUSS_NEWTON else hessian
+    return FORMULAS[method](gradients(c), w, curvature(c, DAMPING)).numpy()
 
 
 def test_the_registry_and_the_domain_name_the_same_methods():

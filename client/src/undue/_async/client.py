@@ -120,9 +120,9 @@ class AsyncClient:
             top_k: how many helpful and how many harmful rows to keep; None keeps the whole score matrix.
             leverage_correction: correct for the leverage of each training row; None does it where the method can and
                 the model is a linear head.
-            tolerance: relative residual at which an iterative solver stops (`cg`); None is 1e-8.
-            max_iterations: iterations of one solve at most (`cg`); None is 1000. What needs more is an error,
-                SOLVER_NOT_CONVERGED.
+            tolerance: relative residual at which an iterative solver stops; None is 1e-8 for `cg`, 1e-3 for `lissa`.
+            max_iterations: iterations of one solve at most; None is 1,000 for `cg`, 50,000 for `lissa`. What needs more
+                is an error, SOLVER_NOT_CONVERGED.
             aggregate: "mean" explains the mean of the rows' costs, which makes one explanation of all rows; None
                 explains each row by itself.
             parameters: fnmatch patterns of the parameters that the scores run over; None means those that the model

@@ -113,7 +113,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NON_FINITE_RESULT: _ErrorReason.ValueType  # 104
     """A result has NaN or infinity in it and is withheld."""
     ERROR_REASON_LEVERAGE_UNAVAILABLE: _ErrorReason.ValueType  # 105
-    """The leverage correction was asked for where it is not defined."""
+    """Leverage was asked for where it is not defined: of no linear head, or of a row that alone determines a weight."""
     ERROR_REASON_SOLVER_NOT_CONVERGED: _ErrorReason.ValueType  # 106
     """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
     ERROR_REASON_RETRAIN_UNSUPPORTED: _ErrorReason.ValueType  # 107
@@ -249,7 +249,7 @@ ERROR_REASON_TOO_MANY_PARAMETERS: ErrorReason.ValueType  # 103
 ERROR_REASON_NON_FINITE_RESULT: ErrorReason.ValueType  # 104
 """A result has NaN or infinity in it and is withheld."""
 ERROR_REASON_LEVERAGE_UNAVAILABLE: ErrorReason.ValueType  # 105
-"""The leverage correction was asked for where it is not defined."""
+"""Leverage was asked for where it is not defined: of no linear head, or of a row that alone determines a weight."""
 ERROR_REASON_SOLVER_NOT_CONVERGED: ErrorReason.ValueType  # 106
 """An iterative solver ran into its limit; the message gives the residual and a damping with which it should not."""
 ERROR_REASON_RETRAIN_UNSUPPORTED: ErrorReason.ValueType  # 107

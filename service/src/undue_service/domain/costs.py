@@ -28,10 +28,21 @@ QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
 """Of conjugate gradients on one column; the true number is about √κ and not known before. A block ends after about P
 over its columns."""
+LISSA_PASSES = 40
+"""Of all rows for one column: some ten, but products with few rows each are slow. More where κ is large."""
+LANCZOS_STEPS = 20
+ARNOLDI_RANK = 128
+"""Unless asked otherwise; about twice as many products find the eigenpairs."""
 FIT_PRODUCTS = 24
 """What a fit without some rows costs, in products of the features with its coefficients: three Newton steps, each some
 products, values and what lies between them.
 """
+EXACT_FISHER_OUTPUTS = 32
+"""Outputs up to which EK-FAC takes a gradient for each."""
+EKFAC_PRODUCTS = 3
+"""For each of these gradients and parameter: 2–6 in float32 for layers of 64 to 784 inputs, at twice the speed."""
+SCORE_SHARES = {"ekfac": 0.05}
+"""Of two products for each pair and parameter: thin products at rank 8, in float32."""
 EFFICIENCY = 0.4
 """Of the products of a job, beside one large square product."""
 COPY_ROW = 0.5
@@ -87,6 +98,7 @@ def estimate(
     *,
     registered: ModelReport | None = None,
     training: TrainingSpec | None = None,
+    members: int = 1,
     block_bytes: int = BLOCK_BYTES,
 ) -> Estimate:
     """Return what a job would take.
@@ -99,21 +111,23 @@ def estimate(
         test_rows: that are explained or measured; 0 for a job without.
         registered: the model with those selected that are trained again, where they are others.
         training: the recipe of a model that is no linear head.
+        members: how many checkpoints scores run over, each a model with factors of its own; 1 without any.
         block_bytes: the engine's budget.
     """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     trained = _Trained(registered or model, training, speed, n, m, block_bytes)
     match spec:
         case Influence():
-            work = _influence(spec, model, n, m, block_bytes)
+            work = _times(members, _influence(spec, model, n, m, block_bytes))
             if spec.fidelity is not None:
                 work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _solving(spec, method, model, n, n, block_bytes)
+            work = _times(members, _solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without):
             work = _retraining(trained, len(without) + 1, spec.seeds)
         case Fidelity():
-            work = _and(_influence(spec.scoring(), model, n, m, block_bytes), _fidelity(spec.settings, trained))
+            scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
+            work = _and(scoring, _fidelity(spec.settings, trained))
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
     seconds = (
@@ -137,7 +151,20 @@ def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes:
     scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
     matrix = 4 * n * m if spec.top_k is None else 0
     held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
-    return replace(work, passes=work.passes + 1, flops=work.flops + 2 * n * model.dim * m, held=held, scores=n * m)
+    products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
+    return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
+
+
+def _times(members: int, work: _Work) -> _Work:
+    """Return what the same work takes for each member of an ensemble; the scores of all are ranked once."""
+    return replace(
+        work,
+        passes=members * work.passes,
+        flops=members * work.flops,
+        held=members * work.held,
+        products=members * work.products,
+        seconds=members * work.seconds,
+    )
 
 
 def _and(one: _Work, other: _Work) -> _Work:
@@ -172,6 +199,19 @@ def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns:
         if model.linear_head:
             return _Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=iterations * columns, columns=together)
+    if method in ("lissa", "arnoldi"):
+        rank = min(P, spec.rank or ARNOLDI_RANK)
+        products = LISSA_PASSES * columns + LANCZOS_STEPS if method == "lissa" else 2 * rank + columns
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        held = _FLOAT64 * P * (8 * together + (0 if method == "lissa" else 4 * rank))
+        if model.linear_head:
+            return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
+        return _Work(1, 0, held, products=products, columns=together)
+    if method == "ekfac":
+        vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
+        # They are kept, with about √P numbers each, where they fit.
+        kept = min(block_bytes / 2, 4 * n * vectors * P**0.5)
+        return _Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
     return _Work(1)
 
 

@@ -61,12 +61,35 @@ METHODS: Mapping[str, MethodSpec] = {
             is_iterative=True,
         ),
         MethodSpec(
+            name="lissa",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the stochastic recursion LiSSA on the damped Gauss–Newton matrix, which for a linear "
+            "head is the Hessian",
+            uses_damping=True,
+            has_leverage_correction=False,
+            is_iterative=True,
+            draws_at_random=True,
+        ),
+        MethodSpec(
+            name="arnoldi",
+            scale="removal",
+            estimand="change of the test row's cost when the training row is removed and the model is retrained, "
+            "to first order, by the leading eigenpairs of the damped Gauss–Newton matrix, which for a linear head is "
+            "the Hessian; beyond them the data counts as flat",
+            uses_damping=True,
+            has_leverage_correction=False,
+            rank="eigenpairs of the curvature that are kept; 128 unless said otherwise",
+            draws_at_random=True,
+        ),
+        MethodSpec(
             name="gauss_newton",
             scale="removal",
             estimand="change of the test row's cost when the training row is removed and the model is retrained, "
             "to first order, by the damped Gauss–Newton matrix",
             uses_damping=True,
             has_leverage_correction=True,
+            is_iterative=True,
             precision="float32",
             rank="rows of a square root of the Gauss–Newton matrix, the largest first",
         ),
@@ -109,6 +132,16 @@ METHODS: Mapping[str, MethodSpec] = {
             needs_checkpoints=True,
         ),
         MethodSpec(
+            name="relatif",
+            scale="relative",
+            estimand="influence of the training row on the test row's cost, over the size of what its removal does to "
+            "the whole model",
+            uses_damping=True,
+            has_leverage_correction=False,
+            precision="float32",
+            has_normalization=True,
+        ),
+        MethodSpec(
             name="representation",
             scale="relative",
             estimand="cosine of what the last layer reads of the test and of the training row, negative where the two "
@@ -139,6 +172,15 @@ def method_spec(name: str) -> MethodSpec:
         text = f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}"
         raise InvalidArgument.at("method", text, Reason.METHOD_UNKNOWN)
     return METHODS[name]
+
+
+def works_over_checkpoints(name: str, ensemble: bool) -> bool:
+    """Return whether the scores of a method are taken at the registered checkpoints.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN.
+    """
+    return ensemble or method_spec(name).uses_checkpoints
 
 
 def self_influence_spec(name: str) -> MethodSpec:

@@ -97,8 +97,8 @@ def influence(
         damping: λ added to the Hessian's diagonal; None resolves to one reported number.
         top_k: how many training rows to list a side; None lists 10 and returns the whole matrix too.
         leverage_correction: None: on where the method has one and the model is a linear head.
-        tolerance: relative residual at which an iterative solver stops; None is 1e-8.
-        max_iterations: iterations of one solve at most; None is 1000.
+        tolerance: relative residual at which an iterative solver stops; None is the solver's own.
+        max_iterations: iterations of one solve at most; None is the solver's own.
         aggregate: "mean" explains the mean of the rows' costs, with one right-hand side; None each row by itself.
         rank: what the method truncates to; None is its own.
         normalization: of `relatif`.
@@ -145,13 +145,14 @@ def influence(
     lists: list[tuple[Tensor, ...]] = []
     effort = Effort()
     start = 0
+    columns = max(chosen.query_columns, factors.query_columns)
     for asked in each_asked(
         objective,
         test,
         wanted,
         measurement,
         mean=aggregate is not None,
-        row_numel=chosen.query_columns * objective.space.dim + (2 * len(train) if ensemble else 0),
+        row_numel=columns * objective.space.dim + (2 * len(train) if ensemble else 0),
         memory_bytes=memory_bytes // 4,
         progress=progress,
     ):

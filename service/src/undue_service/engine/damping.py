@@ -7,7 +7,8 @@ from typing import Literal
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 
-from .curvature.trace import SEED, Estimate
+from .curvature.estimate import Estimate
+from .curvature.trace import SEED
 from .objective import Objective
 
 _SHARE_OF_MEAN_EIGENVALUE = 0.1

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from .activation import SAME_ELEMENTS
 from .graph import Graph, ancestors, argument, aten
 from .parameters import ParameterSpace
-from .program import SAME_ELEMENTS, Program
+from .program import Program
 
 _TRANSPOSES = frozenset({aten.t.default, aten.numpy_T.default, aten.transpose.int, aten.permute.default})
 _PRODUCTS = frozenset({aten.mm.default, aten.matmul.default, aten.mv.default})

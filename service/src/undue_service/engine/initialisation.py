@@ -14,9 +14,9 @@ from torch import Tensor, fx
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 
+from .activation import SAME_ELEMENTS
 from .graph import Graph, argument
 from .objective import Objective
-from .program import SAME_ELEMENTS
 from .rewrites import REWRITTEN, aten
 from .training import Recipe
 

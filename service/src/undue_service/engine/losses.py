@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
-from .program import Activation
+from .activation import Activation
 
 
 class Loss(Protocol):

@@ -14,12 +14,13 @@ from undue_service.domain.reports import ParameterInfo
 from undue_service.domain.specs import ObjectiveSpec
 
 from .data import Batch
+from .exported import InputSpec
 from .head import LinearHead, find_head
 from .lookups import find_lookups
 from .losses import LOSSES
 from .measurements import measure
 from .parameters import ParameterSpace, matching
-from .program import InputSpec, Program
+from .program import Program
 from .taps import Taps, find_taps
 
 

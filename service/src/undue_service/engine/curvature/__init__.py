@@ -4,10 +4,11 @@ from .base import Curvature, MeanOfRows
 from .damped import Damped, known_diagonal, undamped
 from .dense import Dense
 from .empirical_fisher import EmpiricalFisher
+from .estimate import Estimate
 from .gauss_newton import GaussNewton
 from .hessian import Hessian
 from .identity import Identity
-from .trace import Estimate, mean_eigenvalue
+from .trace import mean_eigenvalue
 
 __all__ = [
     "Curvature",

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 
+from .estimate import Estimate
+
 
 class Curvature(Protocol):
     """A symmetric operator on the P selected parameters."""
@@ -33,6 +35,9 @@ class MeanOfRows(Protocol):
     @property
     def diagonal(self) -> Tensor:
         """Return the known diagonal, l2 · mask, (P,)."""
+
+    def mean_eigenvalue(self) -> Estimate:
+        """Return the trace over P."""
 
     def of(self, rows: Sequence[int]) -> Curvature:
         """Return the mean over some rows instead of all, plus the same diagonal."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .base import Curvature, MeanOfRows
@@ -41,8 +42,9 @@ def undamped(curvature: Curvature) -> tuple[Curvature, float]:
     return inner, damping + curvature.damping
 
 
-def known_diagonal(curvature: Curvature, like: Tensor) -> Tensor:
+def known_diagonal(curvature: Curvature) -> Tensor:
     """Return the part of a curvature that is known to be diagonal, l2 · mask + λ, as far as it says so: (P,)."""
     inner, damping = undamped(curvature)
-    known = inner.diagonal if isinstance(inner, MeanOfRows) else 0.0
-    return like.new_zeros(curvature.dim) + known + damping
+    if isinstance(inner, MeanOfRows):
+        return inner.diagonal + damping
+    return torch.zeros_like(inner.to_dense().diagonal()) + damping

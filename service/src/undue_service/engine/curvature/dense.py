@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .trace import Estimate
+from .estimate import Estimate
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
 from .base import check_dense
+from .estimate import Estimate
 from .streaming import Stream
-from .trace import Estimate
 
 
 class EmpiricalFisher:

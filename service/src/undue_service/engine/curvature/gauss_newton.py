@@ -12,9 +12,10 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
 from .base import check_dense
+from .estimate import Estimate
 from .head import HeadCurvature
 from .streaming import Stream
-from .trace import SEED, Estimate
+from .trace import SEED
 
 _EXACT_TRACE = 2**31
 """n · C · P up to which the trace is read off all Jacobians: a few seconds' work."""

@@ -10,7 +10,7 @@ from undue_service.engine.head_rows import HeadRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
-from .trace import Estimate
+from .estimate import Estimate
 
 _CACHED = 2**17
 """Numbers of a product's intermediate values that stay in a core's cache: twice as fast as the whole block at once."""

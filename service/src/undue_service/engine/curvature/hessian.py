@@ -12,9 +12,10 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
 from .base import check_dense
+from .estimate import Estimate
 from .head import HeadCurvature
 from .streaming import Stream
-from .trace import Estimate, mean_eigenvalue
+from .trace import mean_eigenvalue
 
 
 class Hessian:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .trace import Estimate
+from .estimate import Estimate
 
 
 @dataclass(frozen=True)

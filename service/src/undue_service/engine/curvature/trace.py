@@ -1,11 +1,10 @@
 """The mean eigenvalue, trace(A)/P, of a curvature that is too large to be written down."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .base import Curvature
+from .estimate import Estimate
 
 SEED = 0
 """Of the random probes: the same question has the same answer."""
@@ -13,15 +12,6 @@ EXACT_UP_TO = 1000
 """P up to which the diagonal itself is read off, by P products: fewer than a few solves take."""
 PROBES = 64
 """Each of sketch, range and remainder; 3 × 64 products in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number, and how far off it may be."""
-
-    value: float
-    standard_error: float = 0.0
-    """0 where it is exact."""
 
 
 def mean_eigenvalue(curvature: Curvature, like: Tensor) -> Estimate:

@@ -68,6 +68,8 @@ class Factors:
     """Empty where nothing is solved."""
     solver_status: str
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    query_columns: int = field(default=0, kw_only=True)
+    """Where it depends on the problem: as the method's, at least so many."""
 
 
 @dataclass(frozen=True)

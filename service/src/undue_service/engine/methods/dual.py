@@ -24,6 +24,9 @@ DEFAULT_ROWS = 2_000
 """M, where the caller names none: on digits (MLP and CNN, 16,970 rows) their LDS is that of all (docs/scores.md)."""
 
 
+_ENOUGH = 0.9
+
+
 @dataclass(frozen=True)
 class DualFactors(Factors):
     """The factorised system in sample space."""
@@ -158,10 +161,16 @@ def _status(root: Root) -> str:
 
 
 def _warnings(root: Root, wanted: int) -> tuple[str, ...]:
-    if root.kept >= min(wanted, root.count):
-        return ()
-    text = (
-        f"of {min(wanted, root.count):,} rows of the Gauss–Newton's square root the {root.kept:,} largest were kept: "
-        "more do not fit into the memory allowed"
-    )
-    return (text,)
+    found = []
+    if root.kept_trace < _ENOUGH * root.trace:
+        found.append(
+            f"the {root.kept:,} rows that were kept hold {100 * root.kept_trace / root.trace:.0f} % of the "
+            "Gauss–Newton's trace, so the scores leave out much of what the training data curves: pass a larger rank, "
+            "or tolerance= for the whole matrix"
+        )
+    if root.kept < min(wanted, root.count):
+        found.append(
+            f"of {min(wanted, root.count):,} rows of the Gauss–Newton's square root the {root.kept:,} largest were "
+            "kept: more do not fit into the memory allowed"
+        )
+    return tuple(found)

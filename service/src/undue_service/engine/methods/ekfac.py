@@ -11,16 +11,17 @@ from undue_service.engine.curvature.eigenbasis import Basis, OuterBasis, weighte
 from undue_service.engine.curvature.ekfac import EKFAC, fit_ekfac
 from undue_service.engine.curvature.low_rank import low_rank
 from undue_service.engine.damping import resolve_damping
-from undue_service.engine.gradients import FactoredGradients, block_rows, each_block, loss_gradients
+from undue_service.engine.data import Batch
+from undue_service.engine.gradients import FactoredGradients, block_rows, loss_gradients
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
 from undue_service.engine.solvers.refusals import refuse_not_finite, refuse_spectrum
 from undue_service.engine.taps import Outer, Part, Tap
 
-from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, row_weights
+from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, streamed, without_effort
 
 DEFAULT_RANK = 8
-"""Pearson of a query's scores with those of full rank: 0.9997 and more on digits and Fashion-MNIST."""
+"""Pearson of a query's scores with those of full rank: in the mean 0.9999 on digits, 0.9998 on Fashion-MNIST."""
 
 
 @dataclass(frozen=True)
@@ -144,21 +145,16 @@ class EkFac:
 
     def score(self, factors: EKFACFactors, queries: EKFACQueries, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
-
-        def scores(gradients: FactoredGradients) -> Tensor:
-            return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
-
-        yield from _each(problem, scores, queries.numel)
+        return _scored(problem, lambda gradients: block_scores(queries, gradients), queries.numel)
 
     def self_score(self, factors: EKFACFactors, problem: Problem) -> SelfScores:
         """Yield (w_i/n) ∇ℓ_iᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, with the inverse as it is."""
 
         def scores(gradients: FactoredGradients) -> Tensor:
             pairs = zip(factors.inverses, gradients.parts, strict=True)
-            return sum(weighted_squares(one.basis.rotated(part), one.exact) for one, part in pairs)[:, None]
+            return sum(weighted_squares(one.basis.rotated(part), one.exact) for one, part in pairs)
 
-        for block in _each(problem, scores, problem.objective.taps.row_numel):
-            yield ScoreBlock(block.index, block.scores[0]), Effort()
+        return without_effort(_scored(problem, scores, problem.objective.taps.row_numel))
 
 
 def check_invertible(curvature: EKFAC, damping: float) -> None:
@@ -192,17 +188,21 @@ def _is_cheaper(shape: tuple[int, ...], rank: int, places: int) -> bool:
     return G == 1 and rank < min(O, I) and rank * places**2 * (O + I) < O * I
 
 
+def block_scores(queries: EKFACQueries, gradients: FactoredGradients) -> Tensor:
+    """Return ∇m_tᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, (B, m)."""
+    return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
+
+
 def _scores(queries: ThinQueries | Tensor, part: Part) -> Tensor:
     return queries.scores(part) if isinstance(queries, ThinQueries) else part.dot(queries)
 
 
-def _each(problem: Problem, scores: Callable[[FactoredGradients], Tensor], row_numel: int) -> Iterator[ScoreBlock]:
-    """Yield (w_i/n) times what is made of each training row's gradient, (m, B) of (B, m)."""
+def _scored(problem: Problem, scores: Callable[[FactoredGradients], Tensor], row_numel: int) -> Iterator[ScoreBlock]:
+    """Yield (w_i/n) times what is made of each training row's gradient: (B, m) or (B,)."""
     objective, n = problem.objective, len(problem.train)
-    size = block_rows(objective, problem.memory_bytes // 2, row_numel)
-    done = 0
-    made = each_block(objective, problem.train, size, lambda batch: scores(loss_gradients(objective, batch)))
-    for batch, found in made:
-        yield ScoreBlock(batch.index, (found * row_weights(batch, n)).T)
-        done += len(batch.index)
-        problem.progress("scores", done, n)
+
+    def work(batch: Batch) -> Tensor:
+        found = scores(loss_gradients(objective, batch))
+        return (found.mT if found.dim() == 2 else found) * (1 if batch.weights is None else batch.weights) / n
+
+    return streamed(problem, block_rows(objective, problem.memory_bytes // 2, row_numel), work)

@@ -83,6 +83,7 @@ class Ensemble:
             leverage_correction=found[0].leverage_correction,
             solver=found[0].solver,
             solver_status="; ".join(dict.fromkeys(one.solver_status for one in found)),
+            query_columns=max(one.query_columns for one in found),
             warnings=tuple(dict.fromkeys(text for one in found for text in one.warnings)),
             members=tuple(members),
         )

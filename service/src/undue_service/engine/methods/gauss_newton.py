@@ -29,6 +29,7 @@ from .base import (
 )
 from .dual import DEFAULT_ROWS, DualGaussNewton
 from .exact import Exact
+from .gauss_newton_cg import IterativeGaussNewton
 
 _DENSE_OPERATIONS = 2**37
 """Multiplications for a dense matrix beyond which the largest rows alone are solved with: some seconds."""
@@ -48,7 +49,9 @@ class GaussNewtonInfluence:
     """score(i, t) = (w_i/n) ∇m_tᵀ (G + λI)⁻¹ ∇ℓ_i, with G the Gauss–Newton matrix, L2 included.
 
     A linear head has no other Hessian: there it is `exact`, leverage correction included. A network of few parameters
-    has its matrix written down, in float64; any other is solved in sample space.
+    has its matrix written down, in float64; any other is solved in sample space, with the largest rows alone where
+    there are many. Where a tolerance or a number of iterations is asked for, the whole G is solved with, by conjugate
+    gradients.
     """
 
     spec = METHODS["gauss_newton"]
@@ -70,7 +73,8 @@ class GaussNewtonInfluence:
                 "rows: select only the last layer with parameters=, or leave leverage_correction and rank out"
             )
             raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
-        objective = problem.objective if isinstance(route, DualGaussNewton) else problem.objective.in_double()
+        doubles = isinstance(route, Exact | DenseGaussNewton)
+        objective = problem.objective.in_double() if doubles else problem.objective
         own = route.fit(replace(problem, objective=objective))
         return GaussNewtonFactors(
             own.damping,
@@ -81,6 +85,7 @@ class GaussNewtonInfluence:
             own,
             objective,
             warnings=own.warnings,
+            query_columns=own.query_columns,
         )
 
     def query(self, factors: GaussNewtonFactors, problem: Problem, asked: Asked) -> Queries:
@@ -138,6 +143,8 @@ class DenseGaussNewton:
 
 def _route(problem: Problem) -> Method[Any]:
     objective, P = problem.objective, problem.objective.space.dim
+    if problem.tolerance is not None or problem.max_iterations is not None:
+        return IterativeGaussNewton()
     if problem.rank is not None or P > DENSE_PARAMETER_LIMIT:
         return DualGaussNewton()
     if objective.head is not None:

@@ -6,24 +6,30 @@ from typing import Any
 
 from undue_service.domain.methods import method_spec
 
+from .arnoldi import arnoldi
 from .base import Method
-from .cg import CG
+from .cg import cg
 from .ekfac import EkFac
 from .exact import Exact
 from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
+from .lissa import by_lissa
+from .relatif import RelatIF
 from .representation import Representation
 from .tracin import TracIn
 
 _METHODS: tuple[Method[Any], ...] = (
     Exact(),
-    CG(),
+    cg(),
+    by_lissa(),
+    arnoldi(),
     GaussNewtonInfluence(),
     EkFac(),
     GradDot(),
     GradCos(),
     TracIn(),
+    RelatIF(),
     Representation(),
 )
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
+from undue_service.engine.activation import SAME_ELEMENTS
 from undue_service.engine.graph import Graph, argument, aten
 from undue_service.engine.parameters import ParameterSpace
-from undue_service.engine.program import SAME_ELEMENTS, Program
+from undue_service.engine.program import Program
 
 from .capture import Tap, Taps
 from .parts import Block

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from undue_service.engine.activation import SAME_ELEMENTS
 from undue_service.engine.graph import Graph, argument, aten
-from undue_service.engine.program import SAME_ELEMENTS
 from undue_service.engine.rewrites import REWRITTEN
 
 from .rows import UNKNOWN, Rows

@@ -14,8 +14,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from undue_service.engine.activation import SAME_ELEMENTS
 from undue_service.engine.graph import Graph, argument, aten
-from undue_service.engine.program import SAME_ELEMENTS
 
 _VIEWS = SAME_ELEMENTS | {aten.unflatten.int}
 _ALONG_HARMLESS = frozenset({aten.permute.default, aten.slice.Tensor, aten.select.int})
