@@ -59,7 +59,7 @@ class DattriTRAK(Contender):
 
         def margin(parameters, batch):
             outputs, y = outputs_of(parameters, batch)
-            is_label = nn.functional.one_hot(y, len(outputs)).bool()
+            is_label = torch.arange(len(outputs)) == y
             own = torch.where(is_label, outputs, 0).sum()
             return own - torch.where(is_label, -torch.inf, outputs).logsumexp(dim=0)
 
