@@ -170,7 +170,7 @@ def default_method(linear_head: bool, dim: int) -> str:
     """Return the method of a job that names none, for P = `dim` selected parameters."""
     if linear_head and dim <= DENSE_PARAMETER_LIMIT:
         return "exact"
-    return "gauss_newton" if "gauss_newton" in METHODS else "cg"
+    return "gauss_newton"
 
 
 def method_spec(name: str) -> MethodSpec:
