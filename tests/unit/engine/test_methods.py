@@ -16,6 +16,7 @@ from unit.engine.dense import gauss_newton, gradients, hessian, lists_to_matrix,
 from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
+KINDS.append(("smooth_hinge", True))
 DAMPING = 2.0
 SETTINGS: dict[str, dict[str, float]] = {
     "cg": {"tolerance": 1e-13},

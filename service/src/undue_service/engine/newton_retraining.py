@@ -218,9 +218,11 @@ def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
     """
     d, C = theta.shape
     H = objectives.dense(theta)
-    # What L2 leaves free may hold directions without curvature, where rounding must not be magnified.
+    # What L2 leaves free may hold directions without curvature, where rounding must not be magnified; far from the
+    # minimum, where a hinge is flat, it may hold no other.
     free = objectives.l2.reshape(-1) == 0
-    H.diagonal().add_(_LIFT * free * H.diagonal()[free].mean() if bool(free.any()) else 0)
+    if bool(free.any()):
+        H.diagonal().add_(_LIFT * free * torch.maximum(H.diagonal()[free].mean(), H.diagonal().mean()))
     if not bool(torch.isfinite(H).all()):
         refuse_not_finite("the Hessian")
     factor, info = torch.linalg.cholesky_ex(H)

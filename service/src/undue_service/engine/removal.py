@@ -117,7 +117,7 @@ class Removals:
         def factors() -> Iterator[tuple[Tensor, Tensor]]:
             for block in self._rows.blocks():
                 for part in block.parts(size):
-                    S = self.loss.curvature(part.outputs(theta[:, None])[:, 0])
+                    S = self.loss.curvature(part.outputs(theta[:, None])[:, 0], part.targets)
                     x = part.features if features is None else part.features[:, features]
                     yield x, S * self._weights(part, at)[:, :, None]
                 self._told()

@@ -159,7 +159,7 @@ def _output_roots(objective: Objective, f: Tensor, batch: Batch, n: int) -> Tens
         torch.ones(len(f), dtype=torch.float64, device=f.device) if batch.weights is None else batch.weights.double()
     )
     scale = scale / n
-    S = objective.loss.curvature(f.double()) * scale[:, None, None]
+    S = objective.loss.curvature(f.double(), batch.targets) * scale[:, None, None]
     C = S.shape[1]
     size = S.diagonal(dim1=1, dim2=2).sum(dim=1)
     if C <= _EIGENVECTORS_UP_TO:
