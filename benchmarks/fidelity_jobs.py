@@ -80,9 +80,7 @@ def _registered(client: Any, name: str, **more: Any) -> tuple[Any, Any, Any]:
     )
     objective = undue.Objective("cross_entropy", l2=task.l2)
     module = task.module.to(torch.float32)
-    model = client.models.register(
-        name, module, objective=objective, example_inputs=data.x[:2], sample=train, **more
-    )
+    model = client.models.register(name, module, objective=objective, example_inputs=data.x[:2], sample=train, **more)
     return model, train, test
 
 
