@@ -12,7 +12,7 @@ from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.retrain import retrain
 
 torch.set_num_threads(1)
 L2 = 1e-2

@@ -10,7 +10,7 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.retrain import retrain
 
 LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 SETS = [[0], [3, 17, 4], list(range(5, 20))]

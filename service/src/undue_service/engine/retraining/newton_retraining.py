@@ -9,17 +9,17 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
+from undue_service.engine.data import Rows
+from undue_service.engine.measurements import measure
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
+from undue_service.engine.solvers.refusals import refuse_not_finite
 
-from .data import Rows
 from .determined import Determination
 from .head_rows import HeadRows, registered, repeated
-from .measurements import measure
 from .newton import CONVERGED, Minima, Newton, Preconditioner
-from .objective import Objective
-from .progress import Progress, silent
 from .refits import Refitted, check_costs, named
 from .removal import Removals
-from .solvers.refusals import refuse_not_finite
 from .training import Divisor
 
 DEFAULT_TOLERANCE = 1e-10
