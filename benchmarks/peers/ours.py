@@ -83,7 +83,8 @@ class Ours(Contender):
         found = np.empty((len(rows), self.task.n), dtype=np.float32)
         start = 0
         memory = self.problem.memory_bytes // 4
-        numel = self.used.query_columns * self.objective.space.dim
+        columns = max(self.used.query_columns, self.fitted.query_columns)
+        numel = columns * self.objective.space.dim + (2 * self.task.n if self.setting.averaged else 0)
         for asked in each_asked(
             self.objective, self.test, rows, "loss", mean=False, row_numel=numel, memory_bytes=memory, progress=silent
         ):
@@ -99,7 +100,9 @@ _PLAIN = {"leverage_correction": False}
 _EXACT = Setting("exact", "dense Hessian, without the leverage correction", arguments=_PLAIN)
 _LEVERAGE = Setting("exact", "dense Hessian, residuals corrected by their leverage")
 _CG = Setting("cg", "block CG to residual 1e-6", arguments={"tolerance": 1e-6, **_PLAIN})
-_LISSA = Setting("lissa", "scale, depth and batch chosen by the engine")
+_LISSA = Setting(
+    "lissa", "to residual 1e-2; scale, depth and batch chosen by the engine", arguments={"tolerance": 1e-2}
+)
 _GAUSS_NEWTON_5 = Setting(
     "gauss_newton", "averaged by the engine over five models", "gauss_newton", checkpoints="seeds", averaged=True
 )
@@ -108,6 +111,9 @@ _EKFAC_DENSE = Setting("ekfac", "exact Fisher, 1/(Λ + l2 + λ) at full rank", "
 _GAUSS_NEWTON = Setting("gauss_newton", "dual, rows by default", "gauss_newton")
 _ARNOLDI = Setting("arnoldi", "rank by default")
 _GRAD_DOT = Setting("grad_dot", "no curvature")
+_GRAD_COS = Setting("grad_cos", "no curvature")
+_RELATIF = Setting("relatif", "by its default normalisation", "gauss_newton")
+_REPRESENTATION = Setting("representation", "what the last layer reads")
 _TRAK = Setting("trak", "one checkpoint", checkpoints="own")
 _TRAK_5 = Setting("trak", "five models of other seeds", checkpoints="seeds")
 _TRACIN = Setting("tracin", "five checkpoints along the training", checkpoints="trajectory")
@@ -129,7 +135,10 @@ _SETTINGS: dict[str, dict[str, Setting]] = {
         "ekfac": _EKFAC,
         "ekfac dense": _EKFAC_DENSE,
         "arnoldi": _ARNOLDI,
+        "relatif": _RELATIF,
         "grad_dot": _GRAD_DOT,
+        "grad_cos": _GRAD_COS,
+        "representation": _REPRESENTATION,
         "trak": _TRAK,
         "trak × 5": _TRAK_5,
         "tracin": _TRACIN,
@@ -157,6 +166,7 @@ def contenders(workload: str) -> dict[str, Entry]:
         label: Entry(
             lambda task, setting=setting: Ours(task, setting),
             setting.note,
+            query_tolerance=0.1 if setting.method == "lissa" else 1e-2,
             is_removal=setting.method in ("exact", "cg", "lissa", "gauss_newton", "ekfac", "arnoldi"),
             device="any",
         )
