@@ -9,9 +9,9 @@ from .base import Workload
 from .networks import RETRAINING_SEEDS, SUBSETS, retrained, trained
 
 NAME = "mlp"
-RECIPE = Recipe(epochs=60, batch_size=128, lr=1e-3, l2=1e-3)
+RECIPE = Recipe(epochs=40, batch_size=128, lr=1e-3, l2=1e-3)
 SEEDS = 5
-TRAJECTORY = (12, 24, 36, 48, 60)
+TRAJECTORY = (8, 16, 24, 32, 40)
 
 
 def architecture() -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 import undue
@@ -172,6 +172,13 @@ def test_self_influence_of_an_ensemble_is_the_mean_too(client, trained):
     assert close(ask(trained.model, ensemble=True), expected) < 1e-5
 
 
+def test_an_estimate_counts_the_members(client, trained):
+    asked = {"train": trained.train, "test": trained.train, "method": "exact"}
+    one, all_of_them = (client.estimate(trained.model, ensemble=ensemble, **asked) for ensemble in (False, True))
+    assert 2 * one.seconds < all_of_them.seconds <= len(FORMS) * one.seconds
+    assert all_of_them.peak_bytes > one.peak_bytes
+
+
 def test_answers_over_checkpoints_say_which(client, trained):
     asked = {"train": trained.train, "test": trained.train, "rows": ROWS, "method": "grad_dot"}
     found = client.influence(trained.model, ensemble=True, seed=7, **asked).result(timeout=120).diagnostics
@@ -261,6 +268,33 @@ def test_what_is_no_weights_is_refused(client, trained, tmp_path):
     with pytest.raises(undue.JobFailed, match=r"checkpoints\[0\]: ") as caught:
         trained.register("wrong", trained.last, checkpoints=[undue.Checkpoint(tmp_path / "other.onnx", 1.0)])
     assert caught.value.reason in ("MODEL_MALFORMED", "WEIGHTS_MISMATCH")
+
+
+class Tied(nn.Module):
+    """Two layers of the same weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_tied_weights_come_once_or_twice(trained, scores, tmp_path):
+    torch.manual_seed(0)
+    last, epoch = Tied(), Tied()
+    save_model(epoch, str(tmp_path / "epoch.safetensors"))
+    expected = scores(trained.register("tied-epoch", epoch))
+    for source in (tmp_path / "epoch.safetensors", epoch):
+        model = trained.register("tied", last, checkpoints=[undue.Checkpoint(source, 1.0)])
+        assert close(scores(model, ensemble=True), expected) < 1e-6
+    state = epoch.state_dict()
+    parted = state | {"second.weight": state["first.weight"] + 1}
+    with pytest.raises(undue.JobFailed, match="are the same weights of the model") as caught:
+        trained.register("tied", last, checkpoints=[undue.Checkpoint(parted, 1.0)])
+    assert caught.value.reason == "WEIGHTS_MISMATCH"
 
 
 def test_a_model_without_checkpoints_has_nothing_to_average(client, trained, scores):

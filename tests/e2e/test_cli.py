@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
 import undue
 
@@ -111,6 +112,60 @@ def test_every_verb_prints_json_that_a_program_reads(server, tmp_path) -> None:
     for noun in ("models", "datasets"):
         assert tool(run("--server", server, noun, "delete", "v", "--force", "--json")) == {"deleted": "v"}
     run("--server", server, "datasets", "get", "v", status=2)
+
+
+def test_a_model_with_a_recipe_and_checkpoints(server, tmp_path) -> None:
+    rng = np.random.default_rng(4)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(30, 4)).astype(np.float32), y=np.arange(30) % 3)
+    softmax_model(tmp_path / "m.onnx")
+    weights = {"weight": rng.normal(size=(4, 3)), "bias": np.zeros(3)}
+    save_file(weights, tmp_path / "epoch.safetensors")
+    data, model, epoch = (str(tmp_path / name) for name in ("d.npz", "m.onnx", "epoch.safetensors"))
+    run("--server", server, "datasets", "register", "r", data, "--inputs", "x", "--target", "y")
+    words = ["--server", server, "models", "register", "r", model, "--objective", "cross_entropy", "--sample", "r"]
+    words += ["--checkpoint", epoch, "0.1", "--checkpoint", model, "5e-2", "--optimizer", "sgd", "--lr", "0.1"]
+    words += ["--epochs", "3", "--batch-size", "8", "--schedule", "cosine", "--momentum", "0.9", "--init", epoch]
+    made = json.loads(run(*words, "--training-seed", "4", "--json"))
+    assert [one["learning_rate"] for one in made["checkpoints"]] == [0.1, 0.05]
+    assert made["checkpoints"][1]["stationarity"] == made["report"]["stationarity"]
+    recipe = {"optimizer": "sgd", "lr": 0.1, "epochs": 3, "batch_size": 8, "schedule": "cosine", "momentum": 0.9}
+    assert recipe.items() <= made["training"].items()
+    assert (made["training"]["seed"], made["training"]["init"]) == (4, "weights")
+    shown = run("--server", server, "models", "get", "r")
+    assert "sgd, lr 0.1, cosine, 3 epochs, batches of 8" in shown
+    assert "checkpoint 1" in shown
+    asked = [
+        "--server",
+        server,
+        "influence",
+        "r",
+        "--train",
+        "r",
+        "--test",
+        "r",
+        "--rows",
+        "0",
+        "--top-k",
+        "all",
+        "--json",
+    ]
+
+    def scores(*more: str) -> np.ndarray:
+        return np.array(json.loads(run(*asked, "--top-k", "all", *more))["scores"])
+
+    ensemble = scores("--method", "grad_dot", "--ensemble", "--seed", "3")
+    tracin = scores("--method", "tracin")
+    here = scores("--method", "grad_dot", "--parameters", "weight", "bi*")
+    np.testing.assert_allclose(tracin, 0.1 * (2 * ensemble - here) + 0.05 * here, rtol=1e-3, atol=1e-6)
+    error = json.loads(run(*asked, "--rank", "3", status=2))["error"]
+    assert error["reason"] == "INVALID_FIELD"
+    error = json.loads(run(*words, "--checkpoint", data, "0.1", "--json", status=2))["error"]
+    assert error["reason"] == "INVALID_FIELD"
+    ranked = json.loads(
+        run("--server", server, "self-influence", "r", "--train", "r", "--ensemble", "--top-k", "2", "--json")
+    )
+    assert ranked["diagnostics"]["method"] == "exact"
+    assert len(ranked["diagnostics"]["digests"]["checkpoints"]) == 64
 
 
 def tool(text: str) -> object:

@@ -113,12 +113,42 @@ def test_a_watch_says_once_what_was_asked(client, small):
     assert job.spec["train"] == small.train.name
 
 
+def test_the_service_says_what_each_method_takes(client):
+    methods = {one.name: one for one in client.server_info().methods}
+    exact, cg, tracin = methods["exact"], methods["cg"], methods["tracin"]
+    assert (exact.parameter_limit, exact.has_leverage_correction, exact.rank) == (12_000, True, "")
+    assert (cg.parameter_limit, cg.is_iterative, cg.uses_damping) == (None, True, True)
+    assert (tracin.needs_checkpoints, tracin.scale, tracin.uses_damping) == (True, "relative", False)
+    assert not methods["representation"].has_self_influence
+    assert methods["gauss_newton"].rank
+    assert methods["ekfac"].draws_at_random
+
+
+def test_a_setting_that_a_method_lacks_is_refused_before_anything_runs(client, small):
+    asked = {"train": small.train, "test": small.train}
+    for settings, said in (
+        ({"method": "exact", "rank": 2}, "truncates nothing"),
+        ({"rank": 2}, "exact truncates nothing"),
+        ({"method": "gauss_newton", "normalization": "loss"}, "one normalization only"),
+        ({"parameters": ["body.*"]}, "there are weight, bias"),
+    ):
+        for ask in (client.influence, client.estimate):
+            with pytest.raises(undue.InvalidArgument, match=said):
+                ask(small.model, **asked, **settings)
+
+
+def test_progress_has_a_rate(client, small):
+    steps = list(client.self_influence(small.model, train=small.train).watch())
+    assert all(step.rate >= 0 for step in steps)
+    assert all(step.seconds_left is None for step in steps if step.rate == 0 or step.total == 0)
+
+
 def test_a_job_past_its_limit_fails(client, small):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 400), torch.nn.Tanh(), torch.nn.Linear(400, 3)).double()
     objective = undue.Objective("cross_entropy", l2=1e-2)
     slow = client.models.register("slow", net, objective=objective, example_inputs=torch.zeros(2, 4).double())
-    job = client.influence(slow, train=small.train, test=small.train, damping=1.0, timeout_seconds=0.05)
+    job = client.influence(slow, train=small.train, test=small.train, method="exact", damping=1.0, timeout_seconds=0.05)
     with pytest.raises(undue.JobFailed) as caught:
         job.result(timeout=60)
     assert caught.value.reason == "JOB_DEADLINE"

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.settings import Settings
 
 
@@ -73,6 +74,19 @@ def test_dataset_roots_may_be_a_list_in_the_file(tmp_path, monkeypatch):
 def test_a_dataset_root_that_could_mean_anything_is_refused(root):
     with pytest.raises(ValidationError, match="absolute path"):
         Settings(dataset_roots=root)
+
+
+def test_the_budget_of_a_block_is_the_engines_own_unless_it_is_set(monkeypatch):
+    assert Settings().block_bytes == BLOCK_BYTES
+    monkeypatch.setenv("UNDUE_BLOCK_BYTES", str(1 << 20))
+    assert Settings().block_bytes == 1 << 20
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", str((1 << 20) - 1), "1GB", "1e9", ""])
+def test_a_budget_that_holds_nothing_is_refused(monkeypatch, wrong):
+    monkeypatch.setenv("UNDUE_BLOCK_BYTES", wrong)
+    with pytest.raises(ValidationError, match="block_bytes"):
+        Settings()
 
 
 def test_every_setting_says_what_it_means():

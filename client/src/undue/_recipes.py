@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from ._errors import invalid
-from ._inputs import non_negative, positive
+from ._inputs import non_negative, positive, seed_number
 
 Optimizer = Literal["sgd", "adam"]
 Schedule = Literal["linear", "cosine"]
@@ -84,7 +84,7 @@ class Training:
             "momentum": _below_one("training.momentum", momentum),
             "betas": (_below_one("training.betas[0]", betas[0]), _below_one("training.betas[1]", betas[1])),
             "eps": _above_zero("training.eps", eps),
-            "seed": int(non_negative("training.seed", seed)),
+            "seed": seed_number("training.seed", seed),
             "init": init,
         }
         for name, value in checked.items():
@@ -120,13 +120,13 @@ def checked_recipe(training: object, checkpoints: Iterable[object]) -> tuple[Tra
     """
     if not isinstance(training, Training | None):
         raise invalid("training", "must be an undue.Training, e.g. undue.Training('adam', lr=1e-3, epochs=20)")
-    if training is not None and not is_initialiser(training.init):
-        _check_path("training.init", training.init)
+    if training is not None and training.init is not None and not is_initialiser(training.init):
+        _check_source("training.init", training.init)
     checked = []
     for place, each in enumerate(checkpoints):
         if not isinstance(each, Checkpoint):
             raise invalid(f"checkpoints[{place}]", "must be an undue.Checkpoint(source, learning_rate)")
-        _check_path(f"checkpoints[{place}].source", each.source)
+        _check_source(f"checkpoints[{place}].source", each.source)
         checked.append(each)
     return training, checked
 
@@ -142,14 +142,9 @@ def weights_file(field: str, source: object, folder: Path) -> tuple[Path, Weight
     Raises:
         InvalidArgument: they are no weights.
     """
-    named_file = _check_path(field, source)
-    if named_file is not None:
-        return named_file
-    state = getattr(source, "state_dict", source)  # a method of an nn.Module, a mapping of an ExportedProgram
-    named = state() if callable(state) else state
-    if not isinstance(named, Mapping) or not named:
-        text = f"is a {type(source).__name__}; pass a path, a mapping of parameter name to array, or an nn.Module"
-        raise invalid(field, text)
+    if isinstance(source, str | os.PathLike):
+        return _weights_path(field, source)
+    named = _state(field, source)
     from safetensors.numpy import save_file  # imported where it is needed
 
     path = folder / "weights.safetensors"
@@ -157,10 +152,23 @@ def weights_file(field: str, source: object, folder: Path) -> tuple[Path, Weight
     return path, "safetensors"
 
 
-def _check_path(field: str, source: object) -> tuple[Path, WeightsFormat] | None:
-    """Return the path and format of a file; None for what is none."""
-    if not isinstance(source, str | os.PathLike):
-        return None
+def _check_source(field: str, source: object) -> None:
+    if isinstance(source, str | os.PathLike):
+        _weights_path(field, source)
+    else:
+        _state(field, source)
+
+
+def _state(field: str, source: object) -> Mapping[Any, Any]:
+    state = getattr(source, "state_dict", source)  # a method of an nn.Module, a mapping of an ExportedProgram
+    named = state() if callable(state) else state
+    if not isinstance(named, Mapping) or not named:
+        text = f"is a {type(source).__name__}; pass a path, a mapping of parameter name to array, or an nn.Module"
+        raise invalid(field, text)
+    return named
+
+
+def _weights_path(field: str, source: str | os.PathLike[Any]) -> tuple[Path, WeightsFormat]:
     path = Path(os.fsdecode(source)).expanduser()
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in get_args(WeightsFormat):

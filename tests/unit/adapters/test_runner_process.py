@@ -12,6 +12,7 @@ from undue_service.adapters.memory import NoMetrics
 from undue_service.adapters.pool.local import LocalPool
 from undue_service.adapters.pool.runner_process import RunnerProcess
 from undue_service.application.ports import RunnerLostError, Work
+from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.reports import DatasetReport, TaskResult
 from undue_service.domain.specs import ArraysSource, TensorRef
@@ -22,7 +23,7 @@ PREAMBLE = """
 import os, socket, sys, time
 from undue_service.wire import frames_pb2 as f
 from undue_service.wire.framing import RunnerChannel
-sock = socket.socket(fileno=int(sys.argv[-2]))
+sock = socket.socket(fileno=int(sys.argv[1]))
 channel = RunnerChannel(sock)
 def say(**frame): channel.send(f.FromRunner(**frame))
 """
@@ -58,6 +59,23 @@ def test_a_runner_that_behaves(tmp_path):
     assert result.report == REPORT
     assert (progress.stage, progress.done, progress.total) == ("s", 1, 2)
     assert libraries == {"torch": "9"}
+
+
+def test_a_runner_is_told_its_device_and_its_budget(tmp_path):
+    script = HELLO + "say(progress=f.Progress(id=task.id, stage=' '.join(sys.argv[2:])))\n" + DONE + "channel.receive()"
+    _, [progress], _ = behave(script, tmp_path)
+    assert progress.stage == f"cpu {BLOCK_BYTES}"
+
+    async def main():
+        pool = LocalPool(("cpu",), NoMetrics(), [sys.executable, "-c", PREAMBLE + script], block_bytes=12345678)
+        told = []
+        try:
+            await pool.run(Work("t", "job-1", a_task("0"), {}, tmp_path), told.append)
+        finally:
+            await pool.close()
+        assert [one.stage for one in told] == ["cpu 12345678"]
+
+    asyncio.run(main())
 
 
 def test_a_typed_failure_is_raised_as_it_was(tmp_path):

@@ -1,5 +1,6 @@
 """Deletion: who is asked, who is told, who is cancelled."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,7 +23,16 @@ from undue_service.application.uploads import Uploads
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import JobState
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
-from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, SelfInfluence, TensorRef
+from undue_service.domain.specs import (
+    ArraysSource,
+    CheckpointSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    SelfInfluence,
+    TensorRef,
+    TrainingSpec,
+    WeightsFile,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REPORT = DatasetReport(4, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")
@@ -154,6 +164,40 @@ def test_bytes_go_when_the_last_that_uses_them_goes(bench):
     assert bench.artifacts.contains("t", bench.digest)
     bench.deletions.registration("t", "datasets", again.name, "", force=False)
     assert not bench.artifacts.contains("t", bench.digest)
+
+
+def test_weights_go_with_the_last_model_that_has_them(bench):
+    shared, own, start = (bench.uploads.keep("t", text) for text in (b"epoch 1", b"epoch 2", b"epoch 0"))
+    recipe = TrainingSpec("sgd", 0.1, 1, init=WeightsFile("safetensors", start))
+
+    def register(name, *digests, training=None):
+        checkpoints = tuple(CheckpointSpec(WeightsFile("safetensors", digest), 0.1) for digest in digests)
+        spec = replace(bench.model.spec, training=training, checkpoints=checkpoints)
+        return bench.made(bench.registrations.create_model("t", name, spec, None), MODEL_REPORT)
+
+    def kept():
+        return [bench.artifacts.contains("t", digest) for digest in (bench.model.spec.digest, shared, own, start)]
+
+    first, second = register("a", shared, own, shared, training=recipe), register("b", shared)
+    bench.clock.ahead = 2 * RELEASE_GRACE
+    assert bench.retention.release("t", (), NOW) == 0
+    assert kept() == [True, True, True, True]
+    bench.deletions.registration("t", "models", first.name, "", force=False)
+    assert kept() == [True, True, False, False]
+    bench.deletions.registration("t", "models", bench.model.name, "", force=False)
+    assert kept() == [True, True, False, False]
+    bench.deletions.registration("t", "models", second.name, "", force=False)
+    assert kept() == [False, False, False, False]
+
+
+def test_weights_that_are_not_there_are_named_when_a_model_is_registered(bench):
+    for part in (
+        {"checkpoints": (CheckpointSpec(WeightsFile("pt2", "0" * 64), 0.1),)},
+        {"training": TrainingSpec("sgd", 0.1, 1, init=WeightsFile("pt2", "0" * 64))},
+    ):
+        with pytest.raises(FailedPrecondition, match="0" * 64) as caught:
+            bench.registrations.create_model("t", "n", replace(bench.model.spec, **part), None)
+        assert caught.value.reason is Reason.UPLOAD_INCOMPLETE
 
 
 def test_an_upload_that_was_used_does_not_keep_what_is_deleted(bench):

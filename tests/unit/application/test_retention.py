@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,7 +24,15 @@ from undue_service.application.retention import EVERY, GRACE, RELEASE_GRACE, REQ
 from undue_service.application.uploads import Uploads
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason, Unavailable
 from undue_service.domain.resources import RequestKey
-from undue_service.domain.specs import ArraysSource, TensorRef
+from undue_service.domain.specs import (
+    ArraysSource,
+    CheckpointSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    TensorRef,
+    TrainingSpec,
+    WeightsFile,
+)
 
 TTL = timedelta(hours=24)
 NOW = datetime.now(UTC)
@@ -95,6 +104,23 @@ def test_an_upload_that_does_not_move_is_dropped_with_its_bytes(bench):
     with pytest.raises(NotFound):
         bench.uploads.get("t", upload.name)
     assert bench.uploads.create("t", 6, digest(b"abcdef"), request).id != upload.id
+
+
+def test_checkpoints_stay_as_long_as_their_model(bench):
+    files = [b"model", b"epoch", b"start"]
+    for file in files:
+        bench.upload(file)
+    bench.upload(b"nobody's epoch")
+    model, epoch, start = (WeightsFile("safetensors", digest(file)) for file in files)
+    recipe = TrainingSpec("sgd", 0.1, 1, init=start)
+    spec = ModelSpec("pt2", model.digest, ObjectiveSpec("squared_error"), training=recipe)
+    spec = replace(spec, checkpoints=(CheckpointSpec(epoch, 0.1),))
+    bench.registrations.create_model("t", "m", spec, None)
+    bench.clock.ahead = TTL + GRACE + 10 * SECOND
+    bench.retention.sweep()
+    bench.clock.ahead += TTL + GRACE
+    bench.retention.sweep()
+    assert [bench.has(file) for file in [*files, b"nobody's epoch"]] == [True, True, True, False]
 
 
 def test_an_upload_that_moves_is_kept(bench):

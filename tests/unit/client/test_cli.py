@@ -13,7 +13,7 @@ import pytest
 
 import undue
 from undue.cli.main import main
-from undue.v1 import jobs_pb2
+from undue.v1 import jobs_pb2, models_pb2
 
 UNDUE = [sys.executable, "-m", "undue.cli.main"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(undue.__file__).parents[1])}
@@ -75,6 +75,81 @@ def test_models_are_registered_with_all_their_settings(fake, capsys, tmp_path) -
     assert list(sent.model.objective.l2_exclude) == ["*bias*", "b?"]
     assert (list(sent.model.parameters), sent.model.output, sent.model.sample) == (["fc.*"], "logits", "datasets/d")
     assert run_json(capsys, *words, "--no-wait", "--json")["state"] == "VALIDATING"
+
+
+REGISTER = ["models", "register", "m", "--objective", "squared_error"]
+
+
+def test_a_recipe_and_checkpoints_are_sent(fake, capsys, tmp_path) -> None:
+    for name in ("m.onnx", "1.safetensors", "2.pt2"):
+        (tmp_path / name).write_bytes(name.encode())
+    model, first, second = (str(tmp_path / name) for name in ("m.onnx", "1.safetensors", "2.pt2"))
+    words = [*REGISTER, model, "--checkpoint", first, "0.1", "--checkpoint", second, "1e-2"]
+    run_json(
+        capsys,
+        *words,
+        "--optimizer",
+        "adam",
+        "--lr",
+        "1e-3",
+        "--epochs",
+        "20",
+        "--init",
+        "torch",
+        "--no-wait",
+        "--json",
+    )
+    [sent] = [request.model for request in fake.requests if type(request).__name__ == "CreateModelRequest"]
+    assert [(one.weights.format, one.learning_rate) for one in sent.checkpoints] == [
+        (models_pb2.WeightsFile.FORMAT_SAFETENSORS, 0.1),
+        (models_pb2.WeightsFile.FORMAT_PT2, 0.01),
+    ]
+    training = sent.training
+    assert (training.optimizer, training.lr, training.epochs) == (models_pb2.Training.OPTIMIZER_ADAM, 1e-3, 20)
+    assert not training.HasField("batch_size")
+    assert training.initialiser == models_pb2.Training.INITIALISER_TORCH
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "0.1"], "optimizer"),
+        (["--momentum", "0.9"], "--momentum"),
+        (["--training-seed", "3"], "--training-seed"),
+        (["--optimizer", "sgd", "--epochs", "3"], "training.lr"),
+        (["--optimizer", "sgd", "--lr", "0.1"], "training.epochs"),
+        (["--optimizer", "sgd", "--lr", "0.1", "--epochs", "1", "--init", "weights.bin"], "training.init"),
+        (["--checkpoint", "1.pt2", "fast"], "'fast' is no learning rate"),
+        (["--checkpoint", "1.pt2", "0"], "learning_rate"),
+        (["--checkpoint", "1.pth", "0.1"], "save_file"),
+        (["--checkpoint", "none.pt2", "0.1"], "none.pt2 cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_or_checkpoint_is_a_usage_error(fake, capsys, tmp_path, words, said) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"x")
+    status, _, err = run(capsys, *REGISTER, str(tmp_path / "m.onnx"), *words)
+    assert (status, fake.calls["CreateModel"]) == (2, 0)
+    assert said in err
+
+
+def test_settings_of_methods_are_sent(fake, capsys) -> None:
+    words = [
+        "--parameters",
+        "a.*",
+        "b",
+        "--rank",
+        "4",
+        "--normalization",
+        "loss",
+        "--ensemble",
+        "--seed",
+        "7",
+        "--no-wait",
+    ]
+    run(capsys, "influence", "m", "--train", "d", "--test", "d", *words)
+    sent = fake.requests[-1].job.influence
+    assert (list(sent.parameters), sent.rank, sent.normalization) == (["a.*", "b"], 4, jobs_pb2.NORMALIZATION_LOSS)
+    assert (sent.ensemble, sent.seed, sent.method) == (True, 7, "")
 
 
 def test_data_sets_are_registered_with_a_schema(fake, capsys, tmp_path) -> None:

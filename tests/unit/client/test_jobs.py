@@ -26,15 +26,28 @@ def test_everything_asked_is_sent(fake, client) -> None:
     assert not sent.leverage_correction
 
 
+UNSET = ("damping", "top_k", "leverage_correction", "tolerance", "max_iterations", "rank", "normalization")
+
+
 def test_what_is_left_out_stays_unset(fake, client) -> None:
     client.influence("m", train="d", test="d", top_k=None)
     sent = fake.requests[-1].job.influence
-    assert not any(sent.HasField(name) for name in ("damping", "top_k", "leverage_correction"))
-    assert list(sent.rows) == []
+    assert not any(sent.HasField(name) for name in UNSET)
+    assert (list(sent.rows), sent.method, list(sent.parameters), sent.ensemble, sent.seed) == ([], "", [], False, 0)
     client.self_influence("m", train="d")
     sent = fake.requests[-1].job.self_influence
-    assert not any(sent.HasField(name) for name in ("damping", "top_k", "leverage_correction"))
-    assert sent.method == "exact"
+    assert not any(sent.HasField(name) for name in UNSET)
+    assert sent.method == ""
+
+
+@pytest.mark.parametrize("job", ["influence", "self_influence"])
+def test_settings_of_methods_are_sent(fake, client, job) -> None:
+    over = {"test": "d"} if job == "influence" else {}
+    settings = {"method": "m", "rank": np.int64(4), "ensemble": True, "seed": 2**63 - 1}
+    getattr(client, job)("m", train="d", **over, **settings, parameters=["a.*", "b"], normalization="loss")
+    sent = getattr(fake.requests[-1].job, job)
+    assert (sent.method, sent.rank, sent.ensemble, sent.seed) == ("m", 4, True, 2**63 - 1)
+    assert (list(sent.parameters), sent.normalization) == (["a.*", "b"], jobs_pb2.NORMALIZATION_LOSS)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +64,13 @@ def test_what_is_left_out_stays_unset(fake, client) -> None:
         {"rows": [-1]},
         {"measurement": "vibes"},
         {"aggregate": "median"},
+        {"parameters": "fc.*"},
+        {"parameters": [1]},
+        {"rank": 0},
+        {"rank": 1.5},
+        {"normalization": "l2"},
+        {"seed": -1},
+        {"seed": float("nan")},
         {"train": "models/m"},
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.methods import Checkpoint
+from undue_service.engine.program import Program
 from unit.engine.dense import other_weights
 
 
@@ -72,6 +73,75 @@ def test_weights_that_do_not_fit_are_named(case):
         with pytest.raises(InvalidArgument, match=name) as caught:
             c.objective.at(wrong)
         assert caught.value.reason == Reason.WEIGHTS_MISMATCH
+
+
+def test_weights_of_another_kind_of_number_are_named(case):
+    c = case("cross_entropy", False)
+    good = dict(c.objective.program.parameters)
+    name = next(iter(good))
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(InvalidArgument, match=str(dtype).removeprefix("torch.")) as caught:
+            c.objective.at(good | {name: good[name].to(dtype)})
+        assert caught.value.metadata == {"parameter": name}
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        rounded = good[name].to(dtype)
+        torch.testing.assert_close(
+            c.objective.at(good | {name: rounded}).program.parameters[name], rounded.to(good[name].dtype)
+        )
+
+
+class Tied(torch.nn.Module):
+    """Two layers of the same weights behind a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.first, self.second = (torch.nn.Linear(3, 3, bias=False) for _ in range(2))
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(self.norm(x))))
+
+
+@pytest.fixture
+def tied():
+    """The program of such a network, and its state."""
+    torch.manual_seed(0)
+    net = Tied().eval()
+    net.norm.running_mean.copy_(torch.randn(3))
+    program = Program.from_exported(
+        torch.export.export(net, (torch.zeros(2, 3),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    )
+    return program, {name: tensor.detach() for name, tensor in net.state_dict().items()}
+
+
+def test_weights_that_share_memory_are_given_once_or_alike(tied):
+    program, state = tied
+    same = state["first.weight"] + 1
+    for given in (
+        state | {"first.weight": same, "second.weight": same.clone()},
+        {name: same if name == "second.weight" else value for name, value in state.items() if name != "first.weight"},
+    ):
+        found = program.at(given).forward({}, {"x": torch.ones(2, 3)})
+        assert (found != program.forward({}, {"x": torch.ones(2, 3)})).all()
+    for other in (same + 1, same.double(), same[:2]):
+        with pytest.raises(InvalidArgument, match=r"'first\.weight' and 'second\.weight' are the same") as caught:
+            program.at(state | {"first.weight": same, "second.weight": other})
+        assert caught.value.reason == Reason.WEIGHTS_MISMATCH
+
+
+@pytest.mark.parametrize("name", ["norm.running_mean", "norm.running_var"])
+def test_running_statistics_belong_to_the_weights(tied, name):
+    program, state = tied
+    moved = program.at(state | {name: state[name] + 1})
+    torch.testing.assert_close(moved.constants[name], state[name] + 1)
+    assert (moved.forward({}, {"x": torch.ones(2, 3)}) != program.forward({}, {"x": torch.ones(2, 3)})).all()
+    for wrong in ({k: v for k, v in state.items() if k != name}, state | {name: torch.ones(4)}):
+        with pytest.raises(InvalidArgument, match=name) as caught:
+            program.at(wrong)
+        assert (caught.value.reason, caught.value.metadata) == (Reason.WEIGHTS_MISMATCH, {"parameter": name})
+    core = program.at(state)
+    torch.testing.assert_close(core.forward({}, {"x": torch.ones(2, 3)}), program.forward({}, {"x": torch.ones(2, 3)}))
 
 
 def test_at_other_weights_only_the_weights_differ(case):

@@ -63,14 +63,23 @@ def likenesses(c, w):
     return torch.nn.functional.cosine_similarity(h[:, None], h[None], dim=2) * torch.sign(r @ r.T) * (w > 0)
 
 
-def by_ekfac(c, w):
+def ekfac_curvature(c, w):
     own = c.objective.program.parameters
     is_head = len(own) == 2
     layers = [torch.nn.Linear(*own[f"{at}weight"].shape[::-1]) for at in ([""] if is_head else ["0.", "2."])]
     module = layers[0] if is_head else torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1])
     module.load_state_dict(dict(own))
     curvature = ekfac(c.objective, module, c.objective.place(next(c.rows.batches(1000))), w)
-    return influences(gradients(c), w, curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64))
+    return curvature + DAMPING * torch.eye(len(curvature), dtype=torch.float64)
+
+
+def relative(c, w, power=2):
+    """H⁻¹'s columns over their norms; with power 1, over the root of the gradient's product with them."""
+    g = gradients(c)
+    H = hessian(c, DAMPING) if c.objective.head is not None else ekfac_curvature(c, w)
+    moves = torch.linalg.solve(H, g.T)
+    sizes = (moves if power == 2 else g.T).mul(moves).sum(0).sqrt()
+    return g @ moves / sizes.where(sizes > 0, 1) * (w > 0)
 
 
 FORMULAS = {
@@ -88,7 +97,8 @@ OF_GAUSS_NEWTON = {"lissa", "arnoldi"}
 
 FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
-    "ekfac": by_ekfac,
+    "ekfac": lambda c, w: influences(gradients(c), w, ekfac_curvature(c, w)),
+    "relatif": relative,
     "tracin": steps,
     "representation": likenesses,
 }

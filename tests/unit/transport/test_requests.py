@@ -19,12 +19,17 @@ POSITIVE = st.floats(0, 1e300)
 COMMON = {
     "model": NAMES,
     "train": NAMES,
-    "method": NAMES,
+    "method": st.just("") | NAMES,
     "damping": st.none() | POSITIVE,
     "top_k": st.none() | st.integers(1, 1000),
     "leverage_correction": st.none() | st.booleans(),
     "tolerance": st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True),
     "max_iterations": st.none() | st.integers(1, 2**31 - 1),
+    "parameters": st.lists(NAMES, max_size=3).map(tuple),
+    "rank": st.none() | st.integers(1, 2**31 - 1),
+    "normalization": st.none() | st.sampled_from(["theta", "loss"]),
+    "ensemble": st.booleans(),
+    "seed": st.integers(0, 2**63 - 1),
 }
 INFLUENCE = st.builds(
     Influence,
@@ -81,7 +86,13 @@ INFLUENCE_OK = {"model": "m", "train": "a", "test": "b", "method": "exact"}
         ({"model": ""}, "job.influence.model"),
         ({"train": ""}, "job.influence.train"),
         ({"test": ""}, "job.influence.test"),
-        ({"method": ""}, "job.influence.method"),
+        ({"parameters": [""]}, "job.influence.parameters[0]"),
+        ({"parameters": ["p" * 513]}, "job.influence.parameters[0]"),
+        ({"parameters": ["p"] * 1001}, "job.influence.parameters"),
+        ({"rank": 0}, "job.influence.rank"),
+        ({"normalization": 0}, "job.influence.normalization"),
+        ({"normalization": 9}, "job.influence.normalization"),
+        ({"seed": -1}, "job.influence.seed"),
         ({"rows": [1, -1]}, "job.influence.rows[1]"),
         ({"damping": -1.0}, "job.influence.damping"),
         ({"damping": float("nan")}, "job.influence.damping"),
@@ -190,7 +201,6 @@ def test_every_wrong_field_is_told_at_once():
         check(jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(influence=spec), request_id="no uuid"))
     assert [one.field for one in caught.value.violations] == [
         "job.influence.train",
-        "job.influence.method",
         "job.influence.damping",
         "job.influence.top_k",
         "request_id",

@@ -62,6 +62,13 @@ class Output:
                 rows.append(("gradient norm", report.stationarity.gradient_norm))
                 rows.append(("mean loss", report.stationarity.mean_loss))
             rows += [("warning", text) for text in report.warnings]
+        if recipe := model.training:
+            rate = f"lr {recipe.lr:g}, {recipe.schedule}" if recipe.schedule else f"lr {recipe.lr:g}"
+            batch = f"batches of {recipe.batch_size:,}" if recipe.batch_size else "all rows in a step"
+            rows.append(("training", f"{recipe.optimizer}, {rate}, {recipe.epochs:,} epochs, {batch}"))
+        for place, one in enumerate(model.checkpoints):
+            loss = f", mean loss {one.stationarity.mean_loss:.6g}" if one.stationarity else ""
+            rows.append((f"checkpoint {place}", f"learning rate {one.learning_rate:g}{loss}"))
         return _print_rows(rows)
 
     def models(self, models: Iterable[Model]) -> None:
@@ -187,8 +194,8 @@ class Output:
         _print_rows(rows)
         print()
         return _print_table(
-            ("method", "scale", "damping", "estimand"),
-            [(m.name, m.scale, "yes" if m.uses_damping else "no", m.estimand) for m in info.methods],
+            ("method", "scale", "damping", "rank", "estimand"),
+            [(m.name, m.scale, "yes" if m.uses_damping else "no", m.rank or "no", m.estimand) for m in info.methods],
         )
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
+from undue_service.domain.methods import works_over_checkpoints
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, SelfInfluence
+from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence
 
 from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
 from .changes import Changes, wait
@@ -84,7 +85,10 @@ class Jobs:
         if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
             test_rows = len(spec.rows) or dataset_report(settled.test).rows
         train_rows = dataset_report(settled.train).rows
-        training = settled.model.spec.training if isinstance(settled.model.spec, ModelSpec) else None
+        known = settled.model.spec
+        assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
+        asked = settled.spec
+        over = isinstance(asked, ScoringJob) and works_over_checkpoints(asked.method, asked.ensemble)
         found = estimate(
             settled.spec,
             model,
@@ -92,7 +96,8 @@ class Jobs:
             train_rows,
             test_rows,
             registered=model_report(settled.model),
-            training=training,
+            training=known.training,
+            members=max(1, len(known.checkpoints)) if over else 1,
             block_bytes=self._block_bytes,
         )
         return settled.spec, found

@@ -98,6 +98,7 @@ def estimate(
     *,
     registered: ModelReport | None = None,
     training: TrainingSpec | None = None,
+    members: int = 1,
     block_bytes: int = BLOCK_BYTES,
 ) -> Estimate:
     """Return what a job would take.
@@ -110,21 +111,23 @@ def estimate(
         test_rows: that are explained or measured; 0 for a job without.
         registered: the model with those selected that are trained again, where they are others.
         training: the recipe of a model that is no linear head.
+        members: how many checkpoints scores run over, each a model with factors of its own; 1 without any.
         block_bytes: the engine's budget.
     """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     trained = _Trained(registered or model, training, speed, n, m, block_bytes)
     match spec:
         case Influence():
-            work = _influence(spec, model, n, m, block_bytes)
+            work = _times(members, _influence(spec, model, n, m, block_bytes))
             if spec.fidelity is not None:
                 work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _solving(spec, method, model, n, n, block_bytes)
+            work = _times(members, _solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without):
             work = _retraining(trained, len(without) + 1, spec.seeds)
         case Fidelity():
-            work = _and(_influence(spec.scoring(), model, n, m, block_bytes), _fidelity(spec.settings, trained))
+            scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
+            work = _and(scoring, _fidelity(spec.settings, trained))
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
     seconds = (
@@ -150,6 +153,18 @@ def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes:
     held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
     products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
     return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
+
+
+def _times(members: int, work: _Work) -> _Work:
+    """Return what the same work takes for each member of an ensemble; the scores of all are ranked once."""
+    return replace(
+        work,
+        passes=members * work.passes,
+        flops=members * work.flops,
+        held=members * work.held,
+        products=members * work.products,
+        seconds=members * work.seconds,
+    )
 
 
 def _and(one: _Work, other: _Work) -> _Work:

@@ -132,6 +132,16 @@ METHODS: Mapping[str, MethodSpec] = {
             needs_checkpoints=True,
         ),
         MethodSpec(
+            name="relatif",
+            scale="relative",
+            estimand="influence of the training row on the test row's cost, over the size of what its removal does to "
+            "the whole model",
+            uses_damping=True,
+            has_leverage_correction=False,
+            precision="float32",
+            has_normalization=True,
+        ),
+        MethodSpec(
             name="representation",
             scale="relative",
             estimand="cosine of what the last layer reads of the test and of the training row, negative where the two "
@@ -162,6 +172,15 @@ def method_spec(name: str) -> MethodSpec:
         text = f"there is no method {name!r}; there are {', '.join(sorted(METHODS))}"
         raise InvalidArgument.at("method", text, Reason.METHOD_UNKNOWN)
     return METHODS[name]
+
+
+def works_over_checkpoints(name: str, ensemble: bool) -> bool:
+    """Return whether the scores of a method are taken at the registered checkpoints.
+
+    Raises:
+        InvalidArgument: METHOD_UNKNOWN.
+    """
+    return ensemble or method_spec(name).uses_checkpoints
 
 
 def self_influence_spec(name: str) -> MethodSpec:

@@ -138,13 +138,14 @@ class Program:
                 shape or holds another kind of numbers, or weights that share memory are given different values.
         """
         given: dict[str, Tensor] = {}
+        names: dict[str, str] = {}
         for name, tensor in parameters.items():
             owner = self.aliases.get(name, name)
-            same = given.get(owner, tensor)
+            same = given.setdefault(owner, tensor)
             if same.dtype != tensor.dtype or not torch.equal(same, tensor):
-                text = f"{owner!r} and {name!r} are the same weights of the model, and those given differ"
-                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": owner})
-            given[owner] = tensor
+                text = f"{names[owner]!r} and {name!r} are the same weights of the model, and those given differ"
+                raise InvalidArgument(Reason.WEIGHTS_MISMATCH, text, metadata={"parameter": name})
+            names.setdefault(owner, name)
         needed = {*self.parameters, *self._running_statistics()}
         return replace(
             self,

@@ -27,7 +27,8 @@ def main() -> None:
     threading.Thread(target=_read, args=(channel, tasks), daemon=True).start()
     threading.Thread(target=_live, args=(channel,), daemon=True).start()
 
-    from .tasks import Workshop, libraries  # after the thread: the service may go while torch is being imported
+    from .place import libraries  # after the thread: the service may go while torch is being imported
+    from .tasks import Workshop
 
     workshop = Workshop(device=sys.argv[2], block_bytes=int(sys.argv[3]))
     channel.send(frames.FromRunner(hello=frames.Hello(libraries=libraries())))

@@ -1,21 +1,15 @@
 """What a runner can do: one method a kind of task, over models, data sets and the engine."""
 
-import hashlib
-import importlib.metadata
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-import undue_service
-from undue_service.datasets.files import check_unchanged
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
-from undue_service.domain.methods import method_spec
+from undue_service.domain.methods import method_spec, works_over_checkpoints
 from undue_service.domain.reports import (
     Diagnostics,
     InfluenceReport,
@@ -24,7 +18,7 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import DataSource, FidelitySettings, Influence, ModelSpec, ScoringJob
+from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob
 from undue_service.domain.tasks import (
     DatasetTask,
     FidelityTask,
@@ -47,6 +41,7 @@ from undue_service.engine.retrain import retrain
 from undue_service.engine.training import Recipe
 
 from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
+from .place import Place, Report, code_digest
 from .reports import dataset_report, model_report
 from .results import (
     coefficient_names,
@@ -61,41 +56,12 @@ from .rows import SourceRows
 from .sources import Shelf
 from .speed import peak_bytes
 
-Report = Callable[[str, int, int], None]
-
 RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
 
 DAMPED_RECIPE = (
     f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
     "which is smaller than that of free retraining"
 )
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of what computes."""
-    names = ("torch", "onnx", "onnxruntime", "numpy", "pillow", "pyarrow", "undue-service")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What one task may touch."""
-
-    artifacts: Mapping[str, Path]
-    scratch: Path
-    report: Report
-    shelf: Shelf
-    opened: list[DataSource] = field(default_factory=list)
-
-    def source(self, source: DataSource, keep: bool = False) -> DatasetSource:
-        """Open a data set, and keep it open for the next task if asked to."""
-        self.opened.append(source)
-        return self.shelf.open(source, self.artifacts.__getitem__, self.scratch, keep)
-
-    def check(self) -> None:
-        """Raise FailedPrecondition (DATASET_CHANGED) where a file was written to while it was read."""
-        for source in self.opened:
-            check_unchanged(source)
 
 
 class Workshop:
@@ -161,6 +127,8 @@ class Workshop:
     def _influence(self, task: InfluenceTask, place: Place) -> TaskResult:
         spec = task.spec
         train, test = place.source(task.train), place.source(task.test)
+        if spec.fidelity is not None:
+            self._check_matrix(len(spec.rows) or len(test), len(train))
         found = self._attributed(spec, task.model, train, test, place, keep_scores=spec.fidelity is not None)
         diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
         if spec.fidelity is not None:
@@ -334,7 +302,7 @@ def _recipe(model: ModelSpec, place: Place) -> Recipe | None:
 
 def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that a job works over."""
-    if not (spec.ensemble or method_spec(spec.method).uses_checkpoints):
+    if not works_over_checkpoints(spec.method, spec.ensemble):
         return ()
     return open_checkpoints(model, place.artifacts, place.scratch)
 
@@ -346,17 +314,3 @@ def _completed(found: EngineDiagnostics, digests: Mapping[str, str], seed: int) 
 def _out_of_memory() -> ResourceExhausted:
     text = "the task needs more memory than its device has: ask for fewer rows at once, or select fewer parameters"
     return ResourceExhausted(Reason.OUT_OF_MEMORY, text)
-
-
-@cache
-def code_digest() -> str:
-    """Return the sha256 over the service's own sources: two answers with the same digests were computed alike."""
-    digest = hashlib.sha256()
-    root = Path(undue_service.__file__).parent
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            if name.endswith(".py"):
-                path = Path(folder) / name
-                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()

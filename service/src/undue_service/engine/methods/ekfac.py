@@ -21,7 +21,7 @@ from undue_service.engine.taps import Outer, Part, Tap
 from .base import Factors, Problem, Queries, ScoreBlock, SelfScores, check_settings, streamed, without_effort
 
 DEFAULT_RANK = 8
-"""Pearson of a query's scores with those of full rank: 0.9997 and more on digits and Fashion-MNIST."""
+"""Pearson of a query's scores with those of full rank: in the mean 0.9999 on digits, 0.9998 on Fashion-MNIST."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,7 @@ class EkFac:
 
     def score(self, factors: EKFACFactors, queries: EKFACQueries, problem: Problem) -> Iterator[ScoreBlock]:  # noqa: ARG002
         """See Method."""
-
-        def scores(gradients: FactoredGradients) -> Tensor:
-            return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
-
-        return _scored(problem, scores, queries.numel)
+        return _scored(problem, lambda gradients: block_scores(queries, gradients), queries.numel)
 
     def self_score(self, factors: EKFACFactors, problem: Problem) -> SelfScores:
         """Yield (w_i/n) ∇ℓ_iᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, with the inverse as it is."""
@@ -192,6 +188,11 @@ def _is_cheaper(shape: tuple[int, ...], rank: int, places: int) -> bool:
     return G == 1 and rank < min(O, I) and rank * places**2 * (O + I) < O * I
 
 
+def block_scores(queries: EKFACQueries, gradients: FactoredGradients) -> Tensor:
+    """Return ∇m_tᵀ (EKFAC + l2 · diag(mask) + λI)⁻¹ ∇ℓ_i, (B, m)."""
+    return sum(_scores(one, part) for one, part in zip(queries.of_block, gradients.parts, strict=True))
+
+
 def _scores(queries: ThinQueries | Tensor, part: Part) -> Tensor:
     return queries.scores(part) if isinstance(queries, ThinQueries) else part.dot(queries)
 
@@ -202,6 +203,6 @@ def _scored(problem: Problem, scores: Callable[[FactoredGradients], Tensor], row
 
     def work(batch: Batch) -> Tensor:
         found = scores(loss_gradients(objective, batch))
-        return found.T * (1 / n if batch.weights is None else batch.weights / n)
+        return (found.mT if found.dim() == 2 else found) * (1 if batch.weights is None else batch.weights) / n
 
     return streamed(problem, block_rows(objective, problem.memory_bytes // 2, row_numel), work)

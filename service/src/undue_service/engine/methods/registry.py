@@ -15,6 +15,7 @@ from .gauss_newton import GaussNewtonInfluence
 from .grad_cos import GradCos
 from .grad_dot import GradDot
 from .lissa import by_lissa
+from .relatif import RelatIF
 from .representation import Representation
 from .tracin import TracIn
 
@@ -28,6 +29,7 @@ _METHODS: tuple[Method[Any], ...] = (
     GradDot(),
     GradCos(),
     TracIn(),
+    RelatIF(),
     Representation(),
 )
 
