@@ -135,7 +135,6 @@ def test_all_wrong_fields_are_told_at_once(channel):
     assert [one.field for one in bad.field_violations] == [
         "job.influence.train",
         "job.influence.rows[1]",
-        "job.influence.method",
         "job.influence.top_k",
     ]
     assert {one.reason for one in bad.field_violations} == {"INVALID_FIELD"}

@@ -63,6 +63,28 @@ def test_registration_reports_what_was_found(registered) -> None:
     assert (len(train), train.report.has_ids, train.report.target.dtype) == (N, True, "float64")
 
 
+def test_a_support_vector_machine_goes_through(client) -> None:
+    """The temperature arrives, is given back, and decides the scores; every solver is reached by its name."""
+    inputs, _ = regression()
+    labels = (inputs[:, 0] > 0).astype(np.int64)
+    train = client.datasets.register("svm-train", undue.Arrays(inputs, targets=labels))
+    scores = {}
+    for temperature in (0.1, 1.0):
+        objective = undue.Objective("smooth_hinge", l2=L2, temperature=temperature)
+        module = linear(np.r_[np.eye(D)[0], 0.0][:, None])
+        model = client.models.register("svm", module, objective=objective, sample=train, example_inputs=inputs[:1])
+        assert client.models.get(model.name).objective == objective
+        settings = {"train": train, "test": train, "rows": [0, 5], "top_k": None}
+        for method in ("exact", "lissa", "arnoldi"):
+            asked = settings | ({"leverage_correction": False} if method == "exact" else {"seed": 1})
+            result = client.influence(model, method=method, **asked).result(timeout=120)
+            scores[temperature, method] = result.scores
+        for method in ("lissa", "arnoldi"):
+            difference = abs(scores[temperature, method] - scores[temperature, "exact"]).max()
+            assert difference < 0.02 * abs(scores[temperature, "exact"]).max()
+    assert abs(scores[0.1, "exact"] - scores[1.0, "exact"]).max() > 0.01 * abs(scores[1.0, "exact"]).max()
+
+
 def test_scores_are_what_retraining_without_the_row_shows(client, registered) -> None:
     """For a squared error the leverage-corrected removal is exact: score(i, t) = ∇ℓ_t · (θ without i − θ)."""
     model, train = registered

@@ -56,9 +56,9 @@ def wait_until(condition, seconds=30):
 def test_a_runner_killed_in_the_middle_is_replaced_and_the_job_succeeds(own_client, digits):
     client = own_client
     model, train = register_slow(client, digits)
-    quiet = client.influence(model, train=train, test=train, rows=[0, 1], damping=1.0).result()
+    quiet = client.influence(model, train=train, test=train, rows=[0, 1], method="exact", damping=1.0).result()
 
-    job = client.influence(model, train=train, test=train, rows=[0, 1], damping=1.0)
+    job = client.influence(model, train=train, test=train, rows=[0, 1], method="exact", damping=1.0)
     wait_until(lambda: started(job))
     victim = runner_of(client)
     answers, stop = [], threading.Event()
@@ -90,7 +90,7 @@ def test_a_runner_killed_in_the_middle_is_replaced_and_the_job_succeeds(own_clie
 def test_cancel_kills_the_runner_and_frees_the_slot(own_client, digits):
     client = own_client
     model, train = register_slow(client, digits)
-    job = client.influence(model, train=train, test=train, damping=1.0)
+    job = client.influence(model, train=train, test=train, method="exact", damping=1.0)
     wait_until(lambda: started(job))
     victim = runner_of(client)
     job.cancel()
@@ -103,7 +103,7 @@ def test_cancel_kills_the_runner_and_frees_the_slot(own_client, digits):
 def test_jobs_go_on_after_the_service_was_killed(tmp_path, digits):
     first = undue.Client.local(tmp_path)
     model, train = register_slow(first, digits)
-    job = first.influence(model, train=train, test=train, rows=[3], damping=1.0)
+    job = first.influence(model, train=train, test=train, rows=[3], method="exact", damping=1.0)
     wait_until(lambda: started(job))
     runner = runner_of(first)
     service = psutil.Process(runner).parent()

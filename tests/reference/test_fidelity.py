@@ -9,10 +9,10 @@ from undue_service.domain.specs import FidelitySettings, ObjectiveSpec, Training
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.fidelity import fidelity
-from undue_service.engine.initialisation import cold_start
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.engine.training import Recipe, train_in_step
+from undue_service.engine.retraining.initialisation import cold_start
+from undue_service.engine.retraining.training import Recipe, train_in_step
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.retrain import retrain
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ from undue_service.engine.curvature import GaussNewton
 from undue_service.engine.data import TensorRows
 from undue_service.engine.gradients import loss_gradients
 from undue_service.engine.queries import Asked
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.retrain import retrain
 
 torch.set_num_threads(1)
 

@@ -38,6 +38,7 @@ _LOSSES: dict[ObjectiveName, models_pb2.Objective.Loss.ValueType] = {
     "cross_entropy": models_pb2.Objective.LOSS_CROSS_ENTROPY,
     "binary_logistic": models_pb2.Objective.LOSS_BINARY_LOGISTIC,
     "squared_error": models_pb2.Objective.LOSS_SQUARED_ERROR,
+    "smooth_hinge": models_pb2.Objective.LOSS_SMOOTH_HINGE,
 }
 
 _OPTIMIZERS: dict[Optimizer, models_pb2.Training.Optimizer.ValueType] = {
@@ -62,7 +63,12 @@ _OBJECTIVES = {loss: name for name, loss in _LOSSES.items()}
 
 def objective_message(objective: Objective) -> models_pb2.Objective:
     """Return the message of an objective."""
-    return models_pb2.Objective(loss=_LOSSES[objective.name], l2=objective.l2, l2_exclude=objective.l2_exclude)
+    return models_pb2.Objective(
+        loss=_LOSSES[objective.name],
+        l2=objective.l2,
+        l2_exclude=objective.l2_exclude,
+        temperature=objective.temperature or 0.0,
+    )
 
 
 def schema_message(schema: Schema) -> datasets_pb2.Schema:
@@ -104,7 +110,9 @@ def model(message: models_pb2.Model) -> Model:
         name=message.name,
         state=State(name(models_pb2.Model.State, message.state, "STATE_")),
         format=name(models_pb2.Model.Format, message.format, "FORMAT_").lower(),
-        objective=Objective(_OBJECTIVES[objective.loss], objective.l2, objective.l2_exclude),
+        objective=Objective(
+            _OBJECTIVES[objective.loss], objective.l2, objective.l2_exclude, objective.temperature or None
+        ),
         parameters=tuple(message.parameters),
         output=message.output or None,
         sample=message.sample or None,

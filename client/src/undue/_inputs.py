@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from ._errors import invalid
 
-ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 Measurement = Literal["loss", "logit", "margin"]
 Aggregate = Literal["mean"]
 Normalization = Literal["theta", "loss"]
@@ -20,25 +20,50 @@ class Objective:
 
     Args:
         name: ℓ: "cross_entropy" (−log softmax(f)_y; targets are classes 0, 1, …), "binary_logistic"
-            (log(1 + exp(−s·f)), s = ±1; targets are 0 and 1) or "squared_error" (½‖f − y‖²).
+            (log(1 + exp(−s·f)), s = ±1; targets are 0 and 1), "squared_error" (½‖f − y‖²) or "smooth_hinge"
+            (t·log(1 + exp((1 − s·f)/t)), s = ±1; targets are 0 and 1).
         l2: strength of the L2 term, as in R above. SGD's "weight decay" is this number; scikit-learn's C is 1/(n·l2).
         l2_exclude: fnmatch patterns of parameters that the L2 term leaves out.
+        temperature: t of "smooth_hinge", more than 0; None for every other loss. A model that was trained with the
+            hinge itself, t = 0, takes the surrogate's influence at a small t, 0.001 to 0.1.
 
     Raises:
-        InvalidArgument: an unknown name, a negative or infinite strength, or patterns that are no list of strings.
+        InvalidArgument: an unknown name, a negative or infinite strength, patterns that are no list of strings, or a
+            temperature where there is none to give or none where there has to be one.
     """
 
     name: ObjectiveName
     l2: float
     l2_exclude: tuple[str, ...]
+    temperature: float | None
 
-    def __init__(self, name: ObjectiveName, l2: float = 0.0, l2_exclude: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: ObjectiveName,
+        l2: float = 0.0,
+        l2_exclude: Iterable[str] = (),
+        temperature: float | None = None,
+    ) -> None:
         allowed = get_args(ObjectiveName)
         if name not in allowed:
             raise invalid("objective", f"{name!r} is not one of {', '.join(allowed)}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "l2", non_negative("objective.l2", l2))
         object.__setattr__(self, "l2_exclude", strings("objective.l2_exclude", l2_exclude))
+        object.__setattr__(self, "temperature", _temperature(name, temperature))
+
+
+def _temperature(name: str, value: object) -> float | None:
+    if name != "smooth_hinge":
+        if value is not None:
+            raise invalid("objective.temperature", f"{name} has no temperature: leave it out")
+        return None
+    if value is None or not non_negative("objective.temperature", value):
+        raise invalid(
+            "objective.temperature",
+            "smooth_hinge needs one > 0; for a model that was trained with the hinge itself, 0.001 to 0.1",
+        )
+    return non_negative("objective.temperature", value)
 
 
 def strings(field: str, value: Iterable[str]) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 import undue
+from undue._convert import model, objective_message
 from undue._inputs import resource_name, row_count, row_numbers
+from undue.v1 import models_pb2
 
 
 def test_objectives_compare_and_print() -> None:
     made = undue.Objective("cross_entropy", l2=1e-3, l2_exclude=["*bias*"])
     assert made == undue.Objective("cross_entropy", 1e-3, ("*bias*",))
-    assert repr(made) == "Objective(name='cross_entropy', l2=0.001, l2_exclude=('*bias*',))"
+    assert repr(made) == "Objective(name='cross_entropy', l2=0.001, l2_exclude=('*bias*',), temperature=None)"
     assert undue.Objective("squared_error").l2 == 0.0
 
 
@@ -23,6 +25,25 @@ def test_an_unknown_objective_names_the_known() -> None:
 def test_a_strength_is_a_finite_number_of_at_least_0(l2) -> None:
     with pytest.raises(undue.InvalidArgument, match="l2"):
         undue.Objective("squared_error", l2=l2)
+
+
+def test_a_smooth_hinge_needs_a_temperature_and_no_other_loss_has_one() -> None:
+    assert undue.Objective("smooth_hinge", temperature=0.001).temperature == 0.001
+    for wrong in (None, 0, -0.1, math.nan, math.inf, "1"):
+        with pytest.raises(undue.InvalidArgument, match="temperature"):
+            undue.Objective("smooth_hinge", temperature=wrong)  # type: ignore[arg-type]
+    with pytest.raises(undue.InvalidArgument, match="cross_entropy has no temperature"):
+        undue.Objective("cross_entropy", temperature=0.1)
+
+
+def test_objectives_go_there_and_back() -> None:
+    for made in (
+        undue.Objective("smooth_hinge", 0.1, ["b"], 0.01),
+        undue.Objective("binary_logistic", l2=1e-3),
+    ):
+        message = objective_message(made)
+        there = models_pb2.Model(name="models/m", objective=message, state=models_pb2.Model.STATE_READY, format=1)
+        assert model(there).objective == made
 
 
 def test_one_pattern_is_no_list_of_patterns() -> None:

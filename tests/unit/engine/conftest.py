@@ -72,7 +72,7 @@ def case(program: Callable[..., Program]) -> Callable[..., Case]:
         weighted: bool = False,
         n: int = 30,
     ) -> Case:
-        outputs = outputs or {"cross_entropy": 3, "binary_logistic": 1, "squared_error": 2}[loss]
+        outputs = outputs or {"cross_entropy": 3, "squared_error": 2}.get(loss, 1)
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(n, 4, generator=generator, dtype=torch.float64)
         if loss == "squared_error":
@@ -83,6 +83,7 @@ def case(program: Callable[..., Program]) -> Callable[..., Case]:
         if (head, outputs) not in programs:
             programs[head, outputs] = program(_model(head, outputs), torch.randn(3, 4))
         model = programs[head, outputs]
-        return Case(Objective(model, ObjectiveSpec(loss, l2, exclude), parameters), x, y, weights)
+        temperature = 0.5 if loss == "smooth_hinge" else 0.0
+        return Case(Objective(model, ObjectiveSpec(loss, l2, exclude, temperature), parameters), x, y, weights)
 
     return make

@@ -21,7 +21,7 @@ def ekfac(objective, module, batch, weights=None):
     f = module(x).reshape(n, -1)
     for hook in hooks:
         hook.remove()
-    values, vectors = torch.linalg.eigh(objective.loss.curvature(f.detach()))
+    values, vectors = torch.linalg.eigh(objective.loss.curvature(f.detach(), batch.targets))
     root = vectors * values.clamp_min(0).sqrt()[:, None, :]
     found = torch.zeros(P, P, dtype=torch.float64)
     left = set(space.names)

@@ -15,7 +15,7 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from unit.engine.dense import gradients, hessian, lists_to_matrix
 
-LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
+LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 KINDS = [(loss, head) for loss in LOSSES for head in (True, False)]
 
 

@@ -86,6 +86,29 @@ def test_a_block_takes_far_fewer_passes_than_its_columns_one_by_one():
     assert len(A.columns) > 4 * together
 
 
+@pytest.mark.parametrize("columns", [1, 2, 10, 25])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_block_converges_where_the_matrix_is_conditioned_badly(columns, seed):
+    """κ = 1e8: a recurrence that keeps orthonormal directions rather than residuals fails for every block here."""
+    A = with_eigenvalues(torch.logspace(-6, 2, 60, dtype=torch.float64), seed)
+    rhs = torch.randn(60, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    counted = Counted(A)
+    solution = ConjugateGradient(1e-6, 3000).solve(counted, rhs)
+    assert (relative_residuals(A, solution.value, rhs) <= 1.01e-6).all()
+    if columns >= 10:
+        assert len(counted.columns) < 300, "one column takes about 1,000"
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_a_preconditioned_block_converges_where_the_matrix_is_conditioned_badly(columns):
+    scales = torch.logspace(-3, 3, 80, dtype=torch.float64)
+    inner = with_eigenvalues(torch.linspace(1, 9, 80, dtype=torch.float64)).matrix
+    A = Counted(Dense(scales[:, None] * inner * scales))
+    rhs = torch.randn(80, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(columns))
+    solution = ConjugateGradient(1e-8, 300, preconditioner=lambda V: V / scales[:, None].square()).solve(A, rhs)
+    assert (relative_residuals(A.inner, solution.value, rhs) <= 1e-8).all()
+
+
 def test_dependent_right_hand_sides_do_not_break_it_down():
     A = Counted(with_eigenvalues(torch.logspace(-1, 2, 80, dtype=torch.float64)))
     few = torch.randn(80, 3, dtype=torch.float64)

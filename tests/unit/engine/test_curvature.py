@@ -6,7 +6,7 @@ import torch
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.engine.curvature import Damped, Dense, Estimate, Hessian, mean_eigenvalue
 
-LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
+LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
 
 def objective_value(c, theta):

@@ -124,11 +124,13 @@ def test_a_large_block_without_factors_is_its_diagonal(monkeypatch):
 @pytest.mark.parametrize(("loss", "C"), [(CrossEntropy(), 5), (BinaryLogistic(), 1), (SquaredError(), 3)])
 def test_the_roots_are_roots_of_the_curvature(loss, C):
     f = torch.randn(7, C, dtype=torch.float64)
-    M = fisher.root(loss, f)
-    torch.testing.assert_close(M @ M.mT, loss.curvature(f), **CLOSE)
+    M = fisher.root(loss, f, None)
+    torch.testing.assert_close(M @ M.mT, loss.curvature(f, None), **CLOSE)
     w = torch.rand(7, dtype=torch.float64)
     vectors = list(fisher.cotangents(loss, f, Batch({}, None, w, torch.arange(7)), 0))
-    torch.testing.assert_close(sum(c[:, :, None] * c[:, None] for c in vectors), w[:, None, None] * loss.curvature(f))
+    torch.testing.assert_close(
+        sum(c[:, :, None] * c[:, None] for c in vectors), w[:, None, None] * loss.curvature(f, None)
+    )
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), SquaredError()])
@@ -137,7 +139,7 @@ def test_beyond_32_outputs_one_vector_is_drawn_whose_second_moment_is_the_curvat
     n = 20_000
     batch = Batch({}, None, None, torch.arange(n))
     [drawn] = fisher.cotangents(loss, f.expand(n, -1), batch, seed=3)
-    S = loss.curvature(f)[0]
+    S = loss.curvature(f, None)[0]
     assert float((drawn.T @ drawn / n - S).norm() / S.norm()) < 0.1
     [some] = fisher.cotangents(loss, f.expand(5, -1), Batch({}, None, None, torch.tensor([7, 3, 19_000, 4, 0])), seed=3)
     torch.testing.assert_close(some, drawn[[7, 3, 19_000, 4, 0]])

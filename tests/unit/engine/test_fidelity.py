@@ -11,10 +11,10 @@ from undue_service.domain.specs import FidelitySettings, ObjectiveSpec
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.fidelity import fidelity
-from undue_service.engine.initialisation import cold_start
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
-from undue_service.engine.training import Recipe
+from undue_service.engine.retraining.initialisation import cold_start
+from undue_service.engine.retraining.retrain import retrain
+from undue_service.engine.retraining.training import Recipe
 from unit.engine.torch_twin import N, network, plain, spec
 
 LOO = FidelitySettings("loo", samples=12, strata=3, bootstrap=100)

@@ -23,7 +23,7 @@ from undue_service.engine.objective import Objective
 from unit.engine import dense
 from unit.engine.conftest import Case
 
-LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
+LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 CURVATURES = {GaussNewton: dense.gauss_newton, EmpiricalFisher: dense.empirical_fisher}
 ACTIVATIONS = (nn.Tanh, nn.GELU, nn.Softplus, nn.SiLU)
 
@@ -32,7 +32,8 @@ ACTIVATIONS = (nn.Tanh, nn.GELU, nn.Softplus, nn.SiLU)
 def networks(draw):
     """(widths, activations, loss, weighted, exclude, parameters, n, seed) of a network with up to three layers."""
     loss = draw(st.sampled_from(LOSSES))
-    outputs = {"binary_logistic": 1, "cross_entropy": draw(st.integers(2, 4))}.get(loss, draw(st.integers(1, 3)))
+    one = {"binary_logistic": 1, "smooth_hinge": 1, "cross_entropy": draw(st.integers(2, 4))}
+    outputs = one.get(loss, draw(st.integers(1, 3)))
     widths = [*draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)), outputs]
     acts = [draw(st.sampled_from(ACTIVATIONS)) for _ in widths]
     exclude = draw(st.sampled_from([(), ("*bias",), ("*weight",)]))
@@ -64,7 +65,8 @@ def made(program, drawn):
     x = torch.randn(n, widths[0], dtype=torch.float64)
     targets = torch.randint(max(inside, 2), (n,)) if loss != "squared_error" else torch.randn(n, inside).double()
     weights = torch.rand(n, dtype=torch.float64) * 2 if weighted else None
-    return Case(Objective(model, ObjectiveSpec(loss, 0.1, exclude), parameters), x, targets, weights)
+    temperature = 0.3 if loss == "smooth_hinge" else 0.0
+    return Case(Objective(model, ObjectiveSpec(loss, 0.1, exclude, temperature), parameters), x, targets, weights)
 
 
 @pytest.mark.parametrize("kind", CURVATURES)

@@ -8,9 +8,9 @@ from torch import nn
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import ObjectiveSpec, TrainingSpec
-from undue_service.engine.initialisation import cold_start
 from undue_service.engine.objective import Objective
-from undue_service.engine.training import Recipe
+from undue_service.engine.retraining.initialisation import cold_start
+from undue_service.engine.retraining.training import Recipe
 
 
 def recipe(init="torch", weights=None):

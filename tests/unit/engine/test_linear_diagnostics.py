@@ -12,10 +12,10 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.linear_diagnostics import linear_diagnostics
-from undue_service.engine.newton import Newton
-from undue_service.engine.newton_retraining import NewtonRefits
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.newton import Newton
+from undue_service.engine.retraining.newton_retraining import NewtonRefits
+from undue_service.engine.retraining.retrain import retrain
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.gradients import measurement_gradients
-from undue_service.engine.losses import LOSSES
+from undue_service.engine.losses import BinaryLogistic, CrossEntropy
 from undue_service.engine.measurements import MEASUREMENTS, measure
 
 CLASSIFICATIONS = ["cross_entropy", "binary_logistic"]
@@ -17,7 +17,7 @@ def test_the_formulas_on_fresh_input():
     f = torch.randn(50, 5, dtype=torch.float64) * 4
     y = torch.randint(5, (50,))
     p = torch.softmax(f, 1)[torch.arange(50), y]
-    kind = LOSSES["cross_entropy"]
+    kind = CrossEntropy()
     torch.testing.assert_close(measure("logit", kind, f, y), -f[torch.arange(50), y])
     torch.testing.assert_close(measure("margin", kind, f, y), torch.log1p(-p) - torch.log(p))
     torch.testing.assert_close(measure("loss", kind, f, y), torch.nn.functional.softplus(measure("margin", kind, f, y)))
@@ -27,15 +27,15 @@ def test_one_logit_is_two_whose_difference_it_is():
     f, y = torch.randn(40, 1, dtype=torch.float64) * 3, torch.randint(2, (40,))
     two = torch.cat([torch.zeros_like(f), f], 1)
     for name in ("loss", "margin"):
-        one = measure(name, LOSSES["binary_logistic"], f, y)
-        torch.testing.assert_close(one, measure(name, LOSSES["cross_entropy"], two, y))
-    assert torch.equal(measure("logit", LOSSES["binary_logistic"], f, y), torch.where(y == 1, -f[:, 0], f[:, 0]))
+        one = measure(name, BinaryLogistic(), f, y)
+        torch.testing.assert_close(one, measure(name, CrossEntropy(), two, y))
+    assert torch.equal(measure("logit", BinaryLogistic(), f, y), torch.where(y == 1, -f[:, 0], f[:, 0]))
 
 
 @pytest.mark.parametrize("name", ["logit", "margin"])
 def test_a_logit_beyond_exponentials_keeps_its_margin(name):
     f, y = torch.tensor([[900.0, -900.0, 0.0]], dtype=torch.float64), torch.tensor([0])
-    assert measure(name, LOSSES["cross_entropy"], f, y).tolist() == [-900.0]
+    assert measure(name, CrossEntropy(), f, y).tolist() == [-900.0]
 
 
 @pytest.mark.parametrize("loss", CLASSIFICATIONS)

@@ -11,10 +11,12 @@ from undue_service.domain.methods import METHODS
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.methods import REGISTRY, Checkpoint, Problem
+from undue_service.engine.methods.trak import RIDGE
 from unit.engine.dense import gauss_newton, gradients, hessian, lists_to_matrix, other_weights
 from unit.engine.kronecker import ekfac
 
 KINDS = [(loss, head) for loss in ("cross_entropy", "binary_logistic", "squared_error") for head in (True, False)]
+KINDS.append(("smooth_hinge", True))
 DAMPING = 2.0
 SETTINGS: dict[str, dict[str, float]] = {
     "cg": {"tolerance": 1e-13},
@@ -81,6 +83,25 @@ def relative(c, w, power=2):
     return g @ moves / sizes.where(sizes > 0, 1) * (w > 0)
 
 
+def linear_model(c, w):
+    """The last of `trak`'s docstring: here no gradient is projected, as there are fewer parameters than dimensions."""
+    batch = c.objective.place(next(c.rows.batches(1000)))
+
+    def output(theta, row):
+        if c.objective.spec.name == "squared_error":
+            return c.objective.outputs(theta, row.inputs)
+        return c.objective.measurement(theta, row, "margin")[:, None]
+
+    theta = c.objective.theta.clone().requires_grad_()
+    f = output(theta, batch)
+    phi = torch.stack([torch.autograd.grad(one, theta, retain_graph=True)[0] for one in f.flatten()])
+    phi = phi.view(*f.shape, -1)
+    G = torch.einsum("i,ifp,ifq->pq", w, phi, phi)
+    G = G + RIDGE * G.diagonal().mean() * torch.eye(len(G), dtype=torch.float64)
+    g = gradients(c)
+    return g @ torch.linalg.solve(G, g.T) * w
+
+
 FORMULAS = {
     "exact": influences,
     "cg": influences,
@@ -98,6 +119,7 @@ FORMULAS_OF_A_CASE = {
     "gauss_newton": lambda c, w: influences(gradients(c), w, gauss_newton(c, DAMPING)),
     "ekfac": lambda c, w: influences(gradients(c), w, ekfac_curvature(c, w)),
     "relatif": relative,
+    "trak": linear_model,
     "tracin": steps,
     "representation": likenesses,
 }

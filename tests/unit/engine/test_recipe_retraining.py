@@ -8,10 +8,10 @@ from torch import nn
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
-from undue_service.engine.initialisation import cold_start
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
-from undue_service.engine.training import Recipe
+from undue_service.engine.retraining.initialisation import cold_start
+from undue_service.engine.retraining.retrain import retrain
+from undue_service.engine.retraining.training import Recipe
 from unit.engine.torch_twin import SPECS, N, network, plain, spec
 
 SETS = [[3], [0, 7, 11], list(range(12, 20))]

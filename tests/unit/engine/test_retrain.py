@@ -10,9 +10,9 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
+from undue_service.engine.retraining.retrain import retrain
 
-LOSSES = ["cross_entropy", "binary_logistic", "squared_error"]
+LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 SETS = [[0], [3, 17, 4], list(range(5, 20))]
 
 
@@ -368,7 +368,9 @@ def test_it_comes_home_from_far_away(case, loss, exclude):
     c = case(loss, exclude=exclude)
     near = retrain(c.objective, c.rows, c.rows, without=SETS)
     far = {name: 300 * torch.sin(7 * tensor) for name, tensor in c.objective.program.parameters.items()}
-    there = Objective(replace(c.objective.program, parameters=far), ObjectiveSpec(loss, 0.1, exclude))
+    there = Objective(
+        replace(c.objective.program, parameters=far), replace(c.objective.spec, l2=0.1, l2_exclude=exclude)
+    )
     found = retrain(there, c.rows, c.rows, without=SETS)
     assert found.distance > 100
     np.testing.assert_allclose(found.changes, near.changes, atol=1e-7)

@@ -6,10 +6,10 @@ from torch import nn
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
-from undue_service.engine import training
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
-from undue_service.engine.training import Recipe, gradient_norms, train_in_step
+from undue_service.engine.retraining import training
+from undue_service.engine.retraining.training import Recipe, gradient_norms, train_in_step
 from unit.engine.torch_twin import SPECS, N, network, plain, spec
 
 

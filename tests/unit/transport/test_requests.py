@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import Influence, Measurement, Retrain, SelfInfluence
-from undue_service.transport import job_responses, requests
+from undue_service.domain.specs import Influence, Measurement, ObjectiveSpec, Retrain, SelfInfluence
+from undue_service.transport import job_responses, requests, responses
 from undue_service.transport.validation import check
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -164,6 +164,8 @@ def test_a_tensor_that_lies_is_refused(tensor, field):
         ({"objective": models_pb2.Objective(loss=0)}, "model.objective.loss"),
         ({"objective": models_pb2.Objective(loss=1, l2=-1)}, "model.objective.l2"),
         ({"objective": models_pb2.Objective(loss=1, l2=float("nan"))}, "model.objective.l2"),
+        ({"objective": models_pb2.Objective(loss=4, temperature=-1)}, "model.objective.temperature"),
+        ({"objective": models_pb2.Objective(loss=4, temperature=float("inf"))}, "model.objective.temperature"),
     ],
 )
 def test_a_model_that_lacks_something_is_refused(model, field):
@@ -172,6 +174,25 @@ def test_a_model_that_lacks_something_is_refused(model, field):
     with pytest.raises(InvalidArgument) as caught:
         check(request)
     assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(("loss", "temperature"), [(1, 0.1), (2, 1e-9), (4, 0.0)])
+def test_a_temperature_is_the_smooth_hinges_alone(loss, temperature):
+    objective = models_pb2.Objective(loss=loss, temperature=temperature)
+    whole = models_pb2.Model(upload="uploads/x", objective=objective, format=models_pb2.Model.FORMAT_ONNX)
+    request = models_pb2.CreateModelRequest(model_id="m", model=whole)
+    check(request)
+    with pytest.raises(InvalidArgument, match="temperature") as caught:
+        requests.model_spec(request, lambda _, name: name)
+    assert caught.value.violations[0].field == "model.objective.temperature"
+
+
+def test_a_smooth_hinge_goes_there_and_back():
+    objective = models_pb2.Objective(loss=4, l2=0.5, l2_exclude=["bias"], temperature=0.25)
+    whole = models_pb2.Model(upload="uploads/x", objective=objective, format=models_pb2.Model.FORMAT_ONNX)
+    spec = requests.model_spec(models_pb2.CreateModelRequest(model_id="m", model=whole), lambda _, name: name)
+    assert spec.objective == ObjectiveSpec("smooth_hinge", 0.5, ("bias",), 0.25)
+    assert responses.objective(spec.objective) == objective
 
 
 def test_every_wrong_field_is_told_at_once():

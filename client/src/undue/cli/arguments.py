@@ -44,6 +44,7 @@ def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help=".onnx or .pt2")
     parser.add_argument("--objective", required=True, choices=get_args(ObjectiveName), help="what the weights minimise")
     parser.add_argument("--l2", type=float, default=0.0, help="strength of the L2 term, l2/2 · ‖θ‖²")
+    parser.add_argument("--temperature", type=float, default=None, metavar="T", help="of smooth_hinge, more than 0")
     exclude = "parameters that the L2 term leaves out, as fnmatch patterns"
     parser.add_argument("--l2-exclude", nargs="+", action="extend", default=[], metavar="PATTERN", help=exclude)
     selected = "parameters that influence runs over, as fnmatch patterns"

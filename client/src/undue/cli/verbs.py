@@ -28,7 +28,9 @@ def register_model(client: Client, options: argparse.Namespace, out: Output) -> 
         client.models.register(
             options.id,
             options.file,
-            objective=Objective(options.objective, l2=options.l2, l2_exclude=options.l2_exclude),
+            objective=Objective(
+                options.objective, l2=options.l2, l2_exclude=options.l2_exclude, temperature=options.temperature
+            ),
             parameters=options.parameters,
             output=options.output,
             sample=options.sample,

@@ -417,6 +417,8 @@ class Objective(_message.Message):
         """log(1 + exp(−s f)), s = ±1; targets are 0 and 1."""
         LOSS_SQUARED_ERROR: Objective._Loss.ValueType  # 3
         """½ ‖f − y‖²."""
+        LOSS_SMOOTH_HINGE: Objective._Loss.ValueType  # 4
+        """t log(1 + exp((1 − s f)/t)), s = ±1, t the temperature; targets are 0 and 1."""
 
     class Loss(_Loss, metaclass=_LossEnumTypeWrapper):
         """Loss is ℓ."""
@@ -429,14 +431,19 @@ class Objective(_message.Message):
     """log(1 + exp(−s f)), s = ±1; targets are 0 and 1."""
     LOSS_SQUARED_ERROR: Objective.Loss.ValueType  # 3
     """½ ‖f − y‖²."""
+    LOSS_SMOOTH_HINGE: Objective.Loss.ValueType  # 4
+    """t log(1 + exp((1 − s f)/t)), s = ±1, t the temperature; targets are 0 and 1."""
 
     LOSS_FIELD_NUMBER: _builtins.int
     L2_FIELD_NUMBER: _builtins.int
     L2_EXCLUDE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     loss: Global___Objective.Loss.ValueType
     """ℓ."""
     l2: _builtins.float
     """Strength of the L2 term."""
+    temperature: _builtins.float
+    """t of LOSS_SMOOTH_HINGE, more than 0; 0 for every other loss."""
     @_builtins.property
     def l2_exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fnmatch patterns of parameters that the L2 term leaves out."""
@@ -447,10 +454,11 @@ class Objective(_message.Message):
         loss: Global___Objective.Loss.ValueType = ...,
         l2: _builtins.float = ...,
         l2_exclude: _abc.Iterable[_builtins.str] | None = ...,
+        temperature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["l2", b"l2", "l2_exclude", b"l2_exclude", "loss", b"loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["l2", b"l2", "l2_exclude", b"l2_exclude", "loss", b"loss", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,8 +41,14 @@ EXACT_FISHER_OUTPUTS = 32
 """Outputs up to which EK-FAC takes a gradient for each."""
 EKFAC_PRODUCTS = 3
 """For each of these gradients and parameter: 2–6 in float32 for layers of 64 to 784 inputs, at twice the speed."""
-SCORE_SHARES = {"ekfac": 0.05}
-"""Of two products for each pair and parameter: thin products at rank 8, in float32."""
+SCORE_SHARES = {"ekfac": 0.05, "relatif": 0.1, "gauss_newton": 0.05, "tracin": 0.05, "trak": 0, "representation": 0}
+"""Of two products for each pair and parameter: thin products and grams of factors, in float32."""
+ROOT_ROWS = 2_000
+"""Rows of its square root that `gauss_newton` keeps where none are asked for."""
+FACTOR_NUMBERS = 4
+"""Times √P: of a row's gradient as factors."""
+PROJECTED = 512
+"""Dimensions of `trak` where none are asked for."""
 EFFICIENCY = 0.4
 """Of the products of a job, beside one large square product."""
 COPY_ROW = 0.5
@@ -183,9 +189,9 @@ def _and(one: _Work, other: _Work) -> _Work:
 def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
     """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
     P, C = model.dim, model.outputs_per_row
-    if method == "exact":
+    if method == "exact" or (method == "relatif" and model.linear_head):
         dense = _FLOAT64 * P * P
-        solving = P**3 + 4 * P * P * columns
+        solving = P**3 + 4 * P * P * (columns if method == "exact" else columns + n)
         if not model.linear_head:
             return _Work(1, solving, 3 * dense, products=P, columns=P)
         curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
@@ -207,12 +213,33 @@ def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns:
         if model.linear_head:
             return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
         return _Work(1, 0, held, products=products, columns=together)
-    if method == "ekfac":
+    if method == "gauss_newton":
+        return _gauss_newton(spec, model, n, columns, block_bytes)
+    if method == "trak":
+        dimensions = min(spec.rank or PROJECTED, P)
+        return _Work(2, n * dimensions * (P + dimensions), _FLOAT64 * n * dimensions)
+    if method in ("ekfac", "relatif"):
         vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
         # They are kept, with about √P numbers each, where they fit.
         kept = min(block_bytes / 2, 4 * n * vectors * P**0.5)
         return _Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
     return _Work(1)
+
+
+def _gauss_newton(spec: ScoringJob, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
+    """Return what its routes take: `exact` on a linear head, the system in sample space, products to a tolerance."""
+    P, C = model.dim, model.outputs_per_row
+    iterates = spec.tolerance is not None or spec.max_iterations is not None
+    if model.linear_head and spec.rank is None and not iterates:
+        return _solving(spec, "exact", model, n, columns, block_bytes)
+    kept, factors = min(spec.rank or ROOT_ROWS, n * C), min(P, FACTOR_NUMBERS * P**0.5)
+    work = _Work(1 + C, kept**2 * (factors + kept) + n * kept * factors, 24 * kept**2 + 12 * kept * factors)
+    if iterates:
+        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS, 2 + P / together)
+        held = work.held + _FLOAT64 * 8 * P * together
+        return replace(work, held=held, products=iterations * columns, columns=together)
+    return work if columns < n else replace(work, flops=work.flops + n * kept**2)
 
 
 def _features(model: ModelReport, n: int, block_bytes: int) -> float:

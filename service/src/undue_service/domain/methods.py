@@ -132,6 +132,17 @@ METHODS: Mapping[str, MethodSpec] = {
             needs_checkpoints=True,
         ),
         MethodSpec(
+            name="trak",
+            scale="relative",
+            estimand="effect of the training row in a linear model of randomly projected gradients, over the "
+            "registered checkpoints",
+            uses_damping=False,
+            has_leverage_correction=False,
+            precision="float32",
+            rank="dimensions of the random projection",
+            draws_at_random=True,
+        ),
+        MethodSpec(
             name="relatif",
             scale="relative",
             estimand="influence of the training row on the test row's cost, over the size of what its removal does to "
@@ -159,7 +170,7 @@ def default_method(linear_head: bool, dim: int) -> str:
     """Return the method of a job that names none, for P = `dim` selected parameters."""
     if linear_head and dim <= DENSE_PARAMETER_LIMIT:
         return "exact"
-    return "gauss_newton" if "gauss_newton" in METHODS else "cg"
+    return "gauss_newton"
 
 
 def method_spec(name: str) -> MethodSpec:

@@ -1,9 +1,12 @@
 """What is asked for: the settings of models, data sets and jobs, as plain values."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error"]
+from .errors import InvalidArgument
+
+ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
 Measurement = Literal["loss", "logit", "margin"]
 
@@ -33,6 +36,21 @@ class ObjectiveSpec:
     l2: float = 0.0
     l2_exclude: tuple[str, ...] = ()
     """fnmatch patterns of parameters that the L2 term leaves out."""
+    temperature: float = 0.0
+    """t of smooth_hinge, > 0; 0 for every other loss."""
+
+
+def check_temperature(objective: ObjectiveSpec, field: str = "objective") -> None:
+    """Raise InvalidArgument (INVALID_FIELD) for a temperature that a loss has not, or for none where it needs one."""
+    t, smooth = objective.temperature, objective.name == "smooth_hinge"
+    if smooth and not (math.isfinite(t) and t > 0):
+        text = (
+            f"smooth_hinge needs a finite temperature > 0, not {t}: the hinge itself has no second derivative, so "
+            "influence is that of its surrogate, with 0.001 to 0.1 for a model that was trained with the hinge"
+        )
+        raise InvalidArgument.at(f"{field}.temperature", text)
+    if not smooth and t != 0:
+        raise InvalidArgument.at(f"{field}.temperature", f"{objective.name} has no temperature: leave it out")
 
 
 @dataclass(frozen=True, slots=True)

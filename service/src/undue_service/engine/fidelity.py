@@ -15,9 +15,9 @@ from .agreement import FEW_TEST_ROWS, Bootstrap, is_constant, pooled, within_row
 from .data import Rows
 from .objective import Objective
 from .progress import Progress, silent
-from .refits import Refits
-from .retrain import choose_refits
-from .training import Recipe
+from .retraining.refits import Refits
+from .retraining.retrain import choose_refits
+from .retraining.training import Recipe
 
 _FEW_RETRAININGS = 10
 

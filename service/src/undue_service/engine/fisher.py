@@ -1,8 +1,8 @@
 """Factors of the loss's curvature in the outputs, Σ_i = ∂²ℓ/∂f² = M_i M_iᵀ: what Gauss–Newton curvature is made of.
 
-J_iᵀ M_i are C vectors for each row whose outer products sum up to the row's Gauss–Newton matrix, which for these losses
-is its exact Fisher (Martens 2020, section 9). One random combination of them, with the identity for a covariance, has
-the same expectation: a sampled label's gradient, for the cross-entropy.
+J_iᵀ M_i are C vectors for each row whose outer products sum up to the row's Gauss–Newton matrix, which for all losses
+but the smooth hinge is its exact Fisher (Martens 2020, section 9). One random combination of them, with the identity
+for a covariance, has the same expectation: a sampled label's gradient, for the cross-entropy.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ EXACT_UP_TO = 32
 """Outputs up to which each row contributes one vector for every output; beyond, one random vector."""
 
 
-def root(loss: Loss, f: Tensor) -> Tensor:
+def root(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
     """Return M of outputs f (B, C), (B, C, C): √p_c (e_c − p) are its columns for the cross-entropy."""
     if isinstance(loss, CrossEntropy):
         p = torch.softmax(f, dim=1)
         return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
-    S = loss.curvature(f)
+    S = loss.curvature(f, y)
     diagonal = S.diagonal(dim1=1, dim2=2)
     if bool((torch.diag_embed(diagonal) == S).all()):
         return torch.diag_embed(diagonal.clamp_min(0).sqrt())
@@ -42,7 +42,7 @@ def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int) -> Iterator[Tenso
     C = f.shape[1]
     scale = 1.0 if batch.weights is None else batch.weights.sqrt()[:, None]
     if C <= EXACT_UP_TO:
-        M = root(loss, f)
+        M = root(loss, f, batch.targets)
         yield from (M[:, :, c] * scale for c in range(C))
     elif isinstance(loss, CrossEntropy):
         p = torch.softmax(f, dim=1)
@@ -51,7 +51,7 @@ def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int) -> Iterator[Tenso
         yield (torch.nn.functional.one_hot(y, C) - p) * scale
     else:
         signs = torch.where(uniform(batch.index, C, seed) < 0.5, -1.0, 1.0).to(f)
-        yield torch.bmm(root(loss, f), signs[:, :, None])[:, :, 0] * scale
+        yield torch.bmm(root(loss, f, batch.targets), signs[:, :, None])[:, :, 0] * scale
 
 
 def uniform(index: Tensor, columns: int, seed: int) -> Tensor:

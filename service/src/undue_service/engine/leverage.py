@@ -123,6 +123,6 @@ def leverage_blocks(
         r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
         Q = forms.of(x) / n
         Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
-        yield LeverageBlock(batch, x, r, objective.loss.curvature(f), Q)
+        yield LeverageBlock(batch, x, r, objective.loss.curvature(f, batch.targets), Q)
         done += len(batch.index)
         progress("leverage", done, n)

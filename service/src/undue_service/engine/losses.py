@@ -1,16 +1,21 @@
 """The losses ℓ(f, y) of one row, as functions of the model's outputs f. Each is convex in f."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.specs import ObjectiveName, ObjectiveSpec, check_temperature
 
 from .activation import Activation
+
+_LINEAR_ABOVE = 80
+"""Where softplus is its argument exactly; at torch's default of 20 it is not yet."""
 
 
 class Loss(Protocol):
@@ -30,7 +35,7 @@ class Loss(Protocol):
     def losses(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ℓ, (B,)."""
 
-    def curvature(self, f: Tensor) -> Tensor:
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
         """Return ∂²ℓ/∂f², (B, C, C)."""
 
     def predictions(self, f: Tensor) -> Tensor:
@@ -63,7 +68,7 @@ class CrossEntropy:
         """See Loss."""
         return -torch.log_softmax(f, dim=1).gather(1, y[:, None])[:, 0]
 
-    def curvature(self, f: Tensor) -> Tensor:
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
         """Return diag(p) − p pᵀ."""
         p = torch.softmax(f, dim=1)
         return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
@@ -88,20 +93,50 @@ class BinaryLogistic:
 
     def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
         """See Loss."""
-        if raw.is_complex() or tuple(raw.shape[1:]) not in ((), (1,)):
-            raise _mistyped("binary_logistic needs one target of 0 or 1 a row", raw)
-        flat = raw.reshape(len(raw))
-        _check_rows((flat == 0) | (flat == 1), flat, index, "a target is 0 or 1")
-        return flat.to(torch.int64)
+        return _binary_targets("binary_logistic", raw, index)
 
     def losses(self, f: Tensor, y: Tensor) -> Tensor:
         """See Loss."""
-        # Above 80 the linear branch is exact; torch's default of 20 is not.
-        return functional.softplus((1 - 2 * y) * f[:, 0], threshold=80)
+        return functional.softplus((1 - 2 * y) * f[:, 0], threshold=_LINEAR_ABOVE)
 
-    def curvature(self, f: Tensor) -> Tensor:
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
         """Return σ(1−σ)."""
         return (torch.sigmoid(f) * torch.sigmoid(-f))[:, :, None]
+
+    def predictions(self, f: Tensor) -> Tensor:
+        """See Loss."""
+        return (f[:, 0] >= 0).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class SmoothHinge:
+    """ℓ = t log(1 + exp((1−s)/t)), s = (2y−1) f, y ∈ {0, 1}, C = 1 (Koh & Liang 2017, section 4.2).
+
+    A surrogate of the hinge max(0, 1−s) with a second derivative: it lies above it by at most t log 2, where s = 1.
+    """
+
+    temperature: float
+    """t > 0."""
+    activations: ClassVar[tuple[Activation, ...]] = ()
+    explains_label: ClassVar[bool] = True
+
+    def check_outputs(self, outputs: int) -> None:
+        """See Loss."""
+        if outputs != 1:
+            raise _misfit(f"smooth_hinge needs a model with one output, a margin; this one has {outputs}")
+
+    def targets(self, raw: Tensor, outputs: int, index: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
+        """See Loss."""
+        return _binary_targets("smooth_hinge", raw, index)
+
+    def losses(self, f: Tensor, y: Tensor) -> Tensor:
+        """See Loss."""
+        return functional.softplus(1 - (2 * y - 1) * f[:, 0], beta=1 / self.temperature, threshold=_LINEAR_ABOVE)
+
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:
+        """Return σ(z) σ(−z) / t, z = (1−s)/t."""
+        z = (1 - (2 * y - 1) * f[:, 0]) / self.temperature
+        return (torch.sigmoid(z) * torch.sigmoid(-z) / self.temperature)[:, None, None]
 
     def predictions(self, f: Tensor) -> Tensor:
         """See Loss."""
@@ -130,7 +165,7 @@ class SquaredError:
         """See Loss."""
         return 0.5 * (f - y).square().sum(dim=1)
 
-    def curvature(self, f: Tensor) -> Tensor:
+    def curvature(self, f: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
         """Return the identity."""
         return torch.eye(f.shape[1], dtype=f.dtype, device=f.device).expand(len(f), -1, -1)
 
@@ -139,9 +174,35 @@ class SquaredError:
         return f
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {"cross_entropy": CrossEntropy(), "binary_logistic": BinaryLogistic(), "squared_error": SquaredError()}
+_MADE: Mapping[ObjectiveName, Callable[[ObjectiveSpec], Loss]] = MappingProxyType(
+    {
+        "cross_entropy": lambda _: CrossEntropy(),
+        "binary_logistic": lambda _: BinaryLogistic(),
+        "squared_error": lambda _: SquaredError(),
+        "smooth_hinge": lambda spec: SmoothHinge(spec.temperature),
+    }
 )
+
+
+def loss_of(spec: ObjectiveSpec) -> Loss:
+    """Return the loss of an objective.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD for a name that there is not, a temperature that the loss has not, or none where
+            it needs one.
+    """
+    if spec.name not in _MADE:
+        raise InvalidArgument.at("objective.name", f"there is no objective {spec.name!r}; there are {', '.join(_MADE)}")
+    check_temperature(spec)
+    return _MADE[spec.name](spec)
+
+
+def _binary_targets(name: str, raw: Tensor, index: Tensor) -> Tensor:
+    if raw.is_complex() or tuple(raw.shape[1:]) not in ((), (1,)):
+        raise _mistyped(f"{name} needs one target of 0 or 1 a row", raw)
+    flat = raw.reshape(len(raw))
+    _check_rows((flat == 0) | (flat == 1), flat, index, "a target is 0 or 1")
+    return flat.to(torch.int64)
 
 
 def _misfit(text: str) -> InvalidArgument:

@@ -17,7 +17,7 @@ from .data import Batch
 from .exported import InputSpec
 from .head import LinearHead, find_head
 from .lookups import find_lookups
-from .losses import LOSSES
+from .losses import loss_of
 from .measurements import measure
 from .parameters import ParameterSpace, matching
 from .program import Program
@@ -42,16 +42,12 @@ class Objective:
 
         Raises:
             InvalidArgument: OBJECTIVE_MISMATCH where the loss does not fit the outputs, PARAMETERS_NOT_FOUND where a
-                pattern matches nothing, INVALID_FIELD where l2 is not a finite number ≥ 0.
+                pattern matches nothing, INVALID_FIELD where l2 is not a finite number ≥ 0 or a temperature not one > 0.
         """
-        if spec.name not in LOSSES:
-            raise InvalidArgument.at(
-                "objective.name", f"there is no objective {spec.name!r}; there are {', '.join(LOSSES)}"
-            )
         if not math.isfinite(spec.l2) or spec.l2 < 0:
             raise InvalidArgument.at("objective.l2", f"l2 is a finite number ≥ 0, not {spec.l2}")
         self.spec = spec
-        self.loss = LOSSES[spec.name]
+        self.loss = loss_of(spec)
         looks_behind = program.output_activation in self.loss.activations
         self.output_activation = program.output_activation if looks_behind else ""
         self.program = program.behind_activation() if looks_behind else program

@@ -28,6 +28,7 @@ from undue_service.domain.reports import Stationarity
 
 from .data import Batch, Rows
 from .gradients import block_rows, each_block, loss_gradients
+from .losses import SmoothHinge
 from .objective import Objective
 from .probe import probe
 from .progress import Progress, silent
@@ -37,6 +38,7 @@ _MOVING_RELATIVE = 0.02
 _LARGE_OUTWARD = 0.005
 _ALONG_WEIGHTS = 0.9
 _NEGLIGIBLE_RELATIVE = 5e-4
+_SECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,13 @@ def measure_fit(objective: Objective, train: Rows, *, memory_bytes: int = 2**30,
 
 
 class _Constant:
-    """The best constant prediction: the entropy of the labels, or half the variance of the targets."""
+    """The best constant prediction: the entropy of the labels, or half the variance of the targets.
+
+    A smooth hinge has no closed form: the best margin is searched for.
+    """
 
     def __init__(self, objective: Objective) -> None:
+        self._loss = objective.loss
         self._labels = objective.loss.explains_label
         C = objective.outputs_per_row
         self._count = 0
@@ -158,9 +164,28 @@ class _Constant:
 
     def loss(self) -> float:
         mean = self._sum / self._count
+        if isinstance(self._loss, SmoothHinge):
+            return _least_hinge(self._loss, float(mean[1]))
         if self._labels:
             return float(torch.special.entr(mean).sum())
         return 0.5 * (self._squares / self._count - float(mean.square().sum()))
+
+
+def _least_hinge(loss: SmoothHinge, share: float) -> float:
+    """Return the least mean loss of a constant margin where a share of the labels is 1, by ternary search."""
+    labels, shares = torch.tensor([0, 1]), torch.tensor([1 - share, share], dtype=torch.float64)
+
+    def mean(margin: float) -> float:
+        return float(shares @ loss.losses(torch.full((2, 1), margin, dtype=torch.float64), labels))
+
+    low, high = -1 - 50 * loss.temperature, 1 + 50 * loss.temperature
+    for _ in range(_SECTIONS):
+        third = (high - low) / 3
+        if mean(low + third) <= mean(high - third):
+            high -= third
+        else:
+            low += third
+    return mean((low + high) / 2)
 
 
 def _ratio(a: float, b: float) -> float:

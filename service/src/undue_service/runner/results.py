@@ -16,7 +16,7 @@ from undue_service.engine.fidelity import FidelityResult
 from undue_service.engine.linear_diagnostics import LinearDiagnostics
 from undue_service.engine.parameters import ParameterSpace
 from undue_service.engine.queries import RowFacts
-from undue_service.engine.retrain import Retraining
+from undue_service.engine.retraining.retrain import Retraining
 from undue_service.wire.examples import Array, encode_ids, encode_texts
 from undue_service.wire.results import write
 

@@ -37,8 +37,8 @@ from undue_service.engine.fidelity import FidelityResult, fidelity
 from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
-from undue_service.engine.retrain import retrain
-from undue_service.engine.training import Recipe
+from undue_service.engine.retraining.retrain import retrain
+from undue_service.engine.retraining.training import Recipe
 
 from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
 from .place import Place, Report, code_digest

@@ -51,6 +51,7 @@ LOSSES: Words[str] = Words(
         models_pb2.Objective.LOSS_CROSS_ENTROPY: "cross_entropy",
         models_pb2.Objective.LOSS_BINARY_LOGISTIC: "binary_logistic",
         models_pb2.Objective.LOSS_SQUARED_ERROR: "squared_error",
+        models_pb2.Objective.LOSS_SMOOTH_HINGE: "smooth_hinge",
     }
 )
 MEASUREMENTS: Words[str] = Words(

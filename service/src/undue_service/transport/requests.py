@@ -17,6 +17,7 @@ from undue_service.domain.specs import (
     RequestedJob,
     Retrain,
     SelfInfluence,
+    check_temperature,
 )
 
 from . import fidelity, recipes, sources
@@ -78,7 +79,9 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
 
 def _objective(objective: models_pb2.Objective) -> ObjectiveSpec:
     loss = LOSSES.to_domain("model.objective.loss", objective.loss)
-    return ObjectiveSpec(cast(Any, loss), objective.l2, tuple(objective.l2_exclude))
+    spec = ObjectiveSpec(cast(Any, loss), objective.l2, tuple(objective.l2_exclude), objective.temperature)
+    check_temperature(spec, "model.objective")
+    return spec
 
 
 def _influence(spec: jobs_pb2.InfluenceSpec) -> Influence:

@@ -110,7 +110,9 @@ def row_block(value: Instances) -> datasets_pb2.RowBlock:
 
 def objective(value: ObjectiveSpec) -> models_pb2.Objective:
     """Return an objective."""
-    return models_pb2.Objective(loss=LOSSES.to_proto(value.name), l2=value.l2, l2_exclude=value.l2_exclude)
+    return models_pb2.Objective(
+        loss=LOSSES.to_proto(value.name), l2=value.l2, l2_exclude=value.l2_exclude, temperature=value.temperature
+    )
 
 
 def model_report(value: ModelReport) -> models_pb2.ModelReport:

@@ -123,7 +123,7 @@ class GaussNewton:
 
     def _curvatures(self, f: Tensor, batch: Batch) -> Tensor:
         """Return w_i Σ_i, (B, C, C)."""
-        S = self._objective.loss.curvature(f.detach())
+        S = self._objective.loss.curvature(f.detach(), batch.targets)
         return S if batch.weights is None else S * batch.weights[:, None, None]
 
     def _jacobians(self, batch: Batch) -> tuple[Tensor, Tensor]:

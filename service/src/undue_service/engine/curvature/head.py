@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Rows
-from undue_service.engine.head_rows import HeadRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
+from undue_service.engine.retraining.head_rows import HeadRows
 
 from .estimate import Estimate
 
@@ -123,7 +123,7 @@ class HeadCurvature:
         theta = self._objective.head.from_theta(self._objective.theta).T[:, None]
         for block in self._source.blocks():
             for part in block.parts(size):
-                S = self._objective.loss.curvature(part.outputs(theta)[:, 0])
+                S = self._objective.loss.curvature(part.outputs(theta)[:, 0], part.targets)
                 yield part.features, S if part.weights is None else S * part.weights[:, None, None]
 
     def _told(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.engine.data import Batch, Rows
-from undue_service.engine.gradients import FactoredGradients, block_rows, training_batches
+from undue_service.engine.gradients import FactoredGradients, block_rows, each_block
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 from undue_service.engine.taps import Dense, Lookup, Outer, Part
@@ -77,11 +77,17 @@ def gauss_newton_root(
     largest = _Largest(limit)
     size = block_rows(objective, memory_bytes // 4, objective.taps.row_numel + 2 * objective.outputs_per_row**2)
     done = 0
-    for batch in training_batches(objective, train, size):
+
+    def work(batch: Batch) -> _Largest:
         capture = objective.taps.capture(batch.inputs)
         roots = _output_roots(objective, capture.outputs, batch, len(train))
+        own = _Largest(limit, largest.floor)
         for k in range(roots.shape[1]):
-            largest.offer(capture.parts(roots[:, k]))
+            own.offer(capture.parts(roots[:, k]))
+        return own
+
+    for batch, own in each_block(objective, train, size, work):
+        largest.take(own)
         done += len(batch.index)
         progress("curvature", done, len(train))
     parts, squares = largest.found()
@@ -113,11 +119,12 @@ def in_dtype(rows: FactoredGradients, dtype: torch.dtype) -> FactoredGradients:
 class _Largest:
     """The rows of largest norm met so far."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, floor: float = 0.0) -> None:
         self.count = 0
         self.trace = 0.0
+        self.floor = floor
+        """Of the squared norm of a row that is worth keeping."""
         self._limit = limit
-        self._floor = 0.0
         self._parts: list[tuple[Part, ...]] = []
         self._squares: list[Tensor] = []
 
@@ -125,11 +132,21 @@ class _Largest:
         squares = torch.stack([part.squares() for part in parts]).sum(dim=0)
         self.count += int((squares > 0).sum())
         self.trace += float(squares.double().sum())
-        at = (squares > self._floor).nonzero()[:, 0]
+        at = (squares > self.floor).nonzero()[:, 0]
         if not len(at):
             return
-        self._parts.append(tuple(_compact(part[at]) for part in parts))
-        self._squares.append(squares[at])
+        self._keep(tuple(_compact(part[at]) for part in parts), squares[at])
+
+    def take(self, other: "_Largest") -> None:
+        """Add what others are the largest of."""
+        self.count += other.count
+        self.trace += other.trace
+        for parts, squares in zip(other._parts, other._squares, strict=True):
+            self._keep(parts, squares)
+
+    def _keep(self, parts: tuple[Part, ...], squares: Tensor) -> None:
+        self._parts.append(parts)
+        self._squares.append(squares)
         if sum(map(len, self._squares)) > 2 * self._limit:
             self._prune()
 
@@ -149,7 +166,7 @@ class _Largest:
         if len(squares) > self._limit:
             at = torch.topk(squares, self._limit).indices
             squares, joined = squares[at], tuple(part[at] for part in joined)
-            self._floor = float(squares.min())
+            self.floor = float(squares.min())
         self._parts, self._squares = [joined], [squares]
 
 
@@ -159,7 +176,7 @@ def _output_roots(objective: Objective, f: Tensor, batch: Batch, n: int) -> Tens
         torch.ones(len(f), dtype=torch.float64, device=f.device) if batch.weights is None else batch.weights.double()
     )
     scale = scale / n
-    S = objective.loss.curvature(f.double()) * scale[:, None, None]
+    S = objective.loss.curvature(f.double(), batch.targets) * scale[:, None, None]
     C = S.shape[1]
     size = S.diagonal(dim1=1, dim2=2).sum(dim=1)
     if C <= _EIGENVECTORS_UP_TO:

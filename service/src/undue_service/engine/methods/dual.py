@@ -1,6 +1,6 @@
 """Gauss–Newton influence in sample space: the route of `gauss_newton` for networks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from undue_service.engine.curvature import Damped, Estimate, GaussNewton
 from undue_service.engine.curvature.root import Root, gauss_newton_root, pair_numel
 from undue_service.engine.damping import resolve_damping
 from undue_service.engine.data import Batch
-from undue_service.engine.gradients import FactoredGradients, block_rows, loss_gradients, training_batches
+from undue_service.engine.gradients import FactoredGradients, block_rows, each_block, loss_gradients, training_batches
 from undue_service.engine.objective import Objective
 from undue_service.engine.queries import Asked
 from undue_service.engine.solvers import Effort
@@ -105,19 +105,21 @@ class DualGaussNewton:
         assert isinstance(queries, DualQueries)  # noqa: S101  `query` returns no other
         state, n = factors.state, len(problem.train)
         M, m = queries.coefficients.shape
-        for batch, gradients in _training(problem, 3 * (M + m)):
-            scores = state.bilinear(queries.coefficients, queries.gradients, gradients)
-            weights = row_weights(batch, n)
-            yield ScoreBlock(batch.index, scores * (weights if isinstance(weights, float) else weights.T))
+
+        def scores(gradients: FactoredGradients) -> Tensor:
+            return state.bilinear(queries.coefficients, queries.gradients, gradients)
+
+        for batch, found in _each(problem, scores, 3 * (M + m)):
+            yield ScoreBlock(batch.index, (found.T * row_weights(batch, n)).T)
 
     def self_score(self, factors: DualFactors, problem: Problem) -> SelfScores:
-        """See Method. The residual is that of the first row of each block, in the whole Gauss–Newton."""
-        n, checked = len(problem.train), False
-        for batch, gradients in _training(problem, 6 * len(factors.state.factor)):
-            effort = Effort() if checked else _checked(factors, gradients)
-            checked = True
-            scores = factors.state.quadratic(gradients)[:, None] * row_weights(batch, n)
-            yield ScoreBlock(batch.index, scores[:, 0]), effort
+        """See Method. The residual is that of the first row, in the whole Gauss–Newton."""
+        objective, n = problem.objective, len(problem.train)
+        first = next(training_batches(objective, problem.train, 1, [0]))
+        effort = _checked(factors, loss_gradients(objective, first))
+        for batch, found in _each(problem, factors.state.quadratic, 6 * len(factors.state.factor)):
+            yield ScoreBlock(batch.index, (found[:, None] * row_weights(batch, n))[:, 0]), effort
+            effort = Effort()
 
 
 def most_rows(objective: Objective, memory_bytes: int) -> int:
@@ -128,13 +130,15 @@ def most_rows(objective: Objective, memory_bytes: int) -> int:
     return max(1, int(((row**2 + 4 * square * budget) ** 0.5 - row) / (2 * square)))
 
 
-def _training(problem: Problem, row_numel: int) -> Iterator[tuple[Batch, FactoredGradients]]:
+def _each(
+    problem: Problem, make: Callable[[FactoredGradients], Tensor], row_numel: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield what is made of the gradients of the training rows, block by block."""
     objective, n = problem.objective, len(problem.train)
+    size = block_rows(objective, problem.memory_bytes // 2, row_numel)
     done = 0
-    for batch in training_batches(
-        objective, problem.train, block_rows(objective, problem.memory_bytes // 2, row_numel)
-    ):
-        yield batch, loss_gradients(objective, batch)
+    for batch, found in each_block(objective, problem.train, size, lambda rows: make(loss_gradients(objective, rows))):
+        yield batch, found
         done += len(batch.index)
         problem.progress("scores", done, n)
 

@@ -18,6 +18,7 @@ from .lissa import by_lissa
 from .relatif import RelatIF
 from .representation import Representation
 from .tracin import TracIn
+from .trak import Trak
 
 _METHODS: tuple[Method[Any], ...] = (
     Exact(),
@@ -29,6 +30,7 @@ _METHODS: tuple[Method[Any], ...] = (
     GradDot(),
     GradCos(),
     TracIn(),
+    Trak(),
     RelatIF(),
     Representation(),
 )

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
+from undue_service.engine.data import Rows
+from undue_service.engine.measurements import measure
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
+from undue_service.engine.solvers.refusals import refuse_not_finite
 
-from .data import Rows
 from .determined import Determination
 from .head_rows import HeadRows, registered, repeated
-from .measurements import measure
 from .newton import CONVERGED, Minima, Newton, Preconditioner
-from .objective import Objective
-from .progress import Progress, silent
 from .refits import Refitted, check_costs, named
 from .removal import Removals
-from .solvers.refusals import refuse_not_finite
 from .training import Divisor
 
 DEFAULT_TOLERANCE = 1e-10
@@ -218,9 +218,11 @@ def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
     """
     d, C = theta.shape
     H = objectives.dense(theta)
-    # What L2 leaves free may hold directions without curvature, where rounding must not be magnified.
+    # What L2 leaves free may hold directions without curvature, where rounding must not be magnified; far from the
+    # minimum, where a hinge is flat, it may hold no other.
     free = objectives.l2.reshape(-1) == 0
-    H.diagonal().add_(_LIFT * free * H.diagonal()[free].mean() if bool(free.any()) else 0)
+    if bool(free.any()):
+        H.diagonal().add_(_LIFT * free * torch.maximum(H.diagonal()[free].mean(), H.diagonal().mean()))
     if not bool(torch.isfinite(H).all()):
         refuse_not_finite("the Hessian")
     factor, info = torch.linalg.cholesky_ex(H)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .data import Batch, Rows
-from .gradients import block_rows, training_batches
-from .objective import Objective
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.objective import Objective
 
 
 class HeldRows:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.engine.activation import SAME_ELEMENTS
+from undue_service.engine.graph import Graph, argument
+from undue_service.engine.objective import Objective
+from undue_service.engine.rewrites import REWRITTEN, aten
 
-from .activation import SAME_ELEMENTS
-from .graph import Graph, argument
-from .objective import Objective
-from .rewrites import REWRITTEN, aten
 from .training import Recipe
 
 _TRANSPOSES = frozenset({aten.t.default, aten.numpy_T.default, aten.transpose.int, aten.permute.default})

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .data import Batch, Rows
-from .gradients import block_rows, training_batches
-from .objective import Objective
-from .progress import Progress, silent
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .curvature.head import head_blocks
+from undue_service.engine.curvature.head import head_blocks
+from undue_service.engine.losses import Loss, SquaredError
+from undue_service.engine.objective import Objective
+
 from .head_rows import HeadBlock, HeadRows, l2_of, repeated
-from .losses import Loss, SquaredError
-from .objective import Objective
 from .training import Divisor
 
 Product = Callable[[Tensor], Tensor]
@@ -117,7 +118,7 @@ class Removals:
         def factors() -> Iterator[tuple[Tensor, Tensor]]:
             for block in self._rows.blocks():
                 for part in block.parts(size):
-                    S = self.loss.curvature(part.outputs(theta[:, None])[:, 0])
+                    S = self.loss.curvature(part.outputs(theta[:, None])[:, 0], part.targets)
                     x = part.features if features is None else part.features[:, features]
                     yield x, S * self._weights(part, at)[:, :, None]
                 self._told()

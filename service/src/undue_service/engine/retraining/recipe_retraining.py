@@ -10,12 +10,12 @@ from torch import Tensor
 
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import TrainingSpec
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import block_rows
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
 
-from .data import Batch, Rows
-from .gradients import block_rows
 from .initialisation import cold_start, has_cold_start
-from .objective import Objective
-from .progress import Progress, silent
 from .refits import Refitted, check_costs, kept_rows, named
 from .training import Divisor, Recipe, gradient_norms, train_in_step
 

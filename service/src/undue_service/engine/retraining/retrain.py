@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from undue_service.engine.data import Rows
+from undue_service.engine.diagnostics import EngineDiagnostics, begin
+from undue_service.engine.measurements import check_measurement
+from undue_service.engine.methods import Problem
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
+from undue_service.engine.queries import asked_rows
 
-from .data import Rows
-from .diagnostics import EngineDiagnostics, begin
-from .measurements import check_measurement
-from .methods import Problem
 from .newton import Newton
 from .newton_retraining import NewtonRefits, newton_settings
-from .objective import Objective
-from .progress import Progress, silent
-from .queries import asked_rows
 from .recipe_retraining import RecipeRefits, Start
 from .refits import Refits
 from .training import Recipe

@@ -16,12 +16,12 @@ from torch.func import vmap
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import TrainingSpec
+from undue_service.engine.data import Batch, Rows
+from undue_service.engine.gradients import _out_of_memory
+from undue_service.engine.objective import Objective
+from undue_service.engine.progress import Progress, silent
 
-from .data import Batch, Rows
-from .gradients import _out_of_memory
 from .held_rows import HeldRows, row_blocks
-from .objective import Objective
-from .progress import Progress, silent
 
 Divisor = Literal["kept_n", "subset"]
 """What a row that is left out does to the rows that stay. "kept_n": its loss is masked, and its batch is divided by as
