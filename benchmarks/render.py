@@ -45,8 +45,8 @@ with sampled labels nearest to what had been measured of kronfluence elsewhere (
 
 Dampings were chosen in the same search, before the engine's methods could be measured: l2 + λ is 0.01 for Hessian and
 Gauss–Newton, the best or nearly so of 1e-3, 4e-3 and 0.01 for the sketch and the one at which dattri's CG had been
-measured, and 1e-3 for EK-FAC, at first 2e-3, on which kronfluence and ours both did worse. A sweep afterwards, over five
-models, changed neither:
+measured, and 1e-3 for EK-FAC, at first 2e-3, on which the sketch and kronfluence both did worse. A sweep afterwards,
+over five models, changed neither:
 
 | LDS, averaged over five models in brackets | MLP | CNN |
 |---|---|---|
