@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import machine, render, results
+from . import fidelity_jobs, machine, render, results
 from .peers import NAMES, Entry, contenders
 from .workloads import WORKLOADS
 
@@ -48,6 +48,8 @@ def main() -> None:
         print(f"→ {path.relative_to(ROOT)}\n", flush=True)
     print(f"{time.perf_counter() - started:.0f} s in all")
     if not (asked.only or suffix):
+        print("fidelity by jobs of the service", flush=True)
+        fidelity_jobs.measure()
         render.write_page()
 
 

@@ -12,6 +12,12 @@ from .workloads import WORKLOADS
 
 NAME = "fidelity-jobs"
 SUBSETS, SEEDS, SAMPLES = 30, 2, 100
+SAYS = f"""\
+`client.fidelity` on models registered with their recipes (`python -m benchmarks.fidelity_jobs`): leave-one-out on
+{SAMPLES} rows at random and as many over strata, each with all test rows; LDS over {SUBSETS} random halves, {SEEDS}
+trainings each, by the service's own training. It draws other subsets and seeds than the tables above, and the first job
+starts a runner. Intervals are 95 % bootstrap over retrainings and test rows.
+"""
 
 
 def measure() -> dict[str, Any]:

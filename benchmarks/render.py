@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import goals, results
+from . import fidelity_jobs, goals, results
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 RECORDED = Path(__file__).parent / "recorded.json"
@@ -86,7 +86,7 @@ def write_page() -> None:
 def load(folder: Path) -> dict[str, Any]:
     """Return the records of all workloads that were run in full, and of what is recorded once."""
     records: dict[str, Any] = {"recorded": json.loads(RECORDED.read_text())} if RECORDED.exists() else {}
-    for name in ORDER:
+    for name in (*ORDER, fidelity_jobs.NAME):
         path = folder / f"{name}.json"
         if path.exists():
             records[name] = json.loads(path.read_text())
@@ -100,6 +100,8 @@ def page(records: Mapping[str, Any]) -> str:
     if run:
         parts += [_machine(run), "## Goals\n", _goals(records)]
     parts += [_workload(record) for record in run]
+    if fidelity_jobs.NAME in records:
+        parts.append(_jobs(records[fidelity_jobs.NAME]))
     if "recorded" in records:
         parts.append(_recorded(records["recorded"]))
     parts.append(NOTES)
@@ -236,6 +238,18 @@ def _differences(record: Mapping[str, Any]) -> str:
         ]
         rows.append([f"minus {other}", *cells])
     return table(rows)
+
+
+def _jobs(record: Mapping[str, Any]) -> str:
+    rows = [["workload", "job", "LDS", "Pearson", "Spearman", "slope", "seconds"]]
+    for row in record["rows"]:
+        figures = [_interval(row[what]) for what in ("lds", "pearson", "spearman", "slope")]
+        rows.append([row["workload"], row["job"], *figures, f"{row['seconds']:.0f}"])
+    return "\n".join(["## The same figures from the service's own jobs\n", fidelity_jobs.SAYS, table(rows)])
+
+
+def _interval(values: list[float] | None) -> str:
+    return "" if values is None else f"{values[0]:.3f} ({values[1]:.3f} to {values[2]:.3f})"
 
 
 def _recorded(recorded: Mapping[str, Any]) -> str:
