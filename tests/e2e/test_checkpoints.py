@@ -155,6 +155,16 @@ def test_tracin_weighs_the_members_with_their_learning_rates(trained, scores, of
     assert close(scores(trained.model, method="tracin"), expected) < 1e-4
 
 
+def test_trak_takes_its_linear_models_at_the_checkpoints(client, trained, scores):
+    settings = {"method": "trak", "rank": 8}
+    alone = trained.register("trak-one", trained.last, checkpoints=[undue.Checkpoint(trained.nets[0], 1.0)])
+    at_first = scores(trained.members[0], **settings)
+    assert close(scores(alone, **settings), at_first) < 1e-4
+    assert close(scores(trained.model, **settings), at_first) > 1e-2
+    with pytest.raises(undue.InvalidArgument, match="over all checkpoints already"):
+        scores(trained.model, ensemble=True, **settings)
+
+
 def test_an_ensemble_of_one_is_that_model_with_its_running_statistics(trained, scores, of_members):
     alone = trained.register("one", trained.last, checkpoints=[undue.Checkpoint(trained.nets[0], 1.0)])
     assert close(scores(alone, ensemble=True), of_members[0]) < 1e-6

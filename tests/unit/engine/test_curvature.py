@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.engine.curvature import Damped, Dense, Estimate, Hessian, mean_eigenvalue
+from undue_service.engine.curvature import (
+    Damped,
+    Dense,
+    EmpiricalFisher,
+    Estimate,
+    GaussNewton,
+    Hessian,
+    mean_eigenvalue,
+)
+from undue_service.engine.data import TensorRows
+from unit.engine.test_taps import opened
 
 LOSSES = ["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
@@ -112,3 +122,51 @@ def test_damping_adds_to_the_diagonal_and_leaves_the_curvature_alone():
     assert damped.matmat(torch.eye(2, dtype=torch.float64)).tolist() == [[2.5, 1], [1, 3.5]]
     assert A.tolist() == [[2, 1], [1, 3]]
     assert Dense(A).mean_eigenvalue() == Estimate(2.5)
+
+
+@pytest.mark.parametrize("curvature", [Hessian, GaussNewton])
+def test_the_row_of_the_padding_is_a_constant_in_every_derivative(curvature):
+    """As it is in training; the operator itself sees to that in reverse mode only."""
+
+    class Sequence(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.out = torch.nn.Embedding(5, 3, padding_idx=2), torch.nn.Linear(3, 3)
+            self.table.weight.data[2] = 1.0
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.table(x)).mean(1))
+
+    ids = torch.randint(5, (12, 4), generator=torch.Generator().manual_seed(1))
+    assert (ids == 2).any()
+    objective, rows = opened(Sequence(), ids, l2=0.0), TensorRows({"x": ids}, torch.arange(12) % 3)
+    by_product = curvature(objective, rows).matmat(torch.eye(objective.space.dim, dtype=torch.float64))
+    torch.testing.assert_close(by_product, by_product.T, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(curvature(objective, rows).to_dense(), by_product, rtol=1e-10, atol=1e-12)
+    start = objective.space.slice("table.weight").start
+    padding = slice(start + 6, start + 9)
+    assert (by_product[padding] == 0).all()
+    assert by_product[start : start + 3, -3:].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("curvature", [Hessian, GaussNewton, EmpiricalFisher])
+def test_where_memory_runs_out_a_product_goes_on_with_fewer_rows(case, curvature, monkeypatch):
+    c = case("cross_entropy", head=False, weighted=True)
+    wanted = curvature(c.objective, c.rows)
+    V = torch.randn(wanted.dim, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    product, dense, mean = wanted.matmat(V), wanted.to_dense(), wanted.mean_eigenvalue()
+    outputs, met = type(c.objective.program).evaluate, []
+
+    def full(program, graph, parameters, inputs, watched=()):
+        rows = len(next(iter(inputs.values())))
+        met.append(rows)
+        if rows > 8:
+            raise torch.OutOfMemoryError(f"{rows} rows")
+        return outputs(program, graph, parameters, inputs, watched)
+
+    monkeypatch.setattr(type(c.objective.program), "evaluate", full)
+    torch.testing.assert_close(curvature(c.objective, c.rows).matmat(V), product, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(curvature(c.objective, c.rows).to_dense(), dense, rtol=1e-12, atol=1e-14)
+    assert curvature(c.objective, c.rows).mean_eigenvalue().value == pytest.approx(mean.value, rel=1e-12)
+    assert max(met) == 30

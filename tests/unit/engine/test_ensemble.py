@@ -6,7 +6,8 @@ import torch
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.engine.attribution import influence, self_influence
-from undue_service.engine.methods import Checkpoint
+from undue_service.engine.data import TensorRows
+from undue_service.engine.methods import REGISTRY, Checkpoint
 from undue_service.engine.program import Program
 from unit.engine.dense import other_weights
 
@@ -153,3 +154,25 @@ def test_at_other_weights_only_the_weights_differ(case):
         moved.outputs(moved.theta, batch.inputs), c.objective.outputs(2 * c.objective.theta, batch.inputs)
     )
     torch.testing.assert_close(moved.head.evaluate(batch.inputs)[1], moved.outputs(moved.theta, batch.inputs))
+
+
+@pytest.mark.parametrize("method", ["grad_dot", "gauss_newton", "representation", "tracin", "trak"])
+@pytest.mark.parametrize("aggregate", [None, "mean"])
+def test_a_row_without_a_target_is_explained_everywhere_by_the_registered_label(case, method, aggregate):
+    c = case("cross_entropy", False, n=20)
+    moved = [
+        {name: -2 * value for name, value in c.objective.program.parameters.items()},
+        dict(c.objective.program.parameters),
+    ]
+    several = [Checkpoint(parameters, 0.1) for parameters in moved]
+    batch = c.objective.place(next(c.rows.batches(20)))
+    labels, others = (
+        at.loss.predictions(at.outputs(at.theta, batch.inputs)) for at in (c.objective, c.objective.at(moved[0]))
+    )
+    assert (labels != others).any()
+    ensemble = not REGISTRY[method].spec.uses_checkpoints
+    settings = {"method": method, "checkpoints": several, "ensemble": ensemble, "aggregate": aggregate, "top_k": None}
+    found = influence(c.objective, c.rows, TensorRows({"x": c.x}), **settings)
+    named = influence(c.objective, c.rows, TensorRows({"x": c.x}, labels), **settings)
+    np.testing.assert_array_equal(found.scores, named.scores)
+    assert found.test.targets.tolist() == labels.tolist()

@@ -195,3 +195,20 @@ def test_rows_need_the_same_length_and_at_least_one_row():
     picked = list(TensorRows({"x": X}, torch.arange(4)).batches(2, [3, 0, 3]))
     assert [b.index.tolist() for b in picked] == [[3, 0], [3]]
     assert torch.equal(picked[0].inputs["x"], X[[3, 0]])
+
+
+def test_in_double_it_is_the_same_function_behind_one_activation(program):
+    """A softmax before the one that the loss looks behind belongs to the model, in any precision and at any weights."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1), torch.nn.LogSoftmax(1))
+    x = torch.randn(5, 4)
+    single = Objective(program(module, x).to("cpu", torch.float32), ObjectiveSpec("cross_entropy", 0.1))
+    moved = {name: 2 * value for name, value in single.program.parameters.items()}
+    for objective in (single, single.at(moved)):
+        double = objective.in_double()
+        torch.testing.assert_close(
+            double.outputs(double.theta, {"input": x.double()}),
+            objective.outputs(objective.theta, {"input": x}).double(),
+            rtol=1e-5,
+            atol=1e-6,
+        )

@@ -8,9 +8,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
+from undue_service.engine.program import Program
 from undue_service.engine.stationarity import measure_fit
 
 F = nn.functional
@@ -155,3 +157,27 @@ def test_the_numbers_are_their_definitions(case):
     assert measure_fit(r.objective, r.rows).constant_loss == pytest.approx(
         0.5 * float(r.y.var(0, unbiased=False).sum()), rel=1e-12
     )
+
+
+def test_rounding_is_not_taken_for_rows_that_mix(export):
+    """In float32 a row's sums are rounded otherwise in a batch than alone, and the more so the larger their terms."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 3))
+    x, y = 255 * torch.rand(300, 784), torch.arange(300) % 3
+    with torch.no_grad():
+        module[2].weight.abs_()
+        module[2].bias -= module(x).mean(0)
+    program = Program.from_exported(export(module, x[:3])).to("cpu", torch.float32)
+    objective = Objective(program, ObjectiveSpec("cross_entropy", 1e-3))
+    f = objective.outputs(objective.theta, {"input": x})
+    alone = torch.cat([objective.outputs(objective.theta, {"input": x[i : i + 1]}) for i in range(4)])
+    assert (alone - f[:4]).abs().max() > 1e-6 * f[:4].abs().max()
+    assert measure_fit(objective, TensorRows({"x": x}, y)).stationarity.gradient_norm > 0
+
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return x - 0.1 * x.mean(0)
+
+    mixed = Program.from_exported(export(nn.Sequential(nn.Linear(4, 3), Mixing()), x[:3, :4])).to("cpu", torch.float32)
+    with pytest.raises(InvalidArgument, match="row alone"):
+        measure_fit(Objective(mixed, ObjectiveSpec("cross_entropy", 1e-3)), TensorRows({"x": x[:, :4]}, y))

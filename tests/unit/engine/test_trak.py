@@ -115,3 +115,10 @@ def test_a_weight_of_two_is_the_row_twice(case):
         influence(c.objective, once, c.rows, **settings).scores, found[:, :-1], rtol=1e-5, atol=1e-7
     )
     assert gradients(c).shape[1] > 8
+
+
+def test_every_seed_that_a_request_may_have_draws_signs():
+    make, x, _ = MODELS["mlp"]
+    objective = opened(make(), x)
+    drawn = [Projection(objective.taps.blocks, 4, seed).dense() for seed in (20_261_124, 2**63 - 1)]
+    assert not torch.equal(*drawn)

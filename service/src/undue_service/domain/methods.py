@@ -140,6 +140,7 @@ METHODS: Mapping[str, MethodSpec] = {
             has_leverage_correction=False,
             precision="float32",
             rank="dimensions of the random projection",
+            uses_checkpoints=True,
             draws_at_random=True,
         ),
         MethodSpec(

@@ -61,7 +61,7 @@ class Diagnosis:
             residual=effort.residual,
             matvecs=effort.matvecs,
             stationarity=self.stationarity,
-            dtype=str(objective.program.dtype).removeprefix("torch."),
+            dtype=str(factors.dtype or objective.program.dtype).removeprefix("torch."),
             device=str(objective.program.device),
             seconds=seconds,
             warnings=(*self.warnings, *factors.damping.warnings, *factors.warnings),

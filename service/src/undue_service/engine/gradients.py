@@ -157,7 +157,7 @@ def each_block(
             try:
                 made.append(work(part))
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or len(part.index) == 1:
+                if not is_out_of_memory(error) or len(part.index) == 1:
                     raise
                 size = (len(part.index) + 1) // 2
                 waiting.append(part)
@@ -198,6 +198,7 @@ def _gradients(objective: Objective, batch: Batch, cost: Callable[[Tensor], Tens
     return FactoredGradients(objective.taps.blocks, capture.parts(residuals))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory ran out, of the host or of an accelerator."""
     allocator = ("can't allocate memory", "not enough memory")  # the CPU's says so in a RuntimeError
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in allocator)

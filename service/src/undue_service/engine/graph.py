@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
-from .rewrites import REWRITTEN, aten
+from .rewrites import REWRITTEN, RUN, aten
 
 _SHAPE_ARITHMETIC = frozenset(
     getattr(operator, name)
@@ -160,7 +160,7 @@ class Graph:
                 env[node] = values(self.feeds[node])
                 continue
             args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), env.__getitem__)
-            value = node.target(*args, **kwargs)
+            value = RUN.get(node.target, node.target)(*args, **kwargs)
             if node in watched and not value.requires_grad:
                 value = value.detach().requires_grad_()
             env[node] = value

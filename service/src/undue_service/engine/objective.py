@@ -48,6 +48,7 @@ class Objective:
             raise InvalidArgument.at("objective.l2", f"l2 is a finite number ≥ 0, not {spec.l2}")
         self.spec = spec
         self.loss = loss_of(spec)
+        self._whole = program
         looks_behind = program.output_activation in self.loss.activations
         self.output_activation = program.output_activation if looks_behind else ""
         self.program = program.behind_activation() if looks_behind else program
@@ -75,6 +76,7 @@ class Objective:
         """
         program = self.program.at(parameters)
         moved = copy(self)
+        moved._whole = self._whole.at(parameters)
         moved.program = program
         moved.theta = self.space.flatten(program.parameters).detach()
         moved.head = None if self.head is None else replace(self.head, program=program)
@@ -86,7 +88,7 @@ class Objective:
         """Return the same objective in float64."""
         if self.program.dtype is torch.float64:
             return self
-        program = self.program.to(self.program.device, torch.float64)
+        program = self._whole.to(self.program.device, torch.float64)
         return Objective(program, self.spec, tuple(escape(name) for name in self.space.names))
 
     def place(self, batch: Batch) -> Batch:

@@ -8,6 +8,8 @@ from .graph import unsupported
 from .objective import Objective
 
 _ROWS = 4
+_ROUNDING = 1e4
+"""Times ε: how far a sum of many terms may move where a batch adds them up in another order."""
 
 
 def probe(objective: Objective, batch: Batch) -> tuple[str, ...]:
@@ -23,7 +25,8 @@ def probe(objective: Objective, batch: Batch) -> tuple[str, ...]:
     ]
     together = f[: len(alone)]
     scale = max(1.0, float(together.abs().max()))
-    if float((torch.cat(alone) - together).abs().max()) > 1e-6 * scale:
+    tolerance = max(1e-6, _ROUNDING * torch.finfo(f.dtype).eps)
+    if float((torch.cat(alone) - together).abs().max()) > tolerance * scale:
         raise unsupported(
             "the model predicts otherwise for a row alone than for the same row in a batch, so no row has a gradient "
             "of its own: call model.eval() before exporting, and take out normalisation over the batch"

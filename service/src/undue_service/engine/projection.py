@@ -54,7 +54,8 @@ class Projection:
         """Yield the columns of a block in order, (q, ≤ 64) each."""
         dtype = like[:1].rows().dtype
         for start in range(0, self.rank, _COLUMNS):
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) * 1_000_003 + start)
+            seed = (self.seed * 1_000_003 + number) * 1_000_003 + start
+            generator = torch.Generator().manual_seed(seed % 2**63)
             shape = (self.blocks[number].numel, _COLUMNS)
             signs = torch.randint(2, shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
             yield signs[:, : self.rank - start].to(dtype)

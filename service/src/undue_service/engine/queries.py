@@ -78,6 +78,8 @@ class Asked:
     memory_bytes: int = 2**30
     """Budget of the intermediate values of one block."""
     progress: Progress = silent
+    explaining: Objective | None = None
+    """Whose prediction a row without a target is explained by; None: that of whatever takes the gradients."""
 
     def __len__(self) -> int:
         """Return m, the number of explanations."""
@@ -90,23 +92,17 @@ class Asked:
             parts.append(row_facts(objective, replace(batch, index=placed.index)))
         return RowFacts.joined(parts)
 
-    def gradients(self, objective: Objective, explaining: Objective | None = None) -> GradientBlock:
-        """Return ∇m_t of each explanation; those of the mean are made dense, (1, P).
-
-        Args:
-            objective: where the gradients are taken.
-            explaining: whose prediction a row without targets is explained by, where that is another.
-        """
-        explaining = explaining or objective
+    def gradients(self, objective: Objective) -> GradientBlock:
+        """Return ∇m_t of each explanation at an objective; those of the mean are made dense, (1, P)."""
         if self.mean:
             total = torch.zeros_like(objective.theta)
             done = 0
-            for _, batch in self.batches(explaining):
+            for _, batch in self.batches(objective):
                 total += measurement_gradients(objective, batch, self.measurement).total(None)
                 done += len(batch.index)
                 self.progress("test rows", done, len(self.rows))
             return dense_gradients(objective, (total / len(self.rows))[None])
-        (batch,) = (batch for _, batch in self.batches(explaining))
+        (batch,) = (batch for _, batch in self.batches(objective))
         return measurement_gradients(objective, batch, self.measurement)
 
     def columns(self, objective: Objective) -> Tensor:
@@ -121,7 +117,12 @@ class Asked:
         size = block_rows(objective, self.memory_bytes) if self.mean else len(self.rows)
         for raw in self.test.batches(size, self.rows):
             placed = objective.place(raw)
-            yield placed, objective.explained(placed)
+            yield placed, self._explained(objective, raw, placed)
+
+    def _explained(self, objective: Objective, raw: Batch, placed: Batch) -> Batch:
+        if placed.targets is not None or self.explaining is None:
+            return objective.explained(placed)
+        return replace(placed, targets=self.explaining.explained(self.explaining.place(raw)).targets)
 
 
 def each_asked(
@@ -138,7 +139,7 @@ def each_asked(
     """Yield the test rows in parts that fit into memory; those of a mean are one part.
 
     Args:
-        objective: says what a row takes.
+        objective: says what a row takes, and by which label one without a target is explained.
         test: where the rows are.
         rows: their numbers.
         measurement: the cost.
@@ -149,7 +150,7 @@ def each_asked(
     """
     size = len(rows) if mean else min(block_rows(objective, memory_bytes, row_numel), _MOST_AT_ONCE)
     for start in range(0, len(rows), size):
-        yield Asked(test, rows[start : start + size], measurement, mean, memory_bytes, progress)
+        yield Asked(test, rows[start : start + size], measurement, mean, memory_bytes, progress, objective)
 
 
 def _values(values: Tensor) -> NDArray[Any]:

@@ -37,9 +37,26 @@ def _frozen_batch_norm(
     return (aten.batch_norm.default(input, weight, bias, running_mean, running_var, False, momentum, eps, False),)
 
 
+def _embedding(
+    weight: Tensor,
+    indices: Tensor,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Look rows up; the padding's is a constant in every derivative: the operator sees to that in reverse mode only."""
+    found = aten.embedding.default(weight, indices, -1, scale_grad_by_freq, sparse)
+    if padding_idx < 0:
+        return found
+    return torch.where((indices == padding_idx).unsqueeze(-1), found.detach(), found)
+
+
 REWRITTEN: Mapping[torch._ops.OpOverload, Callable] = {
     aten.sym_size.int: _size,
     aten.hardsigmoid.default: _hard_sigmoid,
     aten._native_batch_norm_legit_no_training.default: _frozen_batch_norm,
 }
 """Operator to what is called in its place."""
+
+RUN: Mapping[torch._ops.OpOverload, Callable] = {aten.embedding.default: _embedding}
+"""Operator to what runs in its place, in a graph that keeps its node: others read what it looks up where."""

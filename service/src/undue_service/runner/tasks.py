@@ -34,6 +34,7 @@ from undue_service.engine.attribution import Attribution, influence, self_influe
 from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.diagnostics import EngineDiagnostics
 from undue_service.engine.fidelity import FidelityResult, fidelity
+from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
@@ -84,10 +85,8 @@ class Workshop:
             result = self._run(task, place)
             place.check()
             return result
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory() from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # the CPU's allocator has no exception of its own
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise _out_of_memory() from error
             raise
 

@@ -105,7 +105,9 @@ def sum_of_squares(part: Part) -> Tensor:
         return (deltas.permute(1, 2, 0) @ inputs.transpose(0, 1)).reshape(-1)
     if isinstance(part, Lookup):
         table = part.deltas.new_zeros(part.entries, part.deltas.shape[2])
-        return table.index_add_(0, part.ids.reshape(-1), _squares_by_id(part).flatten(0, 1)).reshape(-1)
+        for piece in _pieces(part):
+            table.index_add_(0, piece.ids.reshape(-1), _squares_by_id(piece).flatten(0, 1))
+        return table.reshape(-1)
     return sum(piece.rows().square().sum(dim=0) for piece in _pieces(part))
 
 
@@ -115,7 +117,8 @@ def weighted_squares(part: Part, weights: Tensor) -> Tensor:
         deltas, inputs = part.deltas[:, 0, 0].square(), part.inputs[:, 0, 0].square()
         return ((deltas @ weights.view(deltas.shape[1], -1)) * inputs).sum(dim=1)
     if isinstance(part, Lookup):
-        return (_squares_by_id(part) * weights.view(part.entries, -1)[part.ids]).sum(dim=(1, 2))
+        table = weights.view(part.entries, -1)
+        return torch.cat([(_squares_by_id(piece) * table[piece.ids]).sum(dim=(1, 2)) for piece in _pieces(part)])
     return torch.cat([piece.rows().square() @ weights for piece in _pieces(part)])
 
 
@@ -126,5 +129,9 @@ def _squares_by_id(part: Lookup) -> Tensor:
 
 
 def _pieces(part: Part) -> list[Part]:
-    numel = part.inputs[0].shape[0] * part.inputs.shape[3] * part.deltas.shape[3] if isinstance(part, Outer) else 0
+    numel = 0
+    if isinstance(part, Outer):
+        numel = part.inputs.shape[1] * part.inputs.shape[3] * part.deltas.shape[3]
+    elif isinstance(part, Lookup):
+        numel = 2 * part.ids.shape[1] ** 2
     return list(chunks(part, numel))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
-from undue_service.engine.data import Rows
+from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import loss_gradients
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
@@ -59,10 +59,8 @@ class EmpiricalFisher:
     def matmat(self, V: Tensor) -> Tensor:
         """Return F V, (P, K), from each row's gradient."""
         product = torch.zeros_like(V)
-        for batch in self._stream.blocks(self.dim + V.shape[1]):
-            gradients = loss_gradients(self._objective, batch).dense()
-            along = gradients @ V
-            product.addmm_(gradients.T, along if batch.weights is None else along * batch.weights[:, None])
+        for gradients, weighted in self._stream.made(self._gradients, 2 * self.dim + V.shape[1]):
+            product.addmm_(weighted.T, gradients @ V)
         return product / self.rows + self._objective.l2[:, None] * V
 
     def to_dense(self) -> Tensor:
@@ -73,9 +71,7 @@ class EmpiricalFisher:
         """
         check_dense(self.dim, self._limit, "empirical Fisher")
         dense = self._objective.theta.new_zeros(self.dim, self.dim)
-        for batch in self._stream.blocks(2 * self.dim):
-            gradients = loss_gradients(self._objective, batch).dense()
-            weighted = gradients if batch.weights is None else gradients * batch.weights[:, None]
+        for gradients, weighted in self._stream.made(self._gradients, 2 * self.dim):
             dense.addmm_(gradients.T, weighted)
         dense = (dense + dense.T) / (2 * self.rows)
         dense.diagonal().add_(self._objective.l2)
@@ -83,8 +79,15 @@ class EmpiricalFisher:
 
     def mean_eigenvalue(self) -> Estimate:
         """Return trace(F)/P, exactly: the mean squared norm of a gradient."""
-        total = 0.0
-        for batch in self._stream.blocks():
-            squares = loss_gradients(self._objective, batch).norms().square()
-            total += float(squares.sum() if batch.weights is None else batch.weights @ squares)
+        total = sum(self._stream.made(self._squares))
         return Estimate((total / self.rows + float(self._objective.l2.sum())) / self.dim)
+
+    def _gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return ∇ℓ_i and w_i ∇ℓ_i, (B, P) each."""
+        gradients = loss_gradients(self._objective, batch).dense()
+        return gradients, gradients if batch.weights is None else gradients * batch.weights[:, None]
+
+    def _squares(self, batch: Batch) -> float:
+        """Return Σ_i w_i ‖∇ℓ_i‖²."""
+        squares = loss_gradients(self._objective, batch).norms().square()
+        return float(squares.sum() if batch.weights is None else batch.weights @ squares)

@@ -8,6 +8,7 @@ from torch.func import jacrev, jvp, vjp, vmap
 
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
 from undue_service.engine.data import Batch, Rows
+from undue_service.engine.fisher import uniform
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
@@ -84,8 +85,7 @@ class GaussNewton:
         if self._head is not None:
             return self._head.to_dense()
         dense = self._objective.theta.new_zeros(self.dim, self.dim)
-        for batch in self._stream.blocks(3 * self._objective.outputs_per_row * self.dim):
-            J, SJ = self._jacobians(batch)
+        for J, SJ in self._stream.made(self._jacobians, 3 * self._objective.outputs_per_row * self.dim):
             dense.addmm_(J.flatten(0, 1).T, SJ.flatten(0, 1))
         dense = (dense + dense.T) / (2 * self.rows)
         dense.diagonal().add_(self._objective.l2)
@@ -101,9 +101,8 @@ class GaussNewton:
             return self._head.mean_eigenvalue()
         C = self._objective.outputs_per_row
         exact = self.rows * C * self.dim <= _EXACT_TRACE
-        generator = torch.Generator().manual_seed(SEED)
-        blocks = self._stream.blocks((3 * C if exact else 3) * self.dim)
-        traces = torch.cat([self._traces(batch) if exact else self._drawn_traces(batch, generator) for batch in blocks])
+        work, columns = (self._traces, 3 * C) if exact else (self._drawn_traces, 3)
+        traces = torch.cat(list(self._stream.made(work, columns * self.dim)))
         value = (float(traces.mean()) + float(self._objective.l2.sum())) / self.dim
         return Estimate(value, 0.0 if exact else float(traces.std()) / (self.rows**0.5 * self.dim))
 
@@ -140,11 +139,11 @@ class GaussNewton:
         J, SJ = self._jacobians(batch)
         return torch.linalg.vecdot(J.flatten(1), SJ.flatten(1))
 
-    def _drawn_traces(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _drawn_traces(self, batch: Batch) -> Tensor:
         """Return (J_iᵀε)·(J_iᵀ w_iΣ_i ε), (B,)."""
         theta = self._objective.theta
         f = self._objective.outputs(theta, batch.inputs)
-        signs = torch.randint(2, f.shape, generator=generator).mul_(2).sub_(1).to(f)
+        signs = torch.where(uniform(batch.index, f.shape[1], SEED) < 0.5, -1.0, 1.0).to(f)
         curved = (self._curvatures(f, batch) @ signs[:, :, None])[:, :, 0]
 
         def of_row(theta: Tensor, row: dict[str, Tensor], e: Tensor, se: Tensor) -> Tensor:

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from undue_service.engine.data import Batch, Rows
-from undue_service.engine.gradients import block_rows, training_batches
+from undue_service.engine.gradients import block_rows, each_block
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,24 @@ class Stream:
         """Return how many rows there are."""
         return len(self.train) if self.select is None else len(self.select)
 
-    def blocks(self, row_numel: int = 0) -> Iterator[Batch]:
-        """Yield the rows, with room for `row_numel` numbers of the caller's own for each."""
+    def made(self, work: Callable[[Batch], T], row_numel: int = 0) -> Iterator[T]:
+        """Yield what `work` makes of each block, with room for `row_numel` numbers of its own for each row.
+
+        Where memory runs out, the blocks halve: `work` may be called again for rows that did not fit.
+        """
         done = 0
         size = block_rows(self.objective, self.memory_bytes // 2, row_numel)
-        for batch in training_batches(self.objective, self.train, size, self.select):
-            yield batch
+        for batch, found in each_block(self.objective, self.train, size, work, self.select):
+            yield found
             done += len(batch.index)
             self.progress("curvature", done, len(self))
 
-    def mean_product(self, V: Tensor, product: Callable[[Batch, Tensor], Tensor]) -> Tensor:
+    def mean_product(self, V: Tensor, product: Callable[..., Tensor]) -> Tensor:
         """Return (1/n) Σ_blocks product(block, V) + l2 ∘ V, (P, K), reading the rows once for as many columns as fit.
 
         Args:
             V: columns, (P, K).
-            product: a block and some of the columns (P, k) → the sum over its rows, (P, k).
+            product: a block and V=, some of the columns (P, k) → the sum over its rows, (P, k).
         """
         columns = V.shape[1]
         rows, chunk = self._chunks(columns)
@@ -52,8 +59,9 @@ class Stream:
             part = V[:, start : start + chunk]
             total = self.objective.l2[:, None] * part
             done = 0
-            for batch in training_batches(self.objective, self.train, rows, self.select):
-                total = total + product(batch, part) / len(self)
+            work = partial(product, V=part)
+            for batch, found in each_block(self.objective, self.train, rows, work, self.select):
+                total = total + found / len(self)
                 done += len(batch.index)
                 covered = start * len(self) + done * part.shape[1]
                 self.progress("curvature", covered // columns, len(self))

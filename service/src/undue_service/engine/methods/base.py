@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from undue_service.domain.errors import InvalidArgument, Reason
@@ -70,6 +71,8 @@ class Factors:
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
     query_columns: int = field(default=0, kw_only=True)
     """Where it depends on the problem: as the method's, at least so many."""
+    dtype: torch.dtype | None = field(default=None, kw_only=True)
+    """In which the scores are computed, where it is not the objective's."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Ensemble:
     """score(i, t) = (1/k) Σ_c score_c(i, t), with c over the k registered checkpoints.
 
     Every checkpoint has its own factors, damping and test gradients. The registered weights count only where they are a
-    checkpoint too.
+    checkpoint too; a test row without a target is explained at every checkpoint by the label that they predict.
     """
 
     def __init__(self, method: Method[Any]) -> None:
@@ -84,12 +84,13 @@ class Ensemble:
             solver=found[0].solver,
             solver_status="; ".join(dict.fromkeys(one.solver_status for one in found)),
             query_columns=max(one.query_columns for one in found),
+            dtype=found[0].dtype,
             warnings=tuple(dict.fromkeys(text for one in found for text in one.warnings)),
             members=tuple(members),
         )
 
     def query(self, factors: EnsembleFactors, problem: Problem, asked: Asked) -> EnsembleQueries:  # noqa: ARG002
-        """See Method. Rows without targets are explained by the label that each member predicts."""
+        """See Method."""
         found = [self._method.query(member.factors, member.problem, asked) for member in factors.members]
         return EnsembleQueries(sum((one.effort for one in found), Effort()), tuple(found))
 

@@ -86,6 +86,7 @@ class GaussNewtonInfluence:
             objective,
             warnings=own.warnings,
             query_columns=own.query_columns,
+            dtype=objective.program.dtype,
         )
 
     def query(self, factors: GaussNewtonFactors, problem: Problem, asked: Asked) -> Queries:

@@ -80,6 +80,7 @@ class RelatIF:
             solver=own.solver,
             solver_status=own.solver_status,
             warnings=own.warnings,
+            dtype=objective.program.dtype,
             route=route,
             own=own,
             objective=objective,

@@ -71,9 +71,9 @@ class TracIn:
         steps = tuple((one.learning_rate, problem.objective.at(one.parameters)) for one in problem.checkpoints)
         return TracInFactors(UNUSED, leverage_correction=False, solver="", solver_status="", steps=steps)
 
-    def query(self, factors: TracInFactors, problem: Problem, asked: Asked) -> TracInQueries:
+    def query(self, factors: TracInFactors, problem: Problem, asked: Asked) -> TracInQueries:  # noqa: ARG002
         """Return the test rows' gradients at each checkpoint."""
-        return TracInQueries(Effort(), tuple(asked.gradients(at, problem.objective) for _, at in factors.steps))
+        return TracInQueries(Effort(), tuple(asked.gradients(at) for _, at in factors.steps))
 
     def score(self, factors: TracInFactors, queries: TracInQueries, problem: Problem) -> Iterator[ScoreBlock]:
         """See Method."""

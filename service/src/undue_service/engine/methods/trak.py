@@ -92,11 +92,11 @@ class Trak:
             models.append(_linearised(problem, objective, projection, len(at)))
         return TrakFactors(UNUSED, leverage_correction=False, solver="", solver_status="", models=tuple(models))
 
-    def query(self, factors: TrakFactors, problem: Problem, asked: Asked) -> TrakQueries:
+    def query(self, factors: TrakFactors, problem: Problem, asked: Asked) -> TrakQueries:  # noqa: ARG002
         """Project the test rows and solve for them."""
         solved = []
         for model in factors.models:
-            phi = model.projection(asked.gradients(model.objective, problem.objective))
+            phi = model.projection(asked.gradients(model.objective))
             solved.append(torch.cholesky_solve(phi.T.double(), model.factor).to(phi.dtype))
         return TrakQueries(Effort(), tuple(solved))
 

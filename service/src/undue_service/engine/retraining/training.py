@@ -17,7 +17,7 @@ from torch.func import vmap
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import TrainingSpec
 from undue_service.engine.data import Batch, Rows
-from undue_service.engine.gradients import _out_of_memory
+from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
@@ -102,7 +102,7 @@ def train_in_step(
                 progress(STAGE, done + len(group) * (step + 1), total)
             ends[group] = copies.theta()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error) or len(group) == rows == 1:
+            if not is_out_of_memory(error) or len(group) == rows == 1:
                 raise
             half = (len(group) + 1) // 2
             rows = rows if len(group) > 1 else (rows + 1) // 2
