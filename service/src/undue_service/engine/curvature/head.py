@@ -15,12 +15,15 @@ from .estimate import Estimate
 _CACHED = 2**17
 """Numbers of a product's intermediate values that stay in a core's cache: twice as fast as the whole block at once."""
 _FEWEST_ROWS = 32
+_PRODUCTS = 3
+"""With the same columns, that are expected at least: fewer than a solve takes."""
 
 
 class HeadCurvature:
     """H = (1/n) Σ_i w_i Σ_i ⊗ x̃_i x̃_iᵀ + l2 · diag(mask), Σ_i = ∂²ℓ_i/∂f² (C, C).
 
-    What lies below the head runs once, and x̃ and Σ are kept, as far as memory allows.
+    What lies below the head runs once, and x̃ and Σ are kept, as far as memory allows. So is H itself, once so many
+    columns are multiplied that writing it down is less work: n P² (C+1)/C operations against 4 n P for each column.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class HeadCurvature:
         fits = len(self._source) * width * torch.finfo(objective.theta.dtype).bits // 8 <= memory_bytes // 4
         self._keeps = fits
         self._kept: tuple[Tensor, Tensor] | None = None
+        self._dense: Tensor | None = None
+        self._is_whole = select is None
 
     @property
     def dim(self) -> int:
@@ -87,8 +92,12 @@ class HeadCurvature:
             self._kept = x, S
 
     def matmat(self, V: Tensor) -> Tensor:
-        """Return H V, (P, K): two matrix products a block."""
+        """Return H V, (P, K): two matrix products a block, or one where H is written down."""
         head, K = self._objective.head, V.shape[1]
+        if self._dense is None and self._pays(K):
+            self._dense = self.to_dense()
+        if self._dense is not None:
+            return self._dense @ V
         C, d = head.outputs, head.features
         flat = V[self._order].view(d, C * K)
         product = torch.zeros_like(flat)
@@ -118,6 +127,12 @@ class HeadCurvature:
         for x, S in self.factors():
             total += float((S.diagonal(dim1=1, dim2=2).sum(dim=1) * x.square().sum(dim=1)).sum())
         return Estimate((total / self.rows + float(self._objective.l2.sum())) / self.dim)
+
+    def _pays(self, columns: int) -> bool:
+        """Whether H costs less to write down than products with so many columns; not for a few rows, used once."""
+        P, C = self.dim, self._objective.head.outputs
+        fits = P * P * self._objective.theta.element_size() <= self._memory // 8
+        return self._is_whole and fits and P * (C + 1) / C <= 4 * _PRODUCTS * columns
 
     def _made(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         theta = self._objective.head.from_theta(self._objective.theta).T[:, None]
