@@ -132,7 +132,7 @@ class HeadCurvature:
         """Whether H costs less to write down than products with so many columns; not for a few rows, used once."""
         P, C = self.dim, self._objective.head.outputs
         fits = P * P * self._objective.theta.element_size() <= self._memory // 8
-        return self._is_whole and fits and P * (C + 1) / C <= 4 * _PRODUCTS * columns
+        return self._is_whole and fits and 4 * _PRODUCTS * columns >= P * (C + 1) / C
 
     def _made(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         theta = self._objective.head.from_theta(self._objective.theta).T[:, None]
