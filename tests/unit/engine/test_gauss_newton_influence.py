@@ -331,3 +331,15 @@ def test_program_dtypes(program):
     for rank, dtype in ((None, torch.float64), (10, torch.float32)):
         factors = method.fit(Problem(objective, rows, rank=rank))
         assert factors.objective.program.dtype is dtype
+
+
+def test_a_residual_that_single_precision_has_not_is_met_in_double(program):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    rows = TensorRows({"x": x}, torch.arange(30) % 3)
+    single = Objective(program(module, x[:3]).to("cpu", torch.float32), ObjectiveSpec("cross_entropy", 1e-6))
+    for tolerance, dtype in ((1e-9, "float64"), (1e-3, "float32")):
+        found = influence(single, rows, rows, method="gauss_newton", tolerance=tolerance, damping=1e-6).diagnostics
+        assert found.residual <= tolerance
+        assert found.dtype == dtype

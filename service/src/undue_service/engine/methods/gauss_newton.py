@@ -29,7 +29,7 @@ from .base import (
 )
 from .dual import DEFAULT_ROWS, DualGaussNewton
 from .exact import Exact
-from .gauss_newton_cg import IterativeGaussNewton
+from .gauss_newton_cg import SINGLE_TOLERANCE, IterativeGaussNewton
 
 _DENSE_OPERATIONS = 2**37
 """Multiplications for a dense matrix beyond which the largest rows alone are solved with: some seconds."""
@@ -73,8 +73,7 @@ class GaussNewtonInfluence:
                 "rows: select only the last layer with parameters=, or leave leverage_correction and rank out"
             )
             raise InvalidArgument.at("leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
-        doubles = isinstance(route, Exact | DenseGaussNewton)
-        objective = problem.objective.in_double() if doubles else problem.objective
+        objective = problem.objective.in_double() if _doubles(route, problem) else problem.objective
         own = route.fit(replace(problem, objective=objective))
         return GaussNewtonFactors(
             own.damping,
@@ -140,6 +139,13 @@ class DenseGaussNewton:
     def self_score(self, factors: DenseFactors, problem: Problem) -> SelfScores:
         """See Method."""
         return solved_for_each_row(partial(self._solver.solve, factors.state), problem)
+
+
+def _doubles(route: Method[Any], problem: Problem) -> bool:
+    """Return whether a route takes float64 whatever the objective is in: for a residual beyond float32, too."""
+    if isinstance(route, IterativeGaussNewton):
+        return problem.tolerance is not None and problem.tolerance < SINGLE_TOLERANCE
+    return isinstance(route, Exact | DenseGaussNewton)
 
 
 def _route(problem: Problem) -> Method[Any]:

@@ -28,7 +28,9 @@ from .base import (
 from .dual import DEFAULT_ROWS, most_rows
 from .influence import COLUMNS, Told
 
-_TOLERANCES = {torch.float32: 1e-4, torch.float64: DEFAULT_TOLERANCE}
+SINGLE_TOLERANCE = 1e-4
+"""Relative residual that float32 can be asked for."""
+_TOLERANCES = {torch.float32: SINGLE_TOLERANCE, torch.float64: DEFAULT_TOLERANCE}
 
 
 @dataclass(frozen=True)
