@@ -142,7 +142,7 @@ class DenseGaussNewton:
 
 
 def _doubles(route: Method[Any], problem: Problem) -> bool:
-    """Return whether a route takes float64 whatever the objective is in: for a residual, where float32 has none such."""
+    """Return whether a route takes float64 whatever the objective is in: for a residual beyond float32, too."""
     if isinstance(route, IterativeGaussNewton):
         return problem.tolerance is not None and problem.tolerance < SINGLE_TOLERANCE
     return isinstance(route, Exact | DenseGaussNewton)
