@@ -343,3 +343,17 @@ def test_a_residual_that_single_precision_has_not_is_met_in_double(program):
         found = influence(single, rows, rows, method="gauss_newton", tolerance=tolerance, damping=1e-6).diagnostics
         assert found.residual <= tolerance
         assert found.dtype == dtype
+
+
+def test_rows_are_kept_until_they_hold_the_trace(case):
+    c = case("cross_entropy", False)
+    root = gauss_newton_root(c.objective, c.rows, 1000)
+    assert root.whole
+    assert root.holding(1.0, 1) is root
+    for share in (0.3, 0.9):
+        some = root.holding(share, 1)
+        assert some.kept < root.kept
+        assert some.kept_trace >= share * root.trace > some.kept_trace - float(some.squares.min())
+        assert float(some.squares.min()) >= float(root.squares.sort(descending=True).values[some.kept])
+        torch.testing.assert_close(some.rows.norms().square(), some.squares)
+    assert root.holding(0.3, 40).kept == 40

@@ -45,7 +45,7 @@ class Models:
             artifacts: files by digest.
             scratch: an existing folder that belongs to the caller.
             parameters: patterns to select by instead of the registered ones.
-            precision: of weights and scores, whatever the weights were stored in.
+            precision: of weights and scores, whatever the weights were stored in; a linear head's are in float64.
         """
         opened = self.open(model, artifacts, scratch)
         program = Program.from_exported(
@@ -54,8 +54,11 @@ class Models:
             input_names=[column.name for column in opened.inputs],
             output_names=opened.outputs,
         )
-        dtype = torch.float32 if precision == "float32" else torch.float64
-        return Objective(program.to(self._device, dtype), model.objective, parameters or model.parameters)
+        selected = parameters or model.parameters
+        objective = Objective(program.to(self._device, torch.float64), model.objective, selected)
+        if precision == "float64" or objective.head is not None:
+            return objective
+        return Objective(program.to(self._device, torch.float32), model.objective, selected)
 
 
 def open_checkpoints(model: ModelSpec, artifacts: Mapping[str, Path], scratch: Path) -> tuple[Checkpoint, ...]:

@@ -35,7 +35,28 @@ class Root:
     """How many rows there are."""
     trace: float
     """Σ ‖φ‖² of them all."""
-    kept_trace: float
+    squares: Tensor
+    """‖φ‖² of the rows of Φ, (M,)."""
+
+    @property
+    def kept_trace(self) -> float:
+        """Return Σ ‖φ‖² of the rows of Φ."""
+        return float(self.squares.double().sum())
+
+    def holding(self, share: float, at_least: int) -> "Root":
+        """Return what the fewest of these rows that hold a share of the trace make of the matrix, or all of these.
+
+        Args:
+            share: of the trace, in [0, 1].
+            at_least: rows that are kept however much they hold.
+        """
+        squares, order = torch.sort(self.squares, descending=True)
+        enough = int((squares.double().cumsum(0) < share * self.trace).sum()) + 1
+        at = order[: max(at_least, enough)]
+        if len(at) == self.kept:
+            return self
+        rows = FactoredGradients(self.rows.blocks, tuple(part[at] for part in self.rows.parts))
+        return replace(self, rows=rows, kept=len(at), squares=self.squares[at])
 
     @property
     def whole(self) -> bool:
@@ -92,7 +113,7 @@ def gauss_newton_root(
         progress("curvature", done, len(train))
     parts, squares = largest.found()
     rows = FactoredGradients(objective.taps.blocks, parts)
-    return Root(objective, rows, len(squares), largest.count, largest.trace, float(squares.double().sum()))
+    return Root(objective, rows, len(squares), largest.count, largest.trace, squares)
 
 
 def combined(rows: FactoredGradients, weights: Tensor) -> Tensor:
