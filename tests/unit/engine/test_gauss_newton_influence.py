@@ -357,3 +357,4 @@ def test_rows_are_kept_until_they_hold_the_trace(case):
         assert float(some.squares.min()) >= float(root.squares.sort(descending=True).values[some.kept])
         torch.testing.assert_close(some.rows.norms().square(), some.squares)
     assert root.holding(0.3, 40).kept == 40
+    assert root.holding(0.9, 1, 5).kept == 5

@@ -43,16 +43,17 @@ class Root:
         """Return Σ ‖φ‖² of the rows of Φ."""
         return float(self.squares.double().sum())
 
-    def holding(self, share: float, at_least: int) -> "Root":
+    def holding(self, share: float, at_least: int, at_most: int | None = None) -> "Root":
         """Return what the fewest of these rows that hold a share of the trace make of the matrix, or all of these.
 
         Args:
             share: of the trace, in [0, 1].
             at_least: rows that are kept however much they hold.
+            at_most: rows that are kept however little they hold; None for all of these.
         """
         squares, order = torch.sort(self.squares, descending=True)
         enough = int((squares.double().cumsum(0) < share * self.trace).sum()) + 1
-        at = order[: max(at_least, enough)]
+        at = order[: min(max(at_least, enough), at_most or self.kept)]
         if len(at) == self.kept:
             return self
         rows = FactoredGradients(self.rows.blocks, tuple(part[at] for part in self.rows.parts))

@@ -22,8 +22,10 @@ from .base import Columns, Factors, Problem, Queries, ScoreBlock, SelfScores, ro
 
 DEFAULT_ROWS = 2_000
 """M, where the caller names none and they hold `SHARE` of the trace: on digits their LDS is that of all rows."""
-MOST_ROWS = 4_000
-"""M, where the caller names none, at most: a system of twice as many takes eight times as long."""
+MOST_ROWS = 3_000
+"""M, where the caller names none and there are more than `ALL_ROWS`, at most: the system takes M² numbers three times."""
+ALL_ROWS = 4_000
+"""Rows up to which all are kept."""
 SHARE = 0.95
 
 
@@ -67,13 +69,13 @@ class DualGaussNewton:
         """
         objective, memory = problem.objective, problem.memory_bytes
         fits = most_rows(objective, memory)
-        wanted = problem.rank or MOST_ROWS
+        wanted = problem.rank or ALL_ROWS
         root = gauss_newton_root(
             objective, problem.train, min(wanted, fits), memory_bytes=memory, progress=problem.progress
         )
         if problem.rank is None and not root.whole:
             wanted = DEFAULT_ROWS
-            root = root.holding(SHARE, DEFAULT_ROWS)
+            root = root.holding(SHARE, DEFAULT_ROWS, MOST_ROWS)
         damping = resolve_damping(problem.damping, objective, lambda: Estimate(root.mean_eigenvalue))
         state = Dual().prepare(Damped(root, damping.value))
         return DualFactors(
