@@ -23,7 +23,7 @@ from .base import Columns, Factors, Problem, Queries, ScoreBlock, SelfScores, ro
 DEFAULT_ROWS = 2_000
 """M, where the caller names none and they hold `SHARE` of the trace: on digits their LDS is that of all rows."""
 MOST_ROWS = 3_000
-"""M, where the caller names none and there are more than `ALL_ROWS`, at most: the system takes M² numbers three times."""
+"""M, where the caller names none and there are more than `ALL_ROWS`, at most: M² numbers are held three times."""
 ALL_ROWS = 4_000
 """Rows up to which all are kept."""
 SHARE = 0.95
