@@ -15,8 +15,8 @@ INTRODUCTION = """\
 # Benchmarks
 
 Rendered by `make bench` from `benchmarks/results/*.json`; do not edit. The same work side by side, each contender in a
-process of its own with the same number of threads, on one machine in one run. Ratios travel to other machines, seconds
-do not.
+process of its own with the same number of threads, on one machine, all rows of a table in one run. Ratios travel to
+other machines, seconds do not.
 
 **Run it again**: `make bench` makes `.venv-bench` with the peers (`benchmarks/requirements.txt`), trains the models and
 their truth once (`benchmarks/.cache`, by digest of their settings) and measures. `BENCH="--workload convex --only

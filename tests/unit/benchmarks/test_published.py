@@ -74,7 +74,7 @@ def test_goals_are_judged_or_said_to_be_unmeasured(record):
     pairs = judged["ekfac pairs: kronfluence's time over ours"]
     assert (pairs.value, pairs.verdict) == (pytest.approx(4.5), "falls short")
     assert judged["gauss_newton: factors and 100 queries"].value == pytest.approx(0.3)
-    query = judged["one query: pytorch-influence-functions (recorded) over ours"]
+    query = judged["one query alone: pytorch-influence-functions (recorded) over gauss_newton"]
     assert (query.value, query.verdict) == (None, "not measured")
     recorded = {"pytorch-influence-functions": {"query_seconds": 8.9}}
     again = {one.goal.text: one for one in goals.judge({"mlp": record, "recorded": recorded})}[query.goal.text]
