@@ -140,6 +140,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A runner process could not be started."""
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 127
     """The job needs more memory than its device has."""
+    ERROR_REASON_INDEX_STALE: _ErrorReason.ValueType  # 130
+    """The index was built from other data, by other code or for another model than there are now: build it anew."""
+    ERROR_REASON_INDEX_DAMAGED: _ErrorReason.ValueType  # 131
+    """A file of the index is not the one that was written."""
+    ERROR_REASON_INDEX_BUSY: _ErrorReason.ValueType  # 132
+    """A job builds or changes the index already."""
     ERROR_REASON_DATA_DIR_LOCKED: _ErrorReason.ValueType  # 140
     """Another service holds the data directory."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 141
@@ -276,6 +282,12 @@ ERROR_REASON_RUNNER_UNAVAILABLE: ErrorReason.ValueType  # 126
 """A runner process could not be started."""
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 127
 """The job needs more memory than its device has."""
+ERROR_REASON_INDEX_STALE: ErrorReason.ValueType  # 130
+"""The index was built from other data, by other code or for another model than there are now: build it anew."""
+ERROR_REASON_INDEX_DAMAGED: ErrorReason.ValueType  # 131
+"""A file of the index is not the one that was written."""
+ERROR_REASON_INDEX_BUSY: ErrorReason.ValueType  # 132
+"""A job builds or changes the index already."""
 ERROR_REASON_DATA_DIR_LOCKED: ErrorReason.ValueType  # 140
 """Another service holds the data directory."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 141

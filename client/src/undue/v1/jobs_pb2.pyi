@@ -192,6 +192,9 @@ class Job(_message.Message):
     RETRAIN_FIELD_NUMBER: _builtins.int
     FIDELITY_FIELD_NUMBER: _builtins.int
     LEVERAGE_FIELD_NUMBER: _builtins.int
+    INDEX_BUILD_FIELD_NUMBER: _builtins.int
+    INDEX_EXTEND_FIELD_NUMBER: _builtins.int
+    INDEX_COMPACT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
@@ -242,6 +245,18 @@ class Job(_message.Message):
         """Compute leverage, Cook's distance and DFBETA of training rows."""
 
     @_builtins.property
+    def index_build(self) -> Global___IndexBuildSpec:
+        """Build an index; made by CreateIndex only."""
+
+    @_builtins.property
+    def index_extend(self) -> Global___IndexExtendSpec:
+        """Append rows to an index; made by ExtendIndex only."""
+
+    @_builtins.property
+    def index_compact(self) -> Global___IndexCompactSpec:
+        """Write an index anew without its erased rows; made by CompactIndex only."""
+
+    @_builtins.property
     def progress(self) -> Global___Progress:
         """How far it has come."""
 
@@ -280,6 +295,9 @@ class Job(_message.Message):
         retrain: Global___RetrainSpec | None = ...,
         fidelity: Global___FidelitySpec | None = ...,
         leverage: Global___LeverageSpec | None = ...,
+        index_build: Global___IndexBuildSpec | None = ...,
+        index_extend: Global___IndexExtendSpec | None = ...,
+        index_compact: Global___IndexCompactSpec | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: Global___Progress | None = ...,
         error: _status_pb2.Status | None = ...,
@@ -292,11 +310,11 @@ class Job(_message.Message):
         etag: _builtins.str = ...,
         estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage", "index_build", "index_extend", "index_compact"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -964,6 +982,76 @@ class DatasetValidationSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetValidationSpec: _TypeAlias = DatasetValidationSpec  # noqa: Y015
+
+@_typing.final
+class IndexBuildSpec(_message.Message):
+    """IndexBuildSpec names the index that is built."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """`indexes/{index}`."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexBuildSpec: _TypeAlias = IndexBuildSpec  # noqa: Y015
+
+@_typing.final
+class IndexExtendSpec(_message.Message):
+    """IndexExtendSpec names the index that is extended, and the rows that are appended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """`indexes/{index}`."""
+    dataset: _builtins.str
+    """`datasets/{dataset}/versions/{version}`."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexExtendSpec: _TypeAlias = IndexExtendSpec  # noqa: Y015
+
+@_typing.final
+class IndexCompactSpec(_message.Message):
+    """IndexCompactSpec names the index that is written anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """`indexes/{index}`."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexCompactSpec: _TypeAlias = IndexCompactSpec  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):

@@ -15,10 +15,10 @@ from enum import StrEnum
 
 from .errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Reason
 from .etags import etag
-from .reports import DatasetReport, InfluenceReport, ModelReport
+from .reports import DatasetReport, IndexReport, InfluenceReport, ModelReport
 from .specs import JobSpec
 
-Report = ModelReport | DatasetReport | InfluenceReport
+Report = ModelReport | DatasetReport | InfluenceReport | IndexReport
 
 
 class JobState(StrEnum):

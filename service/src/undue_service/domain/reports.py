@@ -241,6 +241,64 @@ class InfluenceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What building or changing an index leaves beside its files."""
+
+    rows: int
+    """That its files hold."""
+    bytes: int
+    """Of its files."""
+    bytes_per_row: float
+    """Of its files, without what all rows share."""
+    resident_bytes: int
+    """Memory that it takes in a runner, beside the model."""
+    recall: float
+    """Share of the 10 most helpful and 10 most harmful rows of a dense scan that the search found; ties are equal."""
+    recall_queries: int
+    """Over so many training rows that were asked about."""
+    staleness: float
+    """Relative difference of the curvature of the rows that it holds from the fitted one."""
+    diagnostics: Diagnostics
+    kind: Literal["index_report"] = "index_report"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedReport:
+    """What opening an index leaves: it is resident in the runner."""
+
+    index: str
+    resident_bytes: int
+    kind: Literal["opened_report"] = "opened_report"
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailure:
+    """Why one call of a batch has no answer."""
+
+    code: str
+    reason: str
+    message: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainReport:
+    """What explaining a batch of calls leaves beside its arrays."""
+
+    resident: bool
+    """Whether the index was there; where not, nothing was done: open it, then ask again."""
+    failures: dict[int, CallFailure] = field(default_factory=dict)
+    """By the place of the call in the batch."""
+    recall: float = 0.0
+    """As it was measured when the index was built."""
+    method: str = ""
+    damping: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    """gradient, screen, rescore, instances."""
+    kind: Literal["explain_report"] = "explain_report"
+
+
+@dataclass(frozen=True, slots=True)
 class RowsReport:
     """What reading some rows leaves beside the file that holds them."""
 
@@ -260,5 +318,9 @@ class Produced:
 class TaskResult:
     """What a finished task hands back."""
 
-    report: ModelReport | DatasetReport | InfluenceReport | RowsReport
+    report: ModelReport | DatasetReport | InfluenceReport | IndexReport | RowsReport | OpenedReport | ExplainReport
     files: tuple[Produced, ...] = field(default=())
+    kept: tuple[str, ...] = ()
+    """Roles of files that the task was given and that stay what they are: of an index that was changed."""
+    attachment: bytes = b""
+    """Arrays, as safetensors, of a task that is too short-lived for files. They travel beside this value."""

@@ -136,5 +136,38 @@ class Instances:
         return [numbers + sum(len(text.encode()) + 1 for text in row) for row in texts]
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The rows of one call of Explain."""
+
+    inputs: Mapping[str, Array]
+    """(B, …) each."""
+    targets: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedRows:
+    """Some rows of one of the data sets that an index holds, as a model sees them."""
+
+    dataset: int
+    """Its place among the index's data sets."""
+    rows: tuple[int, ...]
+    """Their numbers in the index."""
+    dataset_rows: tuple[int, ...]
+    """Their numbers in the data set."""
+    inputs: Mapping[str, Array]
+    """(B, …) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call of Explain gets."""
+
+    explanations: tuple[Explanation, ...]
+    """One for each of its rows; `row` counts those, and `id` is empty."""
+    instances: tuple[IndexedRows, ...]
+    """Of every row that is listed, each once; none where they were not asked for."""
+
+
 _ROW_BYTES = 5
 """A row number in a message."""

@@ -423,17 +423,62 @@ class Leverage:
     kind: Literal["leverage"] = "leverage"
 
 
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """What an index is built of."""
+
+    model: str
+    train: str
+    method: str = "ekfac"
+    damping: float | None = None
+    """λ of the damped curvature; None resolves to one reported scalar."""
+    parameters: tuple[str, ...] = ()
+    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
+    leverage_correction: bool | None = None
+    """None: on where the method has one and the model is a linear head."""
+    seed: int = 0
+    """Of whatever is drawn at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBuild:
+    """Job: build an index."""
+
+    index: str
+    kind: Literal["index_build"] = "index_build"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexExtend:
+    """Job: append the rows of a data set to an index, without fitting its curvature again."""
+
+    index: str
+    dataset: str
+    kind: Literal["index_extend"] = "index_extend"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCompact:
+    """Job: write the files of an index anew, without the rows that were erased."""
+
+    index: str
+    kind: Literal["index_compact"] = "index_compact"
+
+
+IndexJob = IndexBuild | IndexExtend | IndexCompact
+"""Jobs that leave the files of an index."""
+
 ScoringJob = Influence | SelfInfluence | Fidelity
 """Jobs that run a method."""
 
 RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage
 """What CreateJob queues; validations come with what they validate."""
 
-JobSpec = ModelValidation | DatasetValidation | RequestedJob
+JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
 
 
-def named_resources(spec: "JobSpec | ModelSpec | DataSource") -> tuple[str, ...]:
-    """Return the models and data sets that a job works on, or that a model was checked with, each once.
+def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tuple[str, ...]:
+    """Return the models and data sets that a job works on, a model was checked with or an index is of, each once.
 
     A validation is part of what it validates and names nothing.
     """
@@ -444,4 +489,8 @@ def named_resources(spec: "JobSpec | ModelSpec | DataSource") -> tuple[str, ...]
             return (model, train)
         case ModelSpec(sample=str(sample)):
             return (sample,)
+        case IndexSpec(model=model, train=train):
+            return (model, train)
+        case IndexExtend(dataset=dataset):
+            return (dataset,)
     return ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .specs import DataSource, Fidelity, Influence, Leverage, ModelSpec, Retrain, SelfInfluence
+from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,106 @@ class RowsTask:
     kind: Literal["rows"] = "rows"
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedDataset:
+    """A data set whose rows an index holds."""
+
+    name: str
+    """`datasets/{id}/versions/{n}`."""
+    source: DataSource
+    digest: str
+    """sha256 of its content."""
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldIndex:
+    """An index as its files and tombstones are now."""
+
+    name: str
+    """`indexes/{id}`."""
+    revision: str
+    spec: IndexSpec
+    model: ModelSpec
+    datasets: tuple[IndexedDataset, ...]
+    """In the order of its row numbers."""
+    files: dict[str, str]
+    """Role to digest."""
+    erased: tuple[int, ...] = ()
+    """Row numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBuildTask:
+    """Build an index."""
+
+    spec: IndexSpec
+    model: ModelSpec
+    train: IndexedDataset
+    digests: dict[str, str]
+    kind: Literal["index_build"] = "index_build"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexExtendTask:
+    """Append rows to an index."""
+
+    held: HeldIndex
+    added: IndexedDataset
+    digests: dict[str, str]
+    kind: Literal["index_extend"] = "index_extend"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCompactTask:
+    """Write an index anew without its erased rows."""
+
+    held: HeldIndex
+    digests: dict[str, str]
+    kind: Literal["index_compact"] = "index_compact"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIndexTask:
+    """Hold an index in memory, for ExplainTasks."""
+
+    held: HeldIndex
+    kind: Literal["open_index"] = "open_index"
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainCall:
+    """What one caller wants to know. Its rows travel in the task's attachment."""
+
+    measurement: Measurement = "loss"
+    top_k: int = 10
+    exact: bool = False
+    """Whether the lists are guaranteed."""
+    with_instances: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainTask:
+    """Explain the rows of some calls from an index that is held in memory."""
+
+    index: str
+    revision: str
+    calls: tuple[ExplainCall, ...]
+    kind: Literal["explain"] = "explain"
+
+
 Task = (
-    ModelTask | DatasetTask | InfluenceTask | SelfInfluenceTask | RetrainTask | FidelityTask | LeverageTask | RowsTask
+    ModelTask
+    | DatasetTask
+    | InfluenceTask
+    | SelfInfluenceTask
+    | RetrainTask
+    | FidelityTask
+    | LeverageTask
+    | RowsTask
+    | IndexBuildTask
+    | IndexExtendTask
+    | IndexCompactTask
+    | OpenIndexTask
+    | ExplainTask
 )

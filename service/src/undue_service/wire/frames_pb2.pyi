@@ -187,12 +187,18 @@ class Task(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     SCRATCH_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Job it belongs to; comes back in every answer."""
     body: _builtins.bytes
     """undue_service.domain.tasks.Task, as JSON."""
     scratch: _builtins.str
     """An empty folder for what the task leaves behind."""
+    workspace: _builtins.str
+    """A folder that outlives the attempt: what a task of the same job finds there, an earlier attempt left. Empty for none."""
+    attachment: _builtins.bytes
+    """Arrays, as safetensors, for a task that is too short-lived for files."""
     @_builtins.property
     def artifacts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Digest to path of every artifact that may be read."""
@@ -204,10 +210,12 @@ class Task(_message.Message):
         body: _builtins.bytes = ...,
         artifacts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         scratch: _builtins.str = ...,
+        workspace: _builtins.str = ...,
+        attachment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "body", b"body", "id", b"id", "scratch", b"scratch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attachment", b"attachment", "body", b"body", "id", b"id", "scratch", b"scratch", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,22 +264,30 @@ class Done(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Task."""
     result: _builtins.bytes
     """undue_service.domain.specs.TaskResult, as JSON."""
     peak_bytes: _builtins.int
     """The most memory of its device that the runner has held so far: its own on a CPU, torch's on a GPU."""
+    attachment: _builtins.bytes
+    """Arrays, as safetensors, of a task that is too short-lived for files."""
+    resident_bytes: _builtins.int
+    """What the indexes that it holds take."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         result: _builtins.bytes = ...,
         peak_bytes: _builtins.int = ...,
+        attachment: _builtins.bytes = ...,
+        resident_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "peak_bytes", b"peak_bytes", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "id", b"id", "peak_bytes", b"peak_bytes", "resident_bytes", b"resident_bytes", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,15 @@ class Staging(Protocol):
     def scratch(self, key: str) -> Path:
         """Return a fresh empty folder for a job; one left by an earlier attempt is emptied."""
 
+    def workspace(self, key: str) -> Path:
+        """Return a job's folder for what a later attempt can go on from, with what earlier ones left in it."""
+
+    def workspaces(self) -> Iterator[str]:
+        """Yield the keys of all such folders."""
+
+    def discard_workspace(self, key: str) -> None:
+        """Remove such a folder."""
+
     def take(self, folder: Path, name: str) -> Path:
         """Copy a file that a runner left in its scratch folder to where the runner cannot reach it.
 

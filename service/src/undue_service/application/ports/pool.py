@@ -22,6 +22,10 @@ class Work:
     scratch: Path
     """Where it leaves what it produces."""
     lane: Literal["batch", "serve"] = "batch"
+    workspace: Path | None = None
+    """A folder that outlives the attempt, for what a later one can go on from."""
+    attachment: bytes = b""
+    """Arrays, as safetensors, for a task that is too short-lived for files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class PoolStatus:
     libraries: Mapping[str, str]
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
     """Device to the most memory that one runner has held there."""
+    resident_bytes: int = 0
+    """What the indexes that serve runners hold take."""
 
 
 class RunnerLostError(Exception):
