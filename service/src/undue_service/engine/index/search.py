@@ -107,6 +107,7 @@ class Searcher:
         self._numbers = torch.cat([shard.rows for shard in self._shards])
         gone = torch.isin(self._numbers, torch.as_tensor(list(erased), dtype=torch.int64))
         self._keys = torch.cat([shard.keys for shard in self._shards]).masked_fill(gone, 0)
+        self._erased = gone
         masks = gone.split([len(shard) for shard in self._shards])
         self._gone = [mask if bool(mask.any()) else None for mask in masks]
         residuals = [shard.residuals for shard in self._shards if shard.residuals is not None]
@@ -179,7 +180,8 @@ class Searcher:
             block = None if region.block is None else self._objective.taps.blocks[region.block]
             found.append(pair_scores(queries, gathered(part, at.reshape(-1)), block))
         w = 1.0 if placed.weights is None else placed.weights[at]
-        lists = sorted_lists(rows, (total(found) * w / fitted.rows).double().cpu(), top_k)
+        scores = (total(found) * w / fitted.rows).double().cpu().masked_fill(self._erased[places], 0)
+        lists = sorted_lists(rows, scores, top_k)
         chosen = torch.searchsorted(candidates, _listed(lists))
         facts = row_facts(self._objective, placed, f)
         return lists, _some(raw, chosen), facts.some(chosen.numpy())
