@@ -98,6 +98,8 @@ class Residents:
         files = HeldFiles(held, place.artifacts)
         manifest, names = files.manifest, [one.name for one in held.datasets]
         manifest.origin.check(held.name, origin_of(held.spec, held.model, held.datasets), names)
+        watch = Watch([one.source for one in held.datasets])
+        watch.check()
         objective = self._objective(held, manifest, earlier, place)
         pieces = _Pieces(earlier, files, objective, place)
         rows = JoinedRows([pieces.source(one) for one in held.datasets])
@@ -112,7 +114,7 @@ class Residents:
             sources={one.name: pieces.source(one) for one in held.datasets},
             rows=rows,
             searcher=Searcher(fitted, objective, shards, rows, erased=held.erased, memory_bytes=self._memory),
-            watch=Watch([one.source for one in held.datasets]),
+            watch=watch,
         )
 
     def _objective(self, held: HeldIndex, manifest: Manifest, earlier: Resident | None, place: Place) -> Objective:
