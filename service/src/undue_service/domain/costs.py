@@ -23,6 +23,8 @@ from .specs import (
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
+SERVE_BYTES = 2**31
+"""What the indexes that one runner holds in memory may take, with their models, unless the operator sets another."""
 BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30

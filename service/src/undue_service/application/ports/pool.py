@@ -26,6 +26,8 @@ class Work:
     """A folder that outlives the attempt, for what a later one can go on from."""
     attachment: bytes = b""
     """Arrays, as safetensors, for a task that is too short-lived for files."""
+    slot: int = 0
+    """Of the serve lane, whose runners hold things: which device's runner, by its place. Batch work takes any."""
 
 
 @dataclass(frozen=True, slots=True)
