@@ -5,9 +5,10 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate_index
+from undue_service.domain.costs import BLOCK_BYTES, Estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
+from undue_service.domain.index_costs import estimate_index
 from undue_service.domain.indexes import Alias, Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import check_id, new_token, parse_alias, parse_token
@@ -246,9 +247,7 @@ class Indexes:
     def _dataset(self, index: Index, name: str) -> Registration:
         return self._registrations.get(index.tenant, "datasets", "dataset", name).ready()
 
-    def _change(
-        self, tenant: str, name: str, spec: Callable[[Index], IndexJob], request: RequestKey | None
-    ) -> Job:
+    def _change(self, tenant: str, name: str, spec: Callable[[Index], IndexJob], request: RequestKey | None) -> Job:
         made: list[Job] = []
 
         def make(index: Index) -> Job:

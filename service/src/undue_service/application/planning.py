@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import (
@@ -174,18 +175,22 @@ class Planner:
         Raises:
             RunnerLostError: the result is not one of this task.
             Internal: the runner named what is no plain file in its folder.
+            NotFound: a file that should stay what it is is gone.
         """
         self.check(work, result)
         held = _held(work.task)
         found = {role: held[role] for role in result.kept}
-        for digest in found.values():
-            self._artifacts.path(work.tenant, digest)
         for file in result.files:
             taken = self._staging.take(work.scratch, file.path)
             try:
                 found[file.role] = self._artifacts.keep(work.tenant, taken)
             finally:
                 taken.unlink(missing_ok=True)
+        # The first of many files may have grown old, by the measure of what was released, while the last one was kept.
+        for role, digest in found.items():
+            if self._artifacts.renew(work.tenant, digest) is None:
+                text = f"the file {role!r} of the result is gone: sha256:{digest}"
+                raise NotFound(Reason.RESOURCE_NOT_FOUND, text, metadata={"sha256": digest})
         return found
 
     @staticmethod

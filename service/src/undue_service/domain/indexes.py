@@ -105,6 +105,17 @@ class Index:
         text = f"{self.name} is {self.state}{why}"
         raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text, metadata={"resource": self.name, "state": self.state})
 
+    def idle(self) -> "Index":
+        """Return itself.
+
+        Raises:
+            FailedPrecondition: INDEX_BUSY.
+        """
+        if self.unfinished is None:
+            return self
+        text = f"{self.unfinished.name} builds or changes {self.name} already: wait until it has ended, or cancel it"
+        raise FailedPrecondition(Reason.INDEX_BUSY, text, metadata={"resource": self.name, "job": self.unfinished.name})
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:

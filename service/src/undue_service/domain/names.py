@@ -1,5 +1,6 @@
-"""Resource names (AIP-122): `models/{id}/versions/{n}`, `datasets/{id}/versions/{n}`, `jobs/{id}`, `uploads/{id}`,
-`indexes/{id}`, `aliases/{id}`.
+"""Resource names (AIP-122).
+
+`models/{id}/versions/{n}`, `datasets/{id}/versions/{n}`, `jobs/{id}`, `uploads/{id}`, `indexes/{id}`, `aliases/{id}`.
 """
 
 import re

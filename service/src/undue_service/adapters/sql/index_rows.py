@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, func, select, update
 
+from undue_service.adapters.index_uses import IndexUse
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job, JobState
@@ -12,7 +13,7 @@ from undue_service.wire.codec import INDEX_SPEC, JOB
 
 from .database import utc
 from .jobs import cancel_jobs
-from .tables import index_jobs, indexes, jobs
+from .tables import index_jobs, indexes, jobs, uses
 
 
 def index_row(connection: Connection, tenant: str, index_id: str, *, locked: bool = False) -> RowMapping:
@@ -45,12 +46,15 @@ def load_index(connection: Connection, row: RowMapping) -> Index:
     )
 
 
-def jobs_of_indexes(connection: Connection, tenant: str, job_ids: Iterable[str]) -> dict[str, tuple[str, JobState]]:
-    """Return, of those of the jobs that are of an index, the index's id and the job's state."""
+def index_uses(connection: Connection, tenant: str, targets: Iterable[str]) -> tuple[IndexUse, ...]:
+    """Return the jobs of indexes that name any of the targets."""
+    named = func.substr(uses.c.user, len("jobs/") + 1) == index_jobs.c.job
     same = (jobs.c.tenant == index_jobs.c.tenant) & (jobs.c.id == index_jobs.c.job)
-    asked = (index_jobs.c.tenant == tenant) & index_jobs.c.job.in_(tuple(job_ids))
-    query = select(index_jobs.c.job, index_jobs.c.index_id, jobs.c.state).join(jobs, same).where(asked)
-    return {job: (index, JobState(state)) for job, index, state in connection.execute(query)}
+    query = select(index_jobs.c.index_id, uses.c.user, jobs.c.state, uses.c.target)
+    query = query.join(uses, named & (uses.c.tenant == index_jobs.c.tenant)).join(jobs, same)
+    query = query.where(uses.c.tenant == tenant, uses.c.target.in_(tuple(targets)), uses.c.user.startswith("jobs/"))
+    rows = connection.execute(query).tuples()
+    return tuple(IndexUse(index_id, job, JobState(state), target) for index_id, job, state, target in rows)
 
 
 def lose(connection: Connection, tenant: str, lost: Mapping[str, Iterable[str]], now: datetime) -> tuple[Job, ...]:

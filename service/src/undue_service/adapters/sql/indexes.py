@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from undue_service.application.ports import DeletedIndex, Page
-from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
+from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.resources import RequestKey
@@ -72,9 +72,7 @@ class SqlIndexStore:
             if known is not None:
                 return _job(connection, tenant, known)
             index = load_index(connection, index_row(connection, tenant, index_id, locked=True))
-            if index.unfinished is not None:
-                raise busy(index, index.unfinished)
-            job = make(index)
+            job = make(index.idle())
             _insert_job(connection, index_id, job)
             remember(connection, tenant, request, job.id)
         return job
@@ -100,12 +98,6 @@ class SqlIndexStore:
             connection.execute(delete(indexes).where(indexes.c.seq == row["seq"]))
             forget_uses(connection, tenant, index.name)
         return DeletedIndex(replace(index, jobs=tuple(job.cancel(now) for job in index.jobs)), names)
-
-
-def busy(index: Index, job: Job) -> FailedPrecondition:
-    """Return the refusal of a second job of an index."""
-    text = f"{job.name} builds or changes {index.name} already: wait until it has ended, or cancel it"
-    return FailedPrecondition(Reason.INDEX_BUSY, text, metadata={"resource": index.name, "job": job.name})
 
 
 def _insert_job(connection: Connection, index_id: str, job: Job) -> None:

@@ -67,9 +67,7 @@ class IndexStore(Protocol):
 class ErasureStore(Protocol):
     """Which rows of indexes are erased. Every method is one transaction."""
 
-    def erase(
-        self, tenant: str, index_id: str, rows: tuple[int, ...], check: Callable[[Index, int], None]
-    ) -> Index:
+    def erase(self, tenant: str, index_id: str, rows: tuple[int, ...], check: Callable[[Index, int], None]) -> Index:
         """Erase rows, unless `check(index, how many are erased with these)` raises; those that were erased stay so.
 
         Raises:
