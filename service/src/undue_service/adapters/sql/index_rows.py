@@ -53,7 +53,7 @@ def index_uses(connection: Connection, tenant: str, targets: Iterable[str]) -> t
     query = select(index_jobs.c.index_id, uses.c.user, jobs.c.state, uses.c.target)
     query = query.join(uses, named & (uses.c.tenant == index_jobs.c.tenant)).join(jobs, same)
     query = query.where(uses.c.tenant == tenant, uses.c.target.in_(tuple(targets)), uses.c.user.startswith("jobs/"))
-    rows = connection.execute(query).tuples()
+    rows = connection.execute(query)
     return tuple(IndexUse(index_id, job, JobState(state), target) for index_id, job, state, target in rows)
 
 
