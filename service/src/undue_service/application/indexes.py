@@ -9,9 +9,9 @@ from undue_service.domain.costs import BLOCK_BYTES, Estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
 from undue_service.domain.index_costs import estimate_index
-from undue_service.domain.indexes import Alias, Index
+from undue_service.domain.indexes import Alias, Index, IndexState
 from undue_service.domain.jobs import Job
-from undue_service.domain.names import check_id, new_token, parse_alias, parse_token
+from undue_service.domain.names import new_token, parse_alias, parse_token
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 
@@ -213,8 +213,7 @@ class Indexes:
 
     def aliases(self, tenant: str, limit: int, after: str | None) -> tuple[tuple[Alias, ...], bool]:
         """Return aliases by name, those after an id where one is given, and whether there are more."""
-        checked = None if after is None else check_id("page_token", after)
-        return self._aliases.list(tenant, limit, checked)
+        return self._aliases.list(tenant, limit, after)
 
     def delete_alias(self, tenant: str, name: str) -> None:
         """Delete an alias; what it meant stays.
@@ -237,7 +236,7 @@ class Indexes:
 
     def recent(self, limit: int) -> tuple[Index, ...]:
         """Return the indexes of all tenants that were explained from last and can be, the last one first."""
-        return self._recent.recent(limit)
+        return tuple(one for one in self._recent.recent(limit) if one.state is IndexState.READY)
 
     def _settled(self, tenant: str, spec: IndexSpec) -> tuple[IndexSpec, Registration, Registration]:
         model = self._registrations.usable(tenant, "models", "index.model", spec.model)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import re
 import uuid
 from typing import Protocol
 
@@ -16,6 +17,8 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 << 20
 """gRPC clients refuse messages beyond 4 MiB unless told otherwise; a page of results ends well before. Listings do so
 where they are read from the store."""
+
+_ID = re.compile("[a-z0-9-]{1,63}")
 
 
 class PageRequest(Protocol):
@@ -45,12 +48,15 @@ def read_token(request: PageRequest, listing: str) -> int | None:
 
 
 def read_name_token(request: PageRequest, listing: str) -> str | None:
-    """Return the name after which a page goes on, or None for the first page.
+    """Return the id after which a page goes on, or None for the first page.
 
     Raises:
         InvalidArgument: INVALID_PAGE_TOKEN.
     """
-    return _read(request, listing)
+    text = _read(request, listing)
+    if text is None or _ID.fullmatch(text):
+        return text
+    raise _not_ours()
 
 
 def write_token(position: int | str | None, listing: str) -> str:
