@@ -26,13 +26,19 @@ from .adapters.metrics import PrometheusMetrics
 from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
 from .adapters.pool.slots import find_devices
+from .adapters.sql.aliases import SqlAliasStore
 from .adapters.sql.database import THREADS, connect, migrate
+from .adapters.sql.erasures import SqlErasureStore
+from .adapters.sql.indexes import SqlIndexStore
 from .adapters.sql.inventory import SqlInventory
 from .adapters.sql.jobs import SqlJobStore
+from .adapters.sql.recent import SqlRecentIndexes
 from .adapters.sql.registry import SqlRegistry
 from .adapters.sql.uploads import SqlUploadStore
 from .application.changes import Changes
 from .application.deletion import Deletions
+from .application.index_tasks import IndexTasks
+from .application.indexes import Indexes
 from .application.instances import InstanceReader
 from .application.jobs import Jobs
 from .application.planning import Planner
@@ -41,6 +47,7 @@ from .application.registration import Registrations
 from .application.results import Results
 from .application.retention import Retention
 from .application.scheduler import Scheduler
+from .application.superseding import Superseding
 from .application.uploads import Uploads
 from .domain.errors import Error, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from .settings import Settings
@@ -82,19 +89,34 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
         registry, locator = SqlRegistry(engine), LocalLocator(settings.dataset_roots, private=data.path)
         registrations = Registrations(registry, artifacts, changes, metrics, clock, locator)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock, settings.block_bytes)
-        reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
+        index_store, erasures = SqlIndexStore(engine), SqlErasureStore(engine)
+        reader = SafetensorsResults()
+        planner = Planner(registrations, artifacts, staging, IndexTasks(registrations, index_store, erasures))
         results = Results(job_cases, artifacts, reader)
         instances = InstanceReader(registrations, planner, pool, reader)
-        scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock)
         upload_ttl = timedelta(seconds=settings.upload_ttl_seconds)
         retention = Retention(SqlInventory(engine), artifacts, staging, clock, upload_ttl)
+        superseding = Superseding(jobs, index_store, staging, retention)
+        scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock, superseding.attempted)
         deletions = Deletions(registry, jobs, retention, changes, metrics, clock)
+        indexes = Indexes(
+            index_store,
+            erasures,
+            SqlAliasStore(engine),
+            SqlRecentIndexes(engine),
+            registrations,
+            superseding,
+            changes,
+            metrics,
+            clock,
+            settings.block_bytes,
+        )
         if working and not settings.database_url:
             _take_over(jobs, staging)
         alone_since = None if settings.database_url else data.held_since
 
         server, address = await start_server(
-            UseCases(uploads, registrations, job_cases, results, deletions, instances, pool),
+            UseCases(uploads, registrations, job_cases, results, deletions, instances, indexes, pool),
             metrics,
             settings.grpc_address,
             with_reflection=settings.reflection,

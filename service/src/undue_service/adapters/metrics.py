@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from undue_service.application.ports import PoolStatus
 from undue_service.domain.jobs import Job
-from undue_service.domain.reports import DatasetReport, InfluenceReport
+from undue_service.domain.reports import DatasetReport, IndexReport, InfluenceReport
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _JOB_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
@@ -58,6 +58,8 @@ class PrometheusMetrics:
             self._duration.labels(kind).observe((job.end_time - job.start_time).total_seconds())
         if isinstance(job.report, InfluenceReport):
             self._examples.labels(kind).inc(job.report.train_rows)
+        elif isinstance(job.report, IndexReport):
+            self._examples.labels(kind).inc(job.report.rows_read)
         elif isinstance(job.report, DatasetReport):
             self._examples.labels(kind).inc(job.report.rows)
 

@@ -1,5 +1,6 @@
 """Ports: processes that run tasks."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Literal, Protocol
 from undue_service.domain.jobs import Progress
 from undue_service.domain.reports import TaskResult
 from undue_service.domain.tasks import Task
+
+NOWHERE = Path(os.devnull)
+"""No folder: nothing can be written below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Work:
     artifacts: Mapping[str, Path]
     """Every artifact that the task may read."""
     scratch: Path
-    """Where it leaves what it produces."""
+    """Where it leaves what it produces; NOWHERE for a task that leaves no file."""
     lane: Literal["batch", "serve"] = "batch"
     workspace: Path | None = None
     """A folder that outlives the attempt, for what a later one can go on from."""

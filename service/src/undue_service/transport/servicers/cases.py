@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 
 from undue_service.application.deletion import Deletions
+from undue_service.application.indexes import Indexes
 from undue_service.application.instances import InstanceReader
 from undue_service.application.jobs import Jobs
 from undue_service.application.ports import WorkerPool
@@ -27,6 +28,7 @@ class UseCases:
     results: Results
     deletions: Deletions
     instances: InstanceReader
+    indexes: Indexes
     pool: WorkerPool
 
 
