@@ -2,18 +2,20 @@
 
 from .files import ArtifactStore, Held, ResultReader, SourceLocator, Staging
 from .indexes import AliasStore, DeletedIndex, ErasureStore, IndexStore, RecentIndexes
-from .outside import Clock, Metrics
-from .pool import NOWHERE, PoolStatus, RunnerLostError, RunnerStatus, Work, WorkerPool
+from .outside import Clock, ExplainMetrics, Metrics
+from .pool import NOWHERE, Attachments, PoolStatus, RunnerLostError, RunnerStatus, Work, WorkerPool
 from .stores import Deleted, Inventory, JobStore, Page, Registry, StaleLeaseError, UploadStore
 
 __all__ = [
     "NOWHERE",
     "AliasStore",
     "ArtifactStore",
+    "Attachments",
     "Clock",
     "Deleted",
     "DeletedIndex",
     "ErasureStore",
+    "ExplainMetrics",
     "Held",
     "IndexStore",
     "Inventory",

@@ -1,14 +1,15 @@
 """Ports: processes that run tasks."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from undue_service.domain.jobs import Progress
 from undue_service.domain.reports import TaskResult
-from undue_service.domain.tasks import Task
+from undue_service.domain.results import Answer, Questions
+from undue_service.domain.tasks import ExplainCall, Task
 
 NOWHERE = Path(os.devnull)
 """No folder: nothing can be written below it."""
@@ -81,3 +82,17 @@ class WorkerPool(Protocol):
 
     async def close(self) -> None:
         """End every runner."""
+
+
+class Attachments(Protocol):
+    """Arrays that travel beside a task and its result."""
+
+    def encode_questions(self, questions: Sequence[Questions], /) -> bytes:
+        """Return the rows of a batch of calls."""
+
+    def decode_answers(self, data: bytes, calls: Sequence[ExplainCall], /) -> dict[int, Answer]:
+        """Return the answers of a batch by the places of their calls.
+
+        Raises:
+            ValueError: these are not answers of such calls.
+        """

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import grpc.aio
 
 from undue_service.application.deletion import Deletions
+from undue_service.application.explaining import Explainer
 from undue_service.application.indexes import Indexes
 from undue_service.application.instances import InstanceReader
 from undue_service.application.jobs import Jobs
@@ -29,6 +30,7 @@ class UseCases:
     deletions: Deletions
     instances: InstanceReader
     indexes: Indexes
+    explainer: Explainer
     pool: WorkerPool
 
 

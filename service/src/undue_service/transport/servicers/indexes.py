@@ -1,4 +1,4 @@
-"""IndexService, but for Explain, which has a file of its own."""
+"""IndexService. Explain, which has a path of its own, has a file of its own."""
 
 from asyncio import to_thread
 from functools import partial
@@ -6,17 +6,18 @@ from functools import partial
 from google.protobuf import empty_pb2
 
 from undue.v1 import indexes_pb2, indexes_pb2_grpc, jobs_pb2
-from undue_service.domain.errors import Reason, Unimplemented
 from undue_service.transport import indexes, job_responses
 from undue_service.transport.paging import page_size, read_name_token, read_token, request_key, write_token
 
 from .cases import Context, UseCases, tenant
+from .explaining import ExplainServicer
 
 
-class IndexServicer(indexes_pb2_grpc.IndexServiceServicer):
+class IndexServicer(ExplainServicer, indexes_pb2_grpc.IndexServiceServicer):
     """See indexes.proto."""
 
     def __init__(self, cases: UseCases) -> None:
+        super().__init__(cases)
         self._indexes = cases.indexes
 
     async def CreateIndex(self, request: indexes_pb2.CreateIndexRequest, context: Context) -> indexes_pb2.Index:
@@ -88,7 +89,3 @@ class IndexServicer(indexes_pb2_grpc.IndexServiceServicer):
         """See indexes.proto."""
         await to_thread(self._indexes.delete_alias, tenant(context), request.name)
         return empty_pb2.Empty()
-
-    async def Explain(self, request: indexes_pb2.ExplainRequest, context: Context) -> indexes_pb2.ExplainResponse:
-        """See indexes.proto."""
-        raise Unimplemented(Reason.RPC_UNKNOWN, "this service builds indexes, but does not explain from them yet")
