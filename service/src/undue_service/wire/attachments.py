@@ -15,13 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.results import Answer, Explanation, IndexedRows, Questions, ScoredExample
 from undue_service.domain.tasks import ExplainCall
 
 from .examples import Array, decode_texts, encode_texts, values
-
-MAX_ANSWER_BYTES = 32 << 20
-"""Of the answers of one batch. Each call has its answer in one message, which its client holds whole."""
+from .framing import MAX_ANSWER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +95,32 @@ def decode_questions(data: bytes) -> list[Questions]:
 
 
 def encode_answers(answers: Mapping[int, AnswerArrays], listed: ListedRows) -> bytes:
-    """Return the answers of a batch, by the places of their calls: those of failed calls are left out."""
+    """Return the answers of a batch, by the places of their calls: those of failed calls are left out.
+
+    Raises:
+        ResourceExhausted: INVALID_FIELD where they have more than MAX_ANSWER_BYTES.
+    """
     arrays: dict[str, Array] = {f"input.{name}": array for name, array in listed.inputs.items()}
     arrays |= {name: getattr(listed, name) for name in _LISTED} | {"ids": encode_texts(listed.ids)}
     for place, one in answers.items():
         arrays |= {f"{place}.{field.name}": getattr(one, field.name) for field in fields(one)}
-    return _save(arrays)
+    data = _save(arrays)
+    check_answer(len(data))
+    return data
+
+
+def check_answer(size: int) -> None:
+    """Refuse an answer of so many bytes, most of which are usually instances, if that is too many.
+
+    Raises:
+        ResourceExhausted: INVALID_FIELD.
+    """
+    if size > MAX_ANSWER_BYTES:
+        text = (
+            f"the answer would have {size / 2**20:.1f} MiB, more than the {MAX_ANSWER_BYTES >> 20} MiB allowed: ask "
+            "about fewer rows at once, with a smaller top_k, or without instances and read those rows with ReadRows"
+        )
+        raise ResourceExhausted(Reason.INVALID_FIELD, text, metadata={"limit": str(MAX_ANSWER_BYTES)})
 
 
 def decode_answers(data: bytes, calls: Sequence[ExplainCall]) -> dict[int, Answer]:
