@@ -18,6 +18,7 @@ from undue_service.engine.index import precision
 from undue_service.runner.indexes import changing, parts
 from undue_service.runner.indexes.files import read_tensors
 from undue_service.runner.opening import Models
+from undue_service.wire import attachments
 
 TRAIN = 700
 
@@ -99,6 +100,21 @@ def test_each_call_gets_what_it_asks_for_and_only_its_own_failures(bench, model,
     assert [len(one.helpful) for one in answers[2].explanations] == [3, 3]
     assert answers[2].instances == ()
     assert answers[0].explanations[0].helpful[0].row in answers[0].instances[0].rows
+
+
+def test_answers_that_do_not_fit_together_are_asked_for_alone(bench, model, spec, digits, monkeypatch):
+    built = bench.build(spec, model, bench.dataset(digits.part(0, 200)))
+    bench.open(built.held)
+    calls = [ExplainCall(), ExplainCall(top_k=100, with_instances=False), ExplainCall()]
+    asked = [questions(digits, 0), questions(digits, *range(50)), questions(digits, 2)]
+    monkeypatch.setattr(attachments, "MAX_ANSWER_BYTES", 50_000)
+    report, answers = bench.ask(built.held, asked, calls)
+    assert {place: one.reason for place, one in report.failures.items()} == dict.fromkeys(range(3), "TOO_MANY_REQUESTS")
+    assert answers == {}
+    alone = [bench.ask(built.held, [one], [call]) for one, call in zip(asked, calls, strict=True)]
+    assert [len(answers) for _, answers in alone] == [1, 0, 1]
+    assert alone[1][0].failures[0].reason == "INVALID_FIELD"
+    assert "fewer rows at once" in alone[1][0].failures[0].message
 
 
 def same(first, second) -> bool:
