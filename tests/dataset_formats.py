@@ -37,14 +37,14 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers = count()
-        self._paths: dict[str, Path] = {}
+        self.paths: dict[str, Path] = {}
 
     def new(self) -> Path:
         return self._folder / str(next(self._numbers))
 
     def keep(self, path: Path) -> str:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        self._paths[digest] = path
+        self.paths[digest] = path
         return digest
 
     def uploaded(self, name: str, content: bytes) -> UploadedFile:
@@ -58,7 +58,7 @@ class Files:
         return located(name, path)
 
     def resolve(self, digest: str) -> Path:
-        return self._paths[digest]
+        return self.paths[digest]
 
 
 def located(name: str, path: Path) -> LocatedFile:

@@ -43,19 +43,25 @@ def opened(
     return open_table
 
 
-CASES = [(name, form) for form in FORMATS for name in TABLES if FORMATS[form].holds(TABLES[name])]
+CASES = [
+    (name, form, by_row)
+    for form in FORMATS
+    for name in TABLES
+    if FORMATS[form].holds(TABLES[name])
+    for by_row in ((False, True) if "parquet" in form else (False,))
+]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, DatasetSource, str]:
-    name, form = request.param
+    name, form, by_row = request.param
     files = Files(tmp_path_factory.mktemp("files"))
-    return TABLES[name], open_source(FORMATS[form].build(TABLES[name], files), files.resolve), name
+    return TABLES[name], open_source(FORMATS[form].build(TABLES[name], files), files.resolve, by_row=by_row), name
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_every_format_holds_some_table(form: str) -> None:
-    assert any(held == form for _, held in CASES)
+    assert any(held == form for _, held, _ in CASES)
 
 
 def assert_rows(got: Iterator[Columns], table: Table, rows: Array, size: int) -> None:
@@ -203,17 +209,16 @@ def test_any_table_is_the_same_in_every_format(table: Table, data: st.DataObject
     rows = data.draw(st.lists(st.integers(0, len(table) - 1), max_size=20))
     size = data.draw(st.integers(1, 25))
     reports = {}
-    for name, form in FORMATS.items():
-        if not form.holds(table):
-            continue
+    ways = [(name, form, False) for name, form in FORMATS.items() if form.holds(table)]
+    for name, form, by_row in [*ways, *((name, form, True) for name, form, _ in ways if "parquet" in name)]:
         with TemporaryDirectory() as folder:
             files = Files(Path(folder))
-            source = open_source(form.build(table, files), files.resolve)
+            source = open_source(form.build(table, files), files.resolve, by_row=by_row)
             assert_rows(source.batches(rows, size), table, np.array(rows, dtype=int), size)
             assert_rows(source.batches(None, size), table, np.arange(len(table)), size)
             assert source.ids(rows) == [ids_of(table)[row] for row in rows]
             assert source.groups(rows) == {name: [texts[row] for row in rows] for name, texts in table.groups.items()}
-            reports[name] = validate(source, lambda *_: None)
+            reports[name, by_row] = validate(source, lambda *_: None)
     assert {report.digest for report in reports.values()} == {reference_digest(table)}, reports
     assert len({(report.inputs, report.rows, report.has_ids, report.has_weights) for report in reports.values()}) == 1
 

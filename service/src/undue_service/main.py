@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -26,13 +26,20 @@ from .adapters.metrics import PrometheusMetrics
 from .adapters.observing import Observing
 from .adapters.pool.local import LocalPool
 from .adapters.pool.slots import find_devices
+from .adapters.sql.aliases import SqlAliasStore
 from .adapters.sql.database import THREADS, connect, migrate
+from .adapters.sql.erasures import SqlErasureStore
+from .adapters.sql.indexes import SqlIndexStore
 from .adapters.sql.inventory import SqlInventory
 from .adapters.sql.jobs import SqlJobStore
+from .adapters.sql.recent import SqlRecentIndexes
 from .adapters.sql.registry import SqlRegistry
 from .adapters.sql.uploads import SqlUploadStore
 from .application.changes import Changes
 from .application.deletion import Deletions
+from .application.explaining import Explainer
+from .application.index_tasks import IndexTasks
+from .application.indexes import Indexes
 from .application.instances import InstanceReader
 from .application.jobs import Jobs
 from .application.planning import Planner
@@ -41,11 +48,14 @@ from .application.registration import Registrations
 from .application.results import Results
 from .application.retention import Retention
 from .application.scheduler import Scheduler
+from .application.serving import ServeLane
+from .application.superseding import Superseding
 from .application.uploads import Uploads
 from .domain.errors import Error, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from .settings import Settings
 from .transport.server import start_server
 from .transport.servicers import UseCases
+from .wire import attachments
 from .wire.results import SafetensorsResults
 
 log = logging.getLogger(__name__)
@@ -75,32 +85,54 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="undue"))
         changes.bind(loop)
         jobs, artifacts, staging = SqlJobStore(engine), LocalArtifacts(data.path), LocalStaging(data.path)
-        pool = LocalPool(find_devices(settings.devices), metrics, block_bytes=settings.block_bytes)
+        pool = _pool(settings, metrics)
         stack.push_async_callback(pool.close)
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
         registry, locator = SqlRegistry(engine), LocalLocator(settings.dataset_roots, private=data.path)
         registrations = Registrations(registry, artifacts, changes, metrics, clock, locator)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock, settings.block_bytes)
-        reader, planner = SafetensorsResults(), Planner(registrations, artifacts, staging)
+        index_store, erasures = SqlIndexStore(engine), SqlErasureStore(engine)
+        reader = SafetensorsResults()
+        planner = Planner(registrations, artifacts, staging, IndexTasks(registrations, index_store, erasures))
         results = Results(job_cases, artifacts, reader)
-        instances = InstanceReader(registrations, planner, pool, reader)
-        scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock)
+        lane = ServeLane(len(pool.status().devices))
+        instances = InstanceReader(registrations, planner, pool, lane, reader)
         upload_ttl = timedelta(seconds=settings.upload_ttl_seconds)
         retention = Retention(SqlInventory(engine), artifacts, staging, clock, upload_ttl)
+        superseding = Superseding(jobs, index_store, staging, retention)
+        scheduler = Scheduler(jobs, planner, pool, changes, metrics, clock, superseding.attempted)
         deletions = Deletions(registry, jobs, retention, changes, metrics, clock)
+        indexes = Indexes(
+            index_store,
+            erasures,
+            SqlAliasStore(engine),
+            SqlRecentIndexes(engine),
+            registrations,
+            superseding,
+            changes,
+            metrics,
+            clock,
+            settings.block_bytes,
+        )
+        window = settings.explain_window_ms / 1000
+        explainer = Explainer(indexes, planner, pool, lane, attachments, metrics, window)
+        stack.push_async_callback(explainer.close)
         if working and not settings.database_url:
             _take_over(jobs, staging)
         alone_since = None if settings.database_url else data.held_since
 
         server, address = await start_server(
-            UseCases(uploads, registrations, job_cases, results, deletions, instances, pool),
+            UseCases(uploads, registrations, job_cases, results, deletions, instances, indexes, explainer, pool),
             metrics,
             settings.grpc_address,
             with_reflection=settings.reflection,
         )
         stack.push_async_callback(server.stop, STOP_SECONDS)
-        parts = (scheduler.run(), pool.warm(), retention.run(alone_since)) if working else ()
+        parts: list[Coroutine[Any, Any, None]] = []
+        if working:
+            warm = explainer.warm(settings.serve_bytes)
+            parts = [scheduler.run(), pool.warm(), warm, retention.run(alone_since)]
         tasks = [asyncio.create_task(one) for one in parts]
         for task in tasks:
             task.add_done_callback(_log_failure)
@@ -156,6 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _pool(settings: Settings, metrics: PrometheusMetrics) -> LocalPool:
+    devices = find_devices(settings.devices)
+    return LocalPool(devices, metrics, block_bytes=settings.block_bytes, serve_bytes=settings.serve_bytes)
+
+
 def _take_over(jobs: SqlJobStore, staging: LocalStaging) -> None:
     """Let what the last holder of the data directory had in hand go on at once: the directory is locked, so it is gone.
 
@@ -182,7 +219,7 @@ async def _check(settings: Settings) -> None:
     """Start everything once, a runner included, and say what was found."""
     anywhere = settings.model_copy(update={"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})
     async with service(anywhere, working=False):
-        pool = LocalPool(find_devices(settings.devices), PrometheusMetrics(), block_bytes=settings.block_bytes)
+        pool = _pool(settings, PrometheusMetrics())
         try:
             await pool.warm()
             found = pool.status()

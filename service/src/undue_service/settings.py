@@ -16,6 +16,8 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from .domain.costs import BLOCK_BYTES, SERVE_BYTES
+
 
 class Settings(BaseSettings):
     """Settings, from the environment, then from the file that `UNDUE_CONFIG` names."""
@@ -41,9 +43,17 @@ class Settings(BaseSettings):
     """Folders whose files may be registered by file:// URI and read where they lie: absolute paths or file:// URIs,
     separated by commas; empty for none. Everybody who may register a data set may read everything below them."""
 
-    block_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    block_bytes: int = Field(default=BLOCK_BYTES, ge=1 << 20)
     """Memory that a runner takes for the intermediate values of a block of rows, beside the model and what its method
     holds. Smaller blocks are slower and change no score. Where a device has less, blocks are halved until they fit."""
+
+    serve_bytes: int = Field(default=SERVE_BYTES, ge=1 << 20)
+    """Memory that the indexes of one device may take which are held for Explain, with their models, beside the block of
+    the rows that are asked about. Those that were explained from longest ago make way."""
+
+    explain_window_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """How long a call of Explain waits for others to be answered with, where none is at work. Those that come while one
+    is at work are answered together in any case."""
 
     max_upload_bytes: int = Field(default=4 << 30, ge=1)
     """Largest file that an upload may declare."""

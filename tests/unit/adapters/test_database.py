@@ -98,7 +98,8 @@ def test_a_database_from_before_knows_afterwards_what_its_versions_are_made_of(t
     expected = SqlInventory(engine).referenced()
     assert expected == {("t", digest) for digest in digests}
     with engine.begin() as connection:  # as 0002 left it
-        connection.execute(text("DROP TABLE version_artifacts"))
+        for table in ("aliases", "erased_rows", "index_jobs", "indexes", "version_artifacts"):
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(
             text("UPDATE versions SET spec = replace(spec, :none, :files || files) WHERE version = 4"),
             {"none": '"files":[]', "files": '"files":'},

@@ -3,40 +3,24 @@
 import asyncio
 import os
 import signal
-import sys
 
 import psutil
 import pytest
 
+from scripted import DONE, HELLO, REPORT, a_task, launcher
 from undue_service.adapters.memory import NoMetrics
 from undue_service.adapters.pool.local import LocalPool
 from undue_service.adapters.pool.runner_process import RunnerProcess
 from undue_service.application.ports import RunnerLostError, Work
-from undue_service.domain.costs import BLOCK_BYTES
+from undue_service.domain.costs import BLOCK_BYTES, SERVE_BYTES
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
-from undue_service.domain.reports import DatasetReport, TaskResult
-from undue_service.domain.specs import ArraysSource, TensorRef
-from undue_service.domain.tasks import DatasetTask
-from undue_service.wire.codec import TASK_RESULT
-
-PREAMBLE = """
-import os, socket, sys, time
-from undue_service.wire import frames_pb2 as f
-from undue_service.wire.framing import RunnerChannel
-sock = socket.socket(fileno=int(sys.argv[1]))
-channel = RunnerChannel(sock)
-def say(**frame): channel.send(f.FromRunner(**frame))
-"""
-HELLO = "say(hello=f.Hello(libraries={'torch': '9'}))\ntask = channel.receive().task\n"
-REPORT = DatasetReport(1, (), None, has_ids=False, has_weights=False, digest="d")
-DONE = f"say(done=f.Done(id=task.id, result={TASK_RESULT.dump(TaskResult(REPORT))!r}))\n"
 
 
 def behave(script, tmp_path):
     """Run one task on a runner that does as the script says; return its result and the progress that it told."""
 
     async def main():
-        runner = RunnerProcess("cpu", "batch", [sys.executable, "-c", PREAMBLE + script])
+        runner = RunnerProcess("cpu", "batch", launcher(script))
         told = []
         try:
             await runner.start()
@@ -47,10 +31,6 @@ def behave(script, tmp_path):
             assert not psutil.pid_exists(runner.status().pid)
 
     return asyncio.run(main())
-
-
-def a_task(digest):
-    return DatasetTask(ArraysSource({"x": TensorRef("int8", (4,), digest)}))
 
 
 def test_a_runner_that_behaves(tmp_path):
@@ -64,16 +44,16 @@ def test_a_runner_that_behaves(tmp_path):
 def test_a_runner_is_told_its_device_and_its_budget(tmp_path):
     script = HELLO + "say(progress=f.Progress(id=task.id, stage=' '.join(sys.argv[2:])))\n" + DONE + "channel.receive()"
     _, [progress], _ = behave(script, tmp_path)
-    assert progress.stage == f"cpu {BLOCK_BYTES}"
+    assert progress.stage == f"cpu {BLOCK_BYTES} {SERVE_BYTES}"
 
     async def main():
-        pool = LocalPool(("cpu",), NoMetrics(), [sys.executable, "-c", PREAMBLE + script], block_bytes=12345678)
+        pool = LocalPool(("cpu",), NoMetrics(), launcher(script), block_bytes=12345678, serve_bytes=87654321)
         told = []
         try:
             await pool.run(Work("t", "job-1", a_task("0"), {}, tmp_path), told.append)
         finally:
             await pool.close()
-        assert [one.stage for one in told] == ["cpu 12345678"]
+        assert [one.stage for one in told] == ["cpu 12345678 87654321"]
 
     asyncio.run(main())
 
@@ -158,7 +138,7 @@ def test_the_pool_replaces_a_runner_that_died_and_keeps_one_that_only_failed_its
 
 def test_a_cancelled_call_kills_its_runner_and_frees_the_slot(tmp_path):
     async def main():
-        pool = LocalPool(("cpu",), NoMetrics(), [sys.executable, "-c", PREAMBLE + HELLO + "time.sleep(60)"])
+        pool = LocalPool(("cpu",), NoMetrics(), launcher(HELLO + "time.sleep(60)"))
         work = Work("default", "job", a_task("d"), {}, tmp_path)
         try:
             for _ in range(2):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
+from undue_service.adapters.memory import MemoryErasureStore, MemoryIndexStore, MemoryJobStore
 from undue_service.adapters.pool.memory import MemoryPool
+from undue_service.application.index_tasks import IndexTasks
 from undue_service.application.instances import MAX_WAITING, InstanceReader
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
@@ -32,9 +34,10 @@ class Bench:
         self.folder = folder / "scratch"
         self.go, self.started, self.losses = asyncio.Event(), [], 0
         pool = MemoryPool(self._answer)
-        self.reader = InstanceReader(
-            registrations, Planner(registrations, artifacts, staging), pool, SafetensorsResults()
-        )
+        indexes = MemoryIndexStore(MemoryJobStore())
+        tasks = IndexTasks(registrations, indexes, MemoryErasureStore(indexes))
+        planner = Planner(registrations, artifacts, staging, tasks)
+        self.reader = InstanceReader(registrations, planner, pool, SafetensorsResults())
 
     async def _answer(self, work, on_progress):
         self.started.append(work.task.rows)

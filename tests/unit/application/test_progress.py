@@ -1,6 +1,7 @@
 """How fast a job goes, and how long it will take from here."""
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -105,7 +106,7 @@ def test_the_answer_tells_them(progress, left):
 
 def test_a_running_job_says_its_rate(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    monkeypatch.setitem(planning._EXPECTED, DatasetTask, (DatasetReport, frozenset(), frozenset({"thing"})))
+    monkeypatch.setitem(planning._EXPECTED, DatasetTask, planning._Left(DatasetReport, others=re.compile("thing")))
     goes_on = asyncio.Event()
 
     async def slowly(work, on_progress):

@@ -3,17 +3,26 @@
 import asyncio
 import hashlib
 import os
+import re
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
-from undue_service.adapters.memory import MemoryJobStore, MemoryLocator, MemoryRegistry, NoMetrics
+from undue_service.adapters.memory import (
+    MemoryErasureStore,
+    MemoryIndexStore,
+    MemoryJobStore,
+    MemoryLocator,
+    MemoryRegistry,
+    NoMetrics,
+)
 from undue_service.adapters.pool.memory import MemoryPool
 from undue_service.application import planning
 from undue_service.application import scheduler as module
 from undue_service.application.changes import Changes
+from undue_service.application.index_tasks import IndexTasks
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
 from undue_service.application.registration import Registrations
@@ -39,10 +48,17 @@ class Bench:
     def __init__(self, tmp_path, body, slots=1):
         self.clock, self.changes, self.jobs = FakeClock(), Changes(), MemoryJobStore()
         self.artifacts, self.staging = LocalArtifacts(tmp_path), LocalStaging(tmp_path)
+        self.indexes = MemoryIndexStore(self.jobs)
         self.registrations = Registrations(
-            MemoryRegistry(self.jobs), self.artifacts, self.changes, NoMetrics(), self.clock, MemoryLocator()
+            MemoryRegistry(self.jobs, self.indexes),
+            self.artifacts,
+            self.changes,
+            NoMetrics(),
+            self.clock,
+            MemoryLocator(),
         )
-        planner = Planner(self.registrations, self.artifacts, self.staging)
+        tasks = IndexTasks(self.registrations, self.indexes, MemoryErasureStore(self.indexes))
+        planner = Planner(self.registrations, self.artifacts, self.staging, tasks)
         self.scheduler = Scheduler(self.jobs, planner, MemoryPool(body, slots), self.changes, NoMetrics(), self.clock)
         self.staging.append("t", "u", 0, b"1234")
         self.digest = self.artifacts.keep("t", self.staging.path("t", "u"))
@@ -77,7 +93,7 @@ def quick_and_with_a_file(monkeypatch):
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     # The jobs here are the simplest there are, validations of data sets; they leave no file of their own.
-    monkeypatch.setitem(planning._EXPECTED, DatasetTask, (DatasetReport, frozenset(), frozenset({"thing"})))
+    monkeypatch.setitem(planning._EXPECTED, DatasetTask, planning._Left(DatasetReport, others=re.compile("thing")))
 
 
 def run(bench, story):
@@ -479,7 +495,7 @@ def test_a_cancelled_job_is_no_error_in_the_log(tmp_path, caplog):
 
 
 def test_the_result_of_another_kind_of_task_is_a_lost_runner(tmp_path, monkeypatch):
-    monkeypatch.setitem(planning._EXPECTED, DatasetTask, (DatasetReport, frozenset(), frozenset()))
+    monkeypatch.setitem(planning._EXPECTED, DatasetTask, planning._Left(DatasetReport))
     bench = Bench(tmp_path, produce)
 
     async def story():

@@ -3,6 +3,7 @@
     {root}/artifacts/{tenant}/{first two digits}/{sha256}      complete, read-only, never changed
     {root}/staging/{tenant}/{upload}                           on its way in
     {root}/scratch/{job}-{attempt}/                            what a runner is leaving
+    {root}/workspaces/{job}/                                   what a later attempt at the job can go on from
     {root}/taken/                                              what it left, out of its reach
 
 All under one root, so that moving a file in is a rename.
@@ -107,6 +108,7 @@ class LocalStaging:
     def __init__(self, root: Path) -> None:
         self._staging = root / "staging"
         self._scratch = root / "scratch"
+        self._workspaces = root / "workspaces"
         self._taken = root / "taken"
 
     def size(self, tenant: str, key: str) -> int:
@@ -157,6 +159,22 @@ class LocalStaging:
             place.mkdir(parents=True)
         return place
 
+    def workspace(self, key: str) -> Path:
+        """See Staging."""
+        place = self._workspaces / key
+        with typed_os_errors():
+            place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def workspaces(self) -> Iterator[str]:
+        """See Staging."""
+        with typed_os_errors():
+            yield from [place.name for place in self._workspaces.glob("*")]
+
+    def discard_workspace(self, key: str) -> None:
+        """See Staging."""
+        shutil.rmtree(self._workspaces / key, ignore_errors=True)
+
     def take(self, folder: Path, name: str) -> Path:
         """See Staging."""
         try:
@@ -179,7 +197,10 @@ class LocalStaging:
         return taken
 
     def sweep(self) -> None:
-        """Remove what attempts of a service that died have left. Only for one that holds the folder alone."""
+        """Remove what attempts of a service that died have left, but for what later ones can go on from.
+
+        Only for one that holds the folder alone.
+        """
         shutil.rmtree(self._scratch, ignore_errors=True)
         shutil.rmtree(self._taken, ignore_errors=True)
 

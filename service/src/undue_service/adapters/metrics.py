@@ -7,9 +7,11 @@ from prometheus_client.core import GaugeMetricFamily
 
 from undue_service.application.ports import PoolStatus
 from undue_service.domain.jobs import Job
-from undue_service.domain.reports import DatasetReport, InfluenceReport
+from undue_service.domain.reports import DatasetReport, IndexReport, InfluenceReport
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+_BATCH_CALLS = (1, 2, 4, 8, 16, 32, 64)
 _JOB_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43200)
 
 
@@ -31,6 +33,9 @@ class PrometheusMetrics:
         )
         self._restarts = self._counter("undue_runner_restarts", "Runners lost and replaced.", "reason")
         self._examples = self._counter("undue_examples_processed", "Training rows that finished jobs read.", "kind")
+        text = "Stages of an explanation: queue and total of each call, the others of each batch."
+        self._stage = self._histogram("undue_explain_stage_seconds", text, _STAGE_SECONDS, "stage")
+        self._batch = self._histogram("undue_explain_batch_size", "Calls that were answered together.", _BATCH_CALLS)
 
     def watch(self, unfinished: Callable[[], Mapping[str, int]], pool: Callable[[], PoolStatus]) -> None:
         """Ask for what is not counted but is so at the time of a scrape."""
@@ -58,12 +63,22 @@ class PrometheusMetrics:
             self._duration.labels(kind).observe((job.end_time - job.start_time).total_seconds())
         if isinstance(job.report, InfluenceReport):
             self._examples.labels(kind).inc(job.report.train_rows)
+        elif isinstance(job.report, IndexReport):
+            self._examples.labels(kind).inc(job.report.rows_read)
         elif isinstance(job.report, DatasetReport):
             self._examples.labels(kind).inc(job.report.rows)
 
     def runner_lost(self, reason: str) -> None:
         """See Metrics."""
         self._restarts.labels(reason).inc()
+
+    def explain_stage(self, stage: str, seconds: float) -> None:
+        """See ExplainMetrics."""
+        self._stage.labels(stage).observe(seconds)
+
+    def explain_batch(self, calls: int) -> None:
+        """See ExplainMetrics."""
+        self._batch.observe(calls)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -99,6 +114,8 @@ class _Now:
         for device, peak in pool.peak_bytes.items():
             peaks.add_metric((device,), peak)
         yield peaks
+        text = "What the indexes that runners hold in memory take, with their models."
+        yield GaugeMetricFamily("undue_index_resident_bytes", text, value=pool.resident_bytes)
 
 
 def _split(method: str) -> tuple[str, str]:

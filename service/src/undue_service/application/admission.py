@@ -72,7 +72,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
         FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING; CHECKPOINTS_MISSING; LEVERAGE_UNAVAILABLE.
     """
     field = f"job.{spec.kind}"
-    rows = _trained_on(f"{field}.train", train)
+    rows = trained_on(f"{field}.train", train)
     if test is not None and not isinstance(spec, SelfInfluence | Leverage):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = selected(spec, model)
@@ -95,7 +95,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
                     "linear model: register it with parameters= of its last layer"
                 )
                 raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text)
-            _check_dense("leverage", DENSE_PARAMETER_LIMIT, found)
+            check_dense("leverage", DENSE_PARAMETER_LIMIT, found)
         case Retrain():
             check_recipe(field, spec, model)
             for name in ("tolerance", "max_iterations"):
@@ -106,8 +106,12 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
                 check_rows(f"{field}.without[{place}].rows", without, rows.rows)
 
 
-def _trained_on(field: str, train: Registration) -> DatasetReport:
-    """Return what is known of training data that a model can have learned from."""
+def trained_on(field: str, train: Registration) -> DatasetReport:
+    """Return what is known of training data that a model can have learned from.
+
+    Raises:
+        InvalidArgument: TARGETS_MISSING; DATASET_DEGENERATE.
+    """
     rows = dataset_report(train)
     if rows.target is None:
         text = f"{train.name} has no targets, so no row of it has a loss: register it with targets"
@@ -208,10 +212,15 @@ def _check_checkpoints(field: str, spec: ScoringJob, method: MethodSpec, model: 
 
 def _check_size(method: MethodSpec, model: ModelReport) -> None:
     if method.parameter_limit is not None:
-        _check_dense(method.name, method.parameter_limit, model, ', or use method="cg"')
+        check_dense(method.name, method.parameter_limit, model, ', or use method="cg"')
 
 
-def _check_dense(what: str, limit: int, model: ModelReport, advice: str = "") -> None:
+def check_dense(what: str, limit: int, model: ModelReport, advice: str = "") -> None:
+    """Hold the size of a model against that of a matrix that is written down.
+
+    Raises:
+        FailedPrecondition: TOO_MANY_PARAMETERS.
+    """
     if model.dim > limit:
         text = (
             f"a dense Hessian over {model.dim:,} parameters would take {model.dim**2 * 8 / 2**30:,.1f} GiB; the limit "

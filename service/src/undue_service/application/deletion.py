@@ -9,7 +9,7 @@ from undue_service.domain.etags import check_etag
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, parse_token, parse_version
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import DatasetValidation, ModelValidation
+from undue_service.domain.specs import DatasetValidation, IndexBuild, IndexCompact, IndexExtend, ModelValidation
 
 from .changes import Changes
 from .ports import Clock, JobStore, Metrics, Registry
@@ -43,6 +43,7 @@ class Deletions:
         """Delete one version, or all of a name without one. Its own validation is cancelled with it.
 
         With `force`, jobs that need it and have not ended are cancelled; those that have ended keep their results.
+        Indexes that are made of it explain nothing any more.
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.
@@ -70,8 +71,8 @@ class Deletions:
 
         Raises:
             NotFound: RESOURCE_NOT_FOUND.
-            FailedPrecondition: JOB_NOT_FINISHED without `force`; RESOURCE_IN_USE for a validation, which goes with
-                what it validates; ETAG_MISMATCH.
+            FailedPrecondition: JOB_NOT_FINISHED without `force`; RESOURCE_IN_USE for a validation or a job of an
+                index, which goes with it; ETAG_MISMATCH.
         """
 
         def check(job: Job) -> None:
@@ -80,6 +81,9 @@ class Deletions:
                 case ModelValidation(model=validated) | DatasetValidation(dataset=validated):
                     text = f"{name} is the validation of {validated} and goes with it: delete that"
                     raise FailedPrecondition(Reason.RESOURCE_IN_USE, text, metadata={"users": validated, "count": "1"})
+                case IndexBuild(index=changed) | IndexExtend(index=changed) | IndexCompact(index=changed):
+                    text = f"{name} is a job of {changed} and goes with it: delete that"
+                    raise FailedPrecondition(Reason.RESOURCE_IN_USE, text, metadata={"users": changed, "count": "1"})
             if not job.state.ended and not force:
                 text = f"{name} is {job.state}: cancel it first, or delete it with force"
                 raise FailedPrecondition(Reason.JOB_NOT_FINISHED, text)
@@ -101,12 +105,13 @@ class Deletions:
 
 
 def _in_use(name: str, users: tuple[str, ...]) -> FailedPrecondition:
-    users = tuple(sorted(users, key=lambda user: user.startswith("jobs/")))  # models first: there are fewer
+    users = tuple(sorted(users, key=lambda user: user.startswith("jobs/")))  # others first: there are fewer
     listed = ", ".join(users[:LISTED_USERS])
     more = f" and {len(users) - LISTED_USERS} more" if len(users) > LISTED_USERS else ""
+    indexes = ", and indexes that can only be deleted" if any(user.startswith("indexes/") for user in users) else ""
     text = (
         f"{name} is named by {listed}{more}: delete those first, or use force, which cancels jobs that still need it "
-        "and leaves the others"
+        f"and leaves the others{indexes}"
     )
     # A trailer cuts values at 200 bytes: only whole names are worth sending.
     fit = [name for place, name in enumerate(users[:LISTED_USERS]) if len(",".join(users[: place + 1])) <= 200]

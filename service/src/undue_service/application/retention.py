@@ -1,4 +1,4 @@
-"""Clean up what nobody needs any more: abandoned uploads, artifacts without a reference, old request ids.
+"""Clean up what nobody needs: abandoned uploads, artifacts without a reference, workspaces, old request ids.
 
 An artifact is needed while a version, a job's result or an upload refers to it. Whoever writes such a reference keeps
 or renews the artifact first, which makes it young, and only old ones are removed. So a reference that a sweep could
@@ -39,6 +39,7 @@ class Swept:
     staged: int = 0
     artifacts: int = 0
     requests: int = 0
+    workspaces: int = 0
 
 
 class Retention:
@@ -76,7 +77,8 @@ class Retention:
         uploads = self._drop_uploads(now - self._upload_ttl)
         staged = self._drop_staged(before)
         artifacts = self._drop_artifacts(before)
-        swept = Swept(uploads, staged, artifacts, self._inventory.drop_requests(now - REQUEST_TTL))
+        workspaces = self._drop_workspaces()
+        swept = Swept(uploads, staged, artifacts, self._inventory.drop_requests(now - REQUEST_TTL), workspaces)
         log.info("swept", extra=asdict(swept))
         return swept
 
@@ -129,6 +131,15 @@ class Retention:
         lost = [one for one in old if (one.tenant, one.key) not in known]
         for one in self._until_stopped(lost):
             self._staging.discard(one.tenant, one.key)
+        return len(lost)
+
+    def _drop_workspaces(self) -> int:
+        """Remove those of jobs that have ended or are gone: a job that has a workspace was begun before this looks."""
+        found = list(self._staging.workspaces())
+        unfinished = self._inventory.unfinished_jobs() if found else set()
+        lost = [key for key in found if key not in unfinished]
+        for key in self._until_stopped(lost):
+            self._staging.discard_workspace(key)
         return len(lost)
 
     def _drop_artifacts(self, before: datetime) -> int:

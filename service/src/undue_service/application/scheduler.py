@@ -21,7 +21,7 @@ from undue_service.domain.errors import (
     Unavailable,
 )
 from undue_service.domain.jobs import Job, Lease, Progress
-from undue_service.domain.reports import RowsReport, TaskResult
+from undue_service.domain.reports import ExplainReport, OpenedReport, RowsReport, TaskResult
 
 from .changes import Changes
 from .planning import Planner
@@ -52,8 +52,10 @@ class Scheduler:
         changes: Changes,
         metrics: Metrics,
         clock: Clock,
+        attempted: Callable[[Job], None] = lambda _: None,
     ) -> None:
         self._jobs = jobs
+        self._attempted = attempted
         self._planner = planner
         self._pool = pool
         self._changes = changes
@@ -115,6 +117,7 @@ class Scheduler:
             log.error("the end of a job could not be written", extra={"job": job.name, "cause": error.message})
         finally:
             self._changes.changed(job.id)
+        await asyncio.to_thread(self._attempted, job)
 
     async def _attempt(self, lease: Lease) -> None:
         job = lease.job
@@ -127,7 +130,7 @@ class Scheduler:
         finally:
             await asyncio.to_thread(self._planner.discard, work)
         now, report = self._clock.now(), result.report
-        assert not isinstance(report, RowsReport)  # noqa: S101  the planner has compared it with the task
+        assert not isinstance(report, RowsReport | OpenedReport | ExplainReport)  # noqa: S101  the planner has compared it with the task
         await self._end(lease, lambda job: job.advance(progress).succeed(now, report, kept))
         log.info("job succeeded", extra={"job": job.name})
 

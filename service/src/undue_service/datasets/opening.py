@@ -20,16 +20,19 @@ from .parquet import ParquetSource
 from .refusals import malformed
 from .scratch import Scratch
 from .source import DatasetSource
+from .unpacking import unpacked
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
 
 
-def open_source(source: DataSource, resolve: Callable[[str], Path], scratch: Path | None = None) -> DatasetSource:
+def open_source(
+    source: DataSource, resolve: Callable[[str], Path], scratch: Path | None = None, *, by_row: bool = False
+) -> DatasetSource:
     """Return a data set ready to be read; `resolve` finds an artifact's file by its digest.
 
     CSV and compressed IDX files are unpacked once, into nameless files in the folder `scratch`, or where the system
-    keeps temporary files.
+    keeps temporary files; `by_row` asks for that of Parquet files too, whose rows are otherwise decoded in groups.
 
     Raises:
         InvalidArgument: DATASET_MALFORMED for damaged files, types that are not read, and columns that do not fit
@@ -46,7 +49,8 @@ def open_source(source: DataSource, resolve: Callable[[str], Path], scratch: Pat
         case "npz":
             return open_npz(_only(files), source.schema)
         case "parquet":
-            return ParquetSource(files, source.schema)
+            table = ParquetSource(files, source.schema)
+            return unpacked(table, source.schema, Scratch(scratch)) if by_row and len(table) else table
         case "csv":
             return open_csv(files, source.schema, Scratch(scratch))
         case "idx":

@@ -94,6 +94,15 @@ class ParquetSource:
             return {name: [] for name in self._groups}
         return {name: list(self._gathered(part, wanted)[name]) for name, part in self._groups.items()}
 
+    def stored(self) -> Iterator[Placed]:
+        """Yield all rows in order as the files hold them, before they are made inputs. Nothing of it is kept.
+
+        Raises:
+            InvalidArgument: DATASET_MALFORMED when damage is met.
+        """
+        for group in range(len(self._starts) - 1):
+            yield from self._decoded(group, self._numbers)
+
     def _in_order(self, part: _Decoded, wanted: npt.NDArray[np.int64] | None) -> Iterator[Piece]:
         """Yield ascending rows, or all, going through each row group once."""
         for group in range(len(self._starts) - 1) if wanted is None else self._row_groups(wanted):

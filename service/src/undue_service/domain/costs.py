@@ -23,6 +23,8 @@ from .specs import (
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
+SERVE_BYTES = 2**31
+"""What the indexes that one runner holds in memory may take, with their models, unless the operator sets another."""
 BLOCK_ROWS = 4096
 QUERIES_TOGETHER = 1024
 SOLVE_ITERATIONS = 30
@@ -61,7 +63,7 @@ COPY_NUMBERS = 8_000_000
 """Of the copies that are trained together."""
 SCORE_SECONDS = 5e-8
 """Of ranking one score among the most helpful and the most harmful."""
-_FLOAT64 = 8
+FLOAT64 = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class Work:
     """What is done beside reading the data, and what is held meanwhile."""
 
     passes: float
@@ -128,7 +130,7 @@ def estimate(
             if spec.fidelity is not None:
                 work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _times(members, _solving(spec, method, model, n, n, block_bytes))
+            work = _times(members, solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without):
             work = _retraining(trained, len(without) + 1, spec.seeds)
         case Fidelity():
@@ -136,6 +138,11 @@ def estimate(
             work = _and(scoring, _fidelity(spec.settings, trained))
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
+    return total(work, model, speed, n, test_rows, block_bytes)
+
+
+def total(work: Work, model: ModelReport, speed: Speed, n: int, test_rows: int, block_bytes: int) -> Estimate:
+    """Return what a piece of work over n training rows comes to."""
     seconds = (
         work.seconds + (work.passes * n + test_rows) * speed.row_seconds + work.products * n * speed.product_seconds
     )
@@ -145,23 +152,23 @@ def estimate(
     if work.products:
         # `Hessian` plans for eight times a row's intermediate values in each column, and uses a good half of that. A
         # row of factored gradients takes four times them, and about once again for the factors.
-        values = speed.row_bytes / _FLOAT64 / 5
-        block = min(0.6 * block_bytes, work.columns * _FLOAT64 * (8 * rows * values + 4 * model.dim))
+        values = speed.row_bytes / FLOAT64 / 5
+        block = min(0.6 * block_bytes, work.columns * FLOAT64 * (8 * rows * values + 4 * model.dim))
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
-def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes: int) -> _Work:
+def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes: int) -> Work:
     """Return what scores for m rows take."""
-    work = _solving(spec, spec.method, model, n, m, block_bytes)
+    work = solving(spec, spec.method, model, n, m, block_bytes)
     together = min(m, QUERIES_TOGETHER)
-    scoring = min(block_bytes / 2, _FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
+    scoring = min(block_bytes / 2, FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
     matrix = 4 * n * m if spec.top_k is None else 0
-    held = work.held + scoring + matrix + _FLOAT64 * 2 * model.dim * together
+    held = work.held + scoring + matrix + FLOAT64 * 2 * model.dim * together
     products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
     return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
 
 
-def _times(members: int, work: _Work) -> _Work:
+def _times(members: int, work: Work) -> Work:
     """Return what the same work takes for each member of an ensemble; the scores of all are ranked once."""
     return replace(
         work,
@@ -173,9 +180,9 @@ def _times(members: int, work: _Work) -> _Work:
     )
 
 
-def _and(one: _Work, other: _Work) -> _Work:
+def _and(one: Work, other: Work) -> Work:
     """Return what two pieces of work take, one after the other."""
-    return _Work(
+    return Work(
         passes=one.passes + other.passes,
         flops=one.flops + other.flops,
         held=max(one.held, other.held),
@@ -186,65 +193,65 @@ def _and(one: _Work, other: _Work) -> _Work:
     )
 
 
-def _solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
+def solving(spec: ScoringJob, method: str, model: ModelReport, n: int, columns: int, block_bytes: int) -> Work:
     """Return what preparing a method and solving for `columns` takes; measuring the fit is the first pass."""
     P, C = model.dim, model.outputs_per_row
     if method == "exact" or (method == "relatif" and model.linear_head):
-        dense = _FLOAT64 * P * P
+        dense = FLOAT64 * P * P
         solving = P**3 + 4 * P * P * (columns if method == "exact" else columns + n)
         if not model.linear_head:
-            return _Work(1, solving, 3 * dense, products=P, columns=P)
+            return Work(1, solving, 3 * dense, products=P, columns=P)
         curvature = n * P * P * (C + 1) / C  # the upper half of the blocks of outputs
         # The leverage correction is a pass over the same blocks.
         passes = 2 if spec.leverage_correction is not False else 1
-        return _Work(1 + passes, passes * curvature + solving, 4 * dense)
+        return Work(1 + passes, passes * curvature + solving, 4 * dense)
     if method == "cg":
-        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        together = min(columns, max(1, block_bytes // (FLOAT64 * 8 * P)))
         iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS, 2 + P / together)
-        held = _FLOAT64 * 8 * P * together
+        held = FLOAT64 * 8 * P * together
         if model.linear_head:
-            return _Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
-        return _Work(1, 0, held, products=iterations * columns, columns=together)
+            return Work(2, 4 * n * P * columns * iterations, held + _features(model, n, block_bytes))
+        return Work(1, 0, held, products=iterations * columns, columns=together)
     if method in ("lissa", "arnoldi"):
         rank = min(P, spec.rank or ARNOLDI_RANK)
         products = LISSA_PASSES * columns + LANCZOS_STEPS if method == "lissa" else 2 * rank + columns
-        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
-        held = _FLOAT64 * P * (8 * together + (0 if method == "lissa" else 4 * rank))
+        together = min(columns, max(1, block_bytes // (FLOAT64 * 8 * P)))
+        held = FLOAT64 * P * (8 * together + (0 if method == "lissa" else 4 * rank))
         if model.linear_head:
-            return _Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
-        return _Work(1, 0, held, products=products, columns=together)
+            return Work(2, 4 * n * P * products, held + _features(model, n, block_bytes))
+        return Work(1, 0, held, products=products, columns=together)
     if method == "gauss_newton":
         return _gauss_newton(spec, model, n, columns, block_bytes)
     if method == "trak":
         dimensions = min(spec.rank or PROJECTED, P)
-        return _Work(2, n * dimensions * (P + dimensions), _FLOAT64 * n * dimensions)
+        return Work(2, n * dimensions * (P + dimensions), FLOAT64 * n * dimensions)
     if method in ("ekfac", "relatif"):
         vectors = C if C <= EXACT_FISHER_OUTPUTS else 1
         # They are kept, with about √P numbers each, where they fit.
         kept = min(block_bytes / 2, 4 * n * vectors * P**0.5)
-        return _Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
-    return _Work(1)
+        return Work(1 + vectors, EKFAC_PRODUCTS * vectors * n * P, kept)
+    return Work(1)
 
 
-def _gauss_newton(spec: ScoringJob, model: ModelReport, n: int, columns: int, block_bytes: int) -> _Work:
+def _gauss_newton(spec: ScoringJob, model: ModelReport, n: int, columns: int, block_bytes: int) -> Work:
     """Return what its routes take: `exact` on a linear head, the system in sample space, products to a tolerance."""
     P, C = model.dim, model.outputs_per_row
     iterates = spec.tolerance is not None or spec.max_iterations is not None
     if model.linear_head and spec.rank is None and not iterates:
-        return _solving(spec, "exact", model, n, columns, block_bytes)
+        return solving(spec, "exact", model, n, columns, block_bytes)
     kept, factors = min(spec.rank or ROOT_ROWS, n * C), min(P, FACTOR_NUMBERS * P**0.5)
-    work = _Work(1 + C, kept**2 * (factors + kept) + n * kept * factors, 24 * kept**2 + 12 * kept * factors)
+    work = Work(1 + C, kept**2 * (factors + kept) + n * kept * factors, 24 * kept**2 + 12 * kept * factors)
     if iterates:
-        together = min(columns, max(1, block_bytes // (_FLOAT64 * 8 * P)))
+        together = min(columns, max(1, block_bytes // (FLOAT64 * 8 * P)))
         iterations = min(spec.max_iterations or SOLVE_ITERATIONS, SOLVE_ITERATIONS, 2 + P / together)
-        held = work.held + _FLOAT64 * 8 * P * together
+        held = work.held + FLOAT64 * 8 * P * together
         return replace(work, held=held, products=iterations * columns, columns=together)
     return work if columns < n else replace(work, flops=work.flops + n * kept**2)
 
 
 def _features(model: ModelReport, n: int, block_bytes: int) -> float:
     """Return the bytes of what a linear head keeps of the rows, where that is little enough to be kept."""
-    kept = _FLOAT64 * n * (model.dim / model.outputs_per_row + model.outputs_per_row**2)
+    kept = FLOAT64 * n * (model.dim / model.outputs_per_row + model.outputs_per_row**2)
     return kept if kept <= block_bytes / 4 else 0
 
 
@@ -260,14 +267,14 @@ class _Trained:
     block_bytes: int
 
 
-def _fidelity(settings: FidelitySettings, trained: _Trained) -> _Work:
+def _fidelity(settings: FidelitySettings, trained: _Trained) -> Work:
     """Return what holding scores against retraining takes."""
     if settings.protocol == "lds":
         return _retraining(trained, settings.samples, settings.seeds, settings.share)
     return _retraining(trained, 1 + 2 * min(settings.samples, trained.n), settings.seeds)
 
 
-def _retraining(trained: _Trained, fits: int, seeds: int, share: float = 1.0) -> _Work:
+def _retraining(trained: _Trained, fits: int, seeds: int, share: float = 1.0) -> Work:
     """Return what fits take, each on a share of the rows."""
     model, n, m = trained.model, trained.n, trained.m
     P, C = model.dim, model.outputs_per_row
@@ -275,26 +282,26 @@ def _retraining(trained: _Trained, fits: int, seeds: int, share: float = 1.0) ->
         # Some Newton iterations each, over features that are computed once.
         curvature = n * P * P * (C + 1) / C
         per_fit = FIT_PRODUCTS * 4 * n * P + 2 * m * P
-        held = 3 * _FLOAT64 * P * P + _FLOAT64 * n * (P / C + C) + _FLOAT64 * fits * m
-        return _Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
+        held = 3 * FLOAT64 * P * P + FLOAT64 * n * (P / C + C) + FLOAT64 * fits * m
+        return Work(3, 3 * (curvature + P**3) + fits * per_fit, held)
     if trained.training is None:
-        return _Work(0)  # refused before anything is estimated
+        return Work(0)  # refused before anything is estimated
     rows, copies = share * n, fits * seeds
     batch = min(trained.training.batch_size or rows, rows)
     steps = trained.training.epochs * rows / batch
-    row = max(1, trained.speed.row_bytes / _FLOAT64 - 3 * P)
-    numbers = min(COPY_NUMBERS, trained.block_bytes / 4 / _FLOAT64)
+    row = max(1, trained.speed.row_bytes / FLOAT64 - 3 * P)
+    numbers = min(COPY_NUMBERS, trained.block_bytes / 4 / FLOAT64)
     together = max(1, numbers / (6 * P + batch * row))
-    return _Work(
+    return Work(
         passes=2 + COPY_ROW * copies * (trained.training.epochs * share + 1 + m / n),
-        held=_FLOAT64 * (2 * numbers + min(copies * 2 * P, trained.block_bytes / 4 / _FLOAT64) + 2 * fits * m),
+        held=FLOAT64 * (2 * numbers + min(copies * 2 * P, trained.block_bytes / 4 / FLOAT64) + 2 * fits * m),
         seconds=steps * (copies * P * COPY_NUMBER_SECONDS + -(-copies // together) * STEP_SECONDS),
     )
 
 
-def _closed_forms(model: ModelReport, n: int, dfbeta: bool) -> _Work:
+def _closed_forms(model: ModelReport, n: int, dfbeta: bool) -> Work:
     """Return what leverage, Cook's distance and DFBETA take: a Hessian, its inverse, and two passes of its blocks."""
     P, C = model.dim, model.outputs_per_row
     curvature = n * P * P * (C + 1) / C
     changes = 2 * n * P * P if dfbeta else 0
-    return _Work(3, 3 * curvature + 3 * P**3 + changes, _FLOAT64 * (4 * P * P + (n * P if dfbeta else 0)))
+    return Work(3, 3 * curvature + 3 * P**3 + changes, FLOAT64 * (4 * P * P + (n * P if dfbeta else 0)))

@@ -34,6 +34,8 @@ class Index:
     """Those that build and change it, oldest first; at least the one that builds it, and one at a time unfinished."""
     erased: int = 0
     """How many rows were erased."""
+    lost: tuple[str, ...] = ()
+    """What it is made of that was deleted by force: without it nothing can be explained or changed any more."""
 
     @property
     def name(self) -> str:
@@ -53,13 +55,18 @@ class Index:
     @property
     def state(self) -> IndexState:
         """Whether it can be used."""
+        if self.lost:
+            return IndexState.FAILED
         if self.current is not None:
             return IndexState.READY
         return IndexState.FAILED if self.jobs[0].state.ended else IndexState.BUILDING
 
     @property
     def failure(self) -> Failure | None:
-        """Why it was not built."""
+        """Why it cannot be used."""
+        if self.lost:
+            text = f"{self.lost[0]}, which it is made of, was deleted; build another index"
+            return Failure("NOT_FOUND", Reason.RESOURCE_NOT_FOUND, text)
         if self.jobs[0].state is JobState.CANCELLED:
             return Failure("CANCELLED", Reason.JOB_CANCELLED, "its building was cancelled; build it again")
         return self.jobs[0].failure
@@ -84,7 +91,7 @@ class Index:
     @property
     def etag(self) -> str:
         """Changes whenever the index does."""
-        return etag(self.name, self.jobs[-1].id, self.jobs[-1].state.value, self.erased)
+        return etag(self.name, self.jobs[-1].id, self.jobs[-1].state.value, self.erased, self.lost)
 
     def ready(self) -> "Index":
         """Return itself.
@@ -97,6 +104,17 @@ class Index:
         why = f": {self.failure.message}" if self.failure else ""
         text = f"{self.name} is {self.state}{why}"
         raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text, metadata={"resource": self.name, "state": self.state})
+
+    def idle(self) -> "Index":
+        """Return itself.
+
+        Raises:
+            FailedPrecondition: INDEX_BUSY.
+        """
+        if self.unfinished is None:
+            return self
+        text = f"{self.unfinished.name} builds or changes {self.name} already: wait until it has ended, or cancel it"
+        raise FailedPrecondition(Reason.INDEX_BUSY, text, metadata={"resource": self.name, "job": self.unfinished.name})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,11 @@ from .errors import InvalidArgument, Reason
 DENSE_PARAMETER_LIMIT = 12_000
 """P above which no dense matrix is made: at 12,000 it takes 1.2 GB, its factor and inverse as much each."""
 
+INDEX_METHODS = ("exact", "gauss_newton", "ekfac")
+"""Methods whose scores are a form of two gradients that an index can hold."""
+INDEX_GAUSS_NEWTON_LIMIT = 4_096
+"""P up to which an index holds the Gauss–Newton matrix of a model that is no linear head."""
+
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
@@ -172,6 +177,11 @@ def default_method(linear_head: bool, dim: int) -> str:
     if linear_head and dim <= DENSE_PARAMETER_LIMIT:
         return "exact"
     return "gauss_newton"
+
+
+def default_index_method(linear_head: bool, dim: int) -> str:
+    """Return the method of an index that names none, for P = `dim` selected parameters."""
+    return "exact" if linear_head and dim <= DENSE_PARAMETER_LIMIT else "ekfac"
 
 
 def method_spec(name: str) -> MethodSpec:

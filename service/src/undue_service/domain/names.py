@@ -1,4 +1,7 @@
-"""Resource names (AIP-122): `models/{id}/versions/{n}`, `datasets/{id}/versions/{n}`, `jobs/{id}`, `uploads/{id}`."""
+"""Resource names (AIP-122).
+
+`models/{id}/versions/{n}`, `datasets/{id}/versions/{n}`, `jobs/{id}`, `uploads/{id}`, `indexes/{id}`, `aliases/{id}`.
+"""
 
 import re
 import secrets
@@ -15,7 +18,7 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 def new_token() -> str:
-    """Return a fresh id for a job or an upload."""
+    """Return a fresh id for a job, an upload or an index."""
     return secrets.token_hex(16)
 
 
@@ -52,8 +55,8 @@ def parse_version(field: str, name: str, collection: Collection) -> tuple[str, i
     raise InvalidArgument.at(field, text, Reason.INVALID_NAME)
 
 
-def parse_token(field: str, name: str, collection: Literal["jobs", "uploads"]) -> str:
-    """Return the id in `jobs/{id}` or `uploads/{id}`.
+def parse_token(field: str, name: str, collection: Literal["jobs", "uploads", "indexes"]) -> str:
+    """Return the id in `jobs/{id}`, `uploads/{id}` or `indexes/{id}`.
 
     Raises:
         InvalidArgument: INVALID_NAME.
@@ -63,3 +66,16 @@ def parse_token(field: str, name: str, collection: Literal["jobs", "uploads"]) -
         text = f"{name!r} must look like {collection}/{{32 hexadecimal digits}}"
         raise InvalidArgument.at(field, text, Reason.INVALID_NAME)
     return token
+
+
+def parse_alias(field: str, name: str) -> str:
+    """Return the id in `aliases/{id}`.
+
+    Raises:
+        InvalidArgument: INVALID_NAME.
+    """
+    head, _, alias = name.partition("/")
+    if head != "aliases":
+        text = f"{name!r} must look like aliases/{{alias}}"
+        raise InvalidArgument.at(field, text, Reason.INVALID_NAME)
+    return check_id(field, alias)

@@ -259,6 +259,8 @@ class IndexReport:
     staleness: float
     """Relative difference of the curvature of the rows that it holds from the fitted one."""
     diagnostics: Diagnostics
+    rows_read: int = 0
+    """Training rows that the job read: 0 where it only wrote what was there anew."""
     kind: Literal["index_report"] = "index_report"
 
 

@@ -1,6 +1,6 @@
 """Make this process safe to hold a stranger's model, then become the runner. No thread exists yet.
 
-python -m undue_service.runner.launcher FD DEVICE BLOCK_BYTES
+python -m undue_service.runner.launcher FD DEVICE BLOCK_BYTES SERVE_BYTES
 """
 
 import ctypes

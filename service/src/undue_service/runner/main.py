@@ -1,23 +1,24 @@
 """The runner: takes tasks from its socket, one at a time, until the socket closes.
 
-python -m undue_service.runner.main FD DEVICE BLOCK_BYTES
+python -m undue_service.runner.main FD DEVICE BLOCK_BYTES SERVE_BYTES
 """
 
-import errno
 import os
 import queue
 import socket
 import sys
 import threading
 import time
-import traceback
+from dataclasses import replace
 from pathlib import Path
 
-from undue_service.domain.errors import Error, FailedPrecondition, Internal, Reason, ResourceExhausted, Unavailable
+from undue_service.domain.errors import FailedPrecondition, Reason, ResourceExhausted
 from undue_service.domain.reports import TaskResult
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
 from undue_service.wire.framing import ALIVE_SECONDS, MAX_FRAME_BYTES, RunnerChannel
+
+from .faults import typed
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     from .place import libraries  # after the thread: the service may go while torch is being imported
     from .tasks import Workshop
 
-    workshop = Workshop(device=sys.argv[2], block_bytes=int(sys.argv[3]))
+    workshop = Workshop(device=sys.argv[2], block_bytes=int(sys.argv[3]), serve_bytes=int(sys.argv[4]))
     channel.send(frames.FromRunner(hello=frames.Hello(libraries=libraries())))
     while True:
         channel.send(_run(workshop, channel, tasks.get()))
@@ -55,39 +56,28 @@ def _run(workshop: "Workshop", channel: RunnerChannel, task: frames.Task) -> fra
         channel.send(frames.FromRunner(progress=frames.Progress(id=task.id, stage=stage, done=done, total=total)))
 
     try:
-        artifacts = {digest: Path(path) for digest, path in task.artifacts.items()}
-        result = workshop.run(TASK.load(task.body), artifacts, Path(task.scratch), report)
-        return frames.FromRunner(done=frames.Done(id=task.id, result=_finite(result), peak_bytes=workshop.peak_bytes()))
-    except Error as error:
-        failure = error
-    except MemoryError:
-        failure = ResourceExhausted(
-            Reason.OUT_OF_MEMORY, "the task needs more memory than this machine has: ask for fewer rows at once"
+        result = workshop.run(
+            TASK.load(task.body),
+            {digest: Path(path) for digest, path in task.artifacts.items()},
+            Path(task.scratch),
+            report,
+            workspace=Path(task.workspace) if task.workspace else None,
+            attachment=task.attachment,
         )
-    except OSError as error:
-        failure = _storage_failure(error)
-    except Exception:  # noqa: BLE001  the boundary of the process: the service's log gets the trace, the user a reason
-        failure = _fault()
+        done = frames.Done(
+            id=task.id,
+            result=_finite(replace(result, attachment=b"")),
+            peak_bytes=workshop.peak_bytes(),
+            attachment=result.attachment,
+            resident_bytes=workshop.resident_bytes(),
+        )
+        return frames.FromRunner(done=done)
+    except Exception as error:  # noqa: BLE001  the boundary of the process
+        failure = typed(error)
     said = frames.Failure(
         id=task.id, code=failure.code, reason=failure.reason, message=failure.message, metadata=failure.metadata
     )
     return frames.FromRunner(failure=said)
-
-
-def _storage_failure(error: OSError) -> Error:
-    """Return what to say of a file that could not be read or written; called while the error is handled."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        text = "the disk that results are written to is full: free space, then create the job again"
-        return ResourceExhausted(Reason.STORAGE_FULL, text)
-    if error.errno in (errno.EROFS, errno.EIO):
-        text = f"the service's files cannot be used: {error.strerror}; create the job again later"
-        return Unavailable(Reason.STORAGE_UNAVAILABLE, text)
-    return _fault()
-
-
-def _fault() -> Internal:
-    traceback.print_exc()
-    return Internal(Reason.INTERNAL, "a fault in the runner; the service's log has its trace")
 
 
 def _finite(result: TaskResult) -> bytes:

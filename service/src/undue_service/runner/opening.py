@@ -29,6 +29,10 @@ class Models:
             self._opened = (model.digest, open_model(artifacts[model.digest], model.format, scratch))
         return self._opened[1]
 
+    def forget(self) -> None:
+        """Let the one that stays open go."""
+        self._opened = None
+
     def objective(
         self,
         model: ModelSpec,

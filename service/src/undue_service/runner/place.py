@@ -26,6 +26,10 @@ class Place:
     scratch: Path
     report: Report
     shelf: Shelf
+    workspace: Path | None = None
+    """A folder that outlives the attempt; None for tasks that leave nothing to go on from."""
+    attachment: bytes = b""
+    """Arrays that came with the task."""
     opened: list[DataSource] = field(default_factory=list)
 
     def source(self, source: DataSource, keep: bool = False) -> DatasetSource:
@@ -48,8 +52,18 @@ def libraries() -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """Return the sha256 over the service's own sources: two answers with the same digests were computed alike."""
+    return _digest("")
+
+
+@cache
+def scoring_digest() -> str:
+    """Return the sha256 over the sources that scores depend on: a change elsewhere does not outdate an index."""
+    return hashlib.sha256("".join(map(_digest, ("datasets", "engine", "models"))).encode()).hexdigest()
+
+
+def _digest(part: str) -> str:
     digest = hashlib.sha256()
-    root = Path(undue_service.__file__).parent
+    root = Path(undue_service.__file__).parent / part
     for folder, folders, files in os.walk(root):
         folders.sort()
         for name in sorted(files):

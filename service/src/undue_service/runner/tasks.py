@@ -11,7 +11,6 @@ from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.methods import method_spec, works_over_checkpoints
 from undue_service.domain.reports import (
-    Diagnostics,
     InfluenceReport,
     ModelReport,
     Produced,
@@ -21,10 +20,15 @@ from undue_service.domain.reports import (
 from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob
 from undue_service.domain.tasks import (
     DatasetTask,
+    ExplainTask,
     FidelityTask,
+    IndexBuildTask,
+    IndexCompactTask,
+    IndexExtendTask,
     InfluenceTask,
     LeverageTask,
     ModelTask,
+    OpenIndexTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
@@ -32,17 +36,18 @@ from undue_service.domain.tasks import (
 )
 from undue_service.engine.attribution import Attribution, influence, self_influence
 from undue_service.engine.curvature.trace import SEED
-from undue_service.engine.diagnostics import EngineDiagnostics
 from undue_service.engine.fidelity import FidelityResult, fidelity
 from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.retraining.retrain import retrain
-from undue_service.engine.retraining.training import Recipe
 
-from .opening import Models, RegisteredWeights, open_checkpoints, open_initial
+from .faults import out_of_memory
+from .indexes.tasks import SERVE_BYTES, IndexTasks
+from .opening import Models, RegisteredWeights, open_checkpoints
 from .place import Place, Report, code_digest
+from .recipes import completed, recipe_of
 from .reports import dataset_report, model_report
 from .results import (
     coefficient_names,
@@ -57,42 +62,57 @@ from .rows import SourceRows
 from .sources import Shelf
 from .speed import peak_bytes
 
-RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
-
-DAMPED_RECIPE = (
-    f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
-    "which is smaller than that of free retraining"
-)
-
 
 class Workshop:
     """Runs tasks on one device, with `block_bytes` of its memory for the intermediate values of a block of rows."""
 
-    def __init__(self, device: str, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, device: str, block_bytes: int = BLOCK_BYTES, serve_bytes: int = SERVE_BYTES) -> None:
         self._device = torch.device(device)
         self._block_bytes = block_bytes
         self._models = Models(self._device)
         self._shelf = Shelf()
+        self._indexes = IndexTasks(self._models, block_bytes, serve_bytes)
 
-    def run(self, task: Task, artifacts: Mapping[str, Path], scratch: Path, report: Report) -> TaskResult:
+    def run(
+        self,
+        task: Task,
+        artifacts: Mapping[str, Path],
+        scratch: Path,
+        report: Report,
+        *,
+        workspace: Path | None = None,
+        attachment: bytes = b"",
+    ) -> TaskResult:
         """Run one task.
+
+        Args:
+            task: what to do.
+            artifacts: files by digest.
+            scratch: an empty folder for what it leaves.
+            report: is told how far it has come.
+            workspace: a folder that outlives the attempt.
+            attachment: arrays that come with the task.
 
         Raises:
             Error: whatever is wrong with the model, the data or the request.
         """
-        place = Place(artifacts, scratch, report, self._shelf)
+        place = Place(artifacts, scratch, report, self._shelf, workspace, attachment)
         try:
             result = self._run(task, place)
             place.check()
             return result
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise _out_of_memory() from error
+                raise out_of_memory() from error
             raise
 
     def peak_bytes(self) -> int:
         """Return the most memory of the device that this process has held so far."""
         return peak_bytes(self._device)
+
+    def resident_bytes(self) -> int:
+        """Return what the indexes take that are held in memory."""
+        return self._indexes.resident_bytes()
 
     def _run(self, task: Task, place: Place) -> TaskResult:
         match task:
@@ -113,6 +133,8 @@ class Workshop:
                 return self._fidelity(task, place)
             case LeverageTask():
                 return self._leverage(task, place)
+            case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
+                return self._indexes.run(task, place)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
@@ -129,7 +151,7 @@ class Workshop:
         if spec.fidelity is not None:
             self._check_matrix(len(spec.rows) or len(test), len(train))
         found = self._attributed(spec, task.model, train, test, place, keep_scores=spec.fidelity is not None)
-        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
+        diagnostics = completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
         if spec.fidelity is not None:
             held = self._held(spec.fidelity, found, spec.measurement, task.model, train, test, place)
             diagnostics = replace(diagnostics, fidelity=held.finding)
@@ -143,7 +165,7 @@ class Workshop:
         self._check_matrix(len(spec.rows) or len(test), len(train))
         found = self._attributed(scoring, task.model, train, test, place, keep_scores=True)
         held = self._held(spec.settings, found, spec.measurement, task.model, train, test, place)
-        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
+        diagnostics = completed(found.diagnostics, task.digests | {"code": code_digest()}, spec.seed)
         report = InfluenceReport(replace(diagnostics, fidelity=held.finding), len(held.rows), len(train))
         return TaskResult(report, (write_comparisons(place.scratch, held),))
 
@@ -177,7 +199,7 @@ class Workshop:
             rows=found.test.rows,
             scale=found.diagnostics.scale,
             settings=settings,
-            recipe=_recipe(model, place),
+            recipe=recipe_of(model, place),
             measurement=measurement,
             memory_bytes=self._block_bytes,
             progress=place.report,
@@ -239,7 +261,7 @@ class Workshop:
         )
         files: tuple[Produced, ...] = (write_self_influence(place.scratch, found, train),)
         digests = task.digests | {"code": code_digest()}
-        diagnostics = _completed(found.diagnostics, digests, spec.seed)
+        diagnostics = completed(found.diagnostics, digests, spec.seed)
         return TaskResult(InfluenceReport(diagnostics, len(found.train.rows), len(train)), files)
 
     def _retrain(self, task: RetrainTask, place: Place) -> TaskResult:
@@ -255,7 +277,7 @@ class Workshop:
             measurement=spec.measurement,
             tolerance=spec.tolerance,
             max_iterations=spec.max_iterations,
-            recipe=_recipe(task.model, place),
+            recipe=recipe_of(task.model, place),
             start=spec.start,
             seeds=spec.seeds,
             memory_bytes=self._block_bytes,
@@ -278,7 +300,7 @@ class Workshop:
             memory_bytes=self._block_bytes,
             progress=place.report,
         )
-        diagnostics = _completed(found.diagnostics, task.digests | {"code": code_digest()}, SEED)
+        diagnostics = completed(found.diagnostics, task.digests | {"code": code_digest()}, SEED)
         file = write_leverages(place.scratch, found, coefficient_names(objective.space), train)
         return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
 
@@ -292,24 +314,8 @@ class Workshop:
         )
 
 
-def _recipe(model: ModelSpec, place: Place) -> Recipe | None:
-    """Return how a model is trained again; None where it was registered without."""
-    if model.training is None:
-        return None
-    return Recipe(model.training, open_initial(model, place.artifacts, place.scratch))
-
-
 def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that a job works over."""
     if not works_over_checkpoints(spec.method, spec.ensemble):
         return ()
     return open_checkpoints(model, place.artifacts, place.scratch)
-
-
-def _completed(found: EngineDiagnostics, digests: Mapping[str, str], seed: int) -> Diagnostics:
-    return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=seed, digests=digests)
-
-
-def _out_of_memory() -> ResourceExhausted:
-    text = "the task needs more memory than its device has: ask for fewer rows at once, or select fewer parameters"
-    return ResourceExhausted(Reason.OUT_OF_MEMORY, text)

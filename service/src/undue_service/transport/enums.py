@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2
+from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
+from undue_service.domain.indexes import IndexState
 from undue_service.domain.jobs import JobState
 from undue_service.domain.resources import ResourceState
 from undue_service.domain.specs import DType
@@ -96,6 +97,9 @@ MODEL_STATES: Words[ResourceState] = Words(
 )
 DATASET_STATES: Words[ResourceState] = Words(
     {getattr(datasets_pb2.Dataset, f"STATE_{state.value}"): state for state in ResourceState}
+)
+INDEX_STATES: Words[IndexState] = Words(
+    {getattr(indexes_pb2.Index, f"STATE_{state.value}"): state for state in IndexState}
 )
 JOB_STATES: Words[JobState] = Words({getattr(jobs_pb2.Job, f"STATE_{state.value}"): state for state in JobState})
 DTYPES: Words[DType] = Words(

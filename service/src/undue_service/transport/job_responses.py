@@ -10,12 +10,16 @@ from undue_service.domain.costs import Estimate
 from undue_service.domain.jobs import Job, Progress
 from undue_service.domain.reports import (
     Diagnostics,
+    IndexReport,
     InfluenceReport,
 )
 from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample, Value
 from undue_service.domain.specs import (
     DatasetValidation,
     Fidelity,
+    IndexBuild,
+    IndexCompact,
+    IndexExtend,
     Influence,
     JobSpec,
     Leverage,
@@ -54,7 +58,7 @@ def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
         timeout_seconds=value.timeout_seconds,
         etag=value.etag,
     )
-    if isinstance(value.report, InfluenceReport):
+    if isinstance(value.report, InfluenceReport | IndexReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
     if with_spec:
         _put_spec(message, value.spec)
@@ -63,10 +67,14 @@ def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
 
 def estimated_job(spec: RequestedJob, timeout_seconds: float, value: Estimate) -> jobs_pb2.Job:
     """Return a job that was not queued, with what it would take."""
-    estimate = jobs_pb2.Estimate(rows=value.rows, peak_bytes=value.peak_bytes, seconds=value.seconds)
-    message = jobs_pb2.Job(timeout_seconds=timeout_seconds, estimate=estimate)
+    message = jobs_pb2.Job(timeout_seconds=timeout_seconds, estimate=estimate(value))
     _put_spec(message, spec)
     return message
+
+
+def estimate(value: Estimate) -> jobs_pb2.Estimate:
+    """Return what a job would take."""
+    return jobs_pb2.Estimate(rows=value.rows, peak_bytes=value.peak_bytes, seconds=value.seconds)
 
 
 def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
@@ -118,6 +126,12 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
             message.dataset_validation.dataset = name
+        case IndexBuild(index=name):
+            message.index_build.index = name
+        case IndexExtend(index=name, dataset=added):
+            message.index_extend.CopyFrom(jobs_pb2.IndexExtendSpec(index=name, dataset=added))
+        case IndexCompact(index=name):
+            message.index_compact.index = name
 
 
 def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import re
 import uuid
 from typing import Protocol
 
@@ -16,6 +17,8 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 << 20
 """gRPC clients refuse messages beyond 4 MiB unless told otherwise; a page of results ends well before. Listings do so
 where they are read from the store."""
+
+_ID = re.compile("[a-z0-9-]{1,63}")
 
 
 class PageRequest(Protocol):
@@ -36,20 +39,28 @@ def read_token(request: PageRequest, listing: str) -> int | None:
     Raises:
         InvalidArgument: INVALID_PAGE_TOKEN.
     """
-    if not request.page_token:
+    text = _read(request, listing)
+    if text is None:
         return None
-    try:
-        made_for, _, position = base64.urlsafe_b64decode(request.page_token.encode()).decode().rpartition(" ")
-        ours = made_for == listing and position.isascii() and position.isdigit() and len(position) < 19
-        if ours and request.page_token == write_token(int(position), listing):
-            return int(position)
-    except (ValueError, binascii.Error):
-        pass  # said below, like any other token that is not ours
-    raise InvalidArgument.at("page_token", "is not the next_page_token of this listing", Reason.INVALID_PAGE_TOKEN)
+    if text.isascii() and text.isdigit() and len(text) < 19 and text == str(int(text)):
+        return int(text)
+    raise _not_ours()
 
 
-def write_token(position: int | None, listing: str) -> str:
-    """Return the page token for a position; empty for None."""
+def read_name_token(request: PageRequest, listing: str) -> str | None:
+    """Return the id after which a page goes on, or None for the first page.
+
+    Raises:
+        InvalidArgument: INVALID_PAGE_TOKEN.
+    """
+    text = _read(request, listing)
+    if text is None or _ID.fullmatch(text):
+        return text
+    raise _not_ours()
+
+
+def write_token(position: int | str | None, listing: str) -> str:
+    """Return the page token for a position or a name; empty for None."""
     return "" if position is None else base64.urlsafe_b64encode(f"{listing} {position}".encode()).decode()
 
 
@@ -59,3 +70,20 @@ def request_key(request: Message, identity: str) -> RequestKey | None:
         return None
     fingerprint = hashlib.sha256(request.DESCRIPTOR.full_name.encode() + request.SerializeToString(deterministic=True))
     return RequestKey(str(uuid.UUID(identity)), fingerprint.hexdigest())
+
+
+def _read(request: PageRequest, listing: str) -> str | None:
+    """Return what a page token says, or None where there is none."""
+    if not request.page_token:
+        return None
+    try:
+        made_for, _, text = base64.urlsafe_b64decode(request.page_token.encode()).decode().rpartition(" ")
+        if made_for == listing and request.page_token == write_token(text, listing):
+            return text
+    except (ValueError, binascii.Error):
+        pass  # said below, like any other token that is not ours
+    raise _not_ours()
+
+
+def _not_ours() -> InvalidArgument:
+    return InvalidArgument.at("page_token", "is not the next_page_token of this listing", Reason.INVALID_PAGE_TOKEN)

@@ -74,6 +74,9 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
             return _fidelity(request.job.fidelity), timeout
         case "leverage":
             return _leverage(request.job.leverage), timeout
+        case "index_build" | "index_extend" | "index_compact":
+            text = "a job of an index is started by CreateIndex, ExtendIndex or CompactIndex"
+            raise InvalidArgument.at("job.spec", text)
     raise InvalidArgument.at("job.spec", "a validation is started by CreateModel or CreateDataset")
 
 

@@ -99,10 +99,10 @@ def row_block(value: Instances) -> datasets_pb2.RowBlock:
     """Return some instances."""
     message = datasets_pb2.RowBlock(rows=value.rows, ids=_texts(value.ids))
     for name, array in value.inputs.items():
-        message.inputs[name].CopyFrom(_numbers(array))
-    for part, numbers in (("targets", value.targets), ("weights", value.weights)):
-        if numbers is not None:
-            getattr(message, part).CopyFrom(_numbers(numbers))
+        message.inputs[name].CopyFrom(numbers(array))
+    for part, values in (("targets", value.targets), ("weights", value.weights)):
+        if values is not None:
+            getattr(message, part).CopyFrom(numbers(values))
     for name, texts in value.groups.items():
         message.groups[name].CopyFrom(_texts(texts))
     return message
@@ -198,7 +198,8 @@ def _column(value: ColumnSchema) -> tensors_pb2.TensorSpec:
     return tensors_pb2.TensorSpec(name=value.name, dtype=DTYPES.to_proto(value.dtype), row_shape=value.shape)
 
 
-def _numbers(array: npt.NDArray[Any]) -> tensors_pb2.Tensor:
+def numbers(array: npt.NDArray[Any]) -> tensors_pb2.Tensor:
+    """Return an array of numbers."""
     dtype = DTYPES.to_proto(cast(DType, array.dtype.name))
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
     return tensors_pb2.Tensor(dtype=dtype, shape=array.shape, data=data)

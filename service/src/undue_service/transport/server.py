@@ -4,8 +4,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, uploads_pb2
+from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, server_info_pb2, uploads_pb2
 from undue.v1.datasets_pb2_grpc import add_DatasetServiceServicer_to_server
+from undue.v1.indexes_pb2_grpc import add_IndexServiceServicer_to_server
 from undue.v1.jobs_pb2_grpc import add_JobServiceServicer_to_server
 from undue.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from undue.v1.server_info_pb2_grpc import add_ServerServiceServicer_to_server
@@ -14,9 +15,17 @@ from undue_service.application.ports import Metrics
 from undue_service.domain.errors import Reason, Unavailable
 
 from .interceptors import CallInterceptor
-from .servicers import DatasetServicer, JobServicer, ModelServicer, ServerServicer, UploadServicer, UseCases
+from .servicers import (
+    DatasetServicer,
+    IndexServicer,
+    JobServicer,
+    ModelServicer,
+    ServerServicer,
+    UploadServicer,
+    UseCases,
+)
 
-_FILES = (datasets_pb2, jobs_pb2, models_pb2, server_info_pb2, uploads_pb2)
+_FILES = (datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, server_info_pb2, uploads_pb2)
 SERVICES = tuple(service.full_name for file in _FILES for service in file.DESCRIPTOR.services_by_name.values())
 
 MAX_RECEIVE_BYTES = 8 << 20
@@ -42,6 +51,7 @@ async def start_server(
     add_ModelServiceServicer_to_server(ModelServicer(cases), server)
     add_DatasetServiceServicer_to_server(DatasetServicer(cases), server)
     add_JobServiceServicer_to_server(JobServicer(cases), server)
+    add_IndexServiceServicer_to_server(IndexServicer(cases), server)
     add_ServerServiceServicer_to_server(ServerServicer(cases), server)
     await _add_health(server)
     if with_reflection:

@@ -7,7 +7,7 @@ from pydantic_core import from_json, to_json
 
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import TaskResult
-from undue_service.domain.specs import ArraysSource, FileSource, LocatedFile, ModelSpec
+from undue_service.domain.specs import ArraysSource, FileSource, IndexSpec, LocatedFile, ModelSpec
 from undue_service.domain.tasks import Task
 
 T = TypeVar("T")
@@ -45,5 +45,6 @@ class Codec(Generic[T]):
 JOB: Codec[Job] = Codec(Job)
 RESOURCE_SPEC: Codec[ModelSpec | ArraysSource | FileSource] = Codec(ModelSpec | ArraysSource | FileSource)
 LOCATED_FILES: Codec[tuple[LocatedFile, ...]] = Codec(tuple[LocatedFile, ...])
+INDEX_SPEC: Codec[IndexSpec] = Codec(IndexSpec)
 TASK: Codec[Task] = Codec(Task)
 TASK_RESULT: Codec[TaskResult] = Codec(TaskResult)

@@ -151,13 +151,14 @@ class _Examples:
         runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(places, edges)]
         ids, offsets = self._column("ids"), self._column("id_offsets")
         bounds = [(int(offsets[a : a + 1][0]), int(offsets[b : b + 1][0])) for a, b in runs]
-        values = {name: _values(_gathered(column, runs)) for name, column in self._values.items()}
+        found: dict[str, Sequence[Value | None]]
+        found = {name: values(_gathered(column, runs)) for name, column in self._values.items()}
         nothing: list[Value | None] = [None] * len(places)
         columns = zip(
             _gathered(self._column("row"), runs).tolist(),
             decode_texts(_gathered(ids, bounds)),
-            values.get("prediction", nothing),
-            values.get("target", nothing),
+            found.get("prediction", nothing),
+            found.get("target", nothing),
             _gathered(self._column("loss"), runs).tolist(),
             strict=True,
         )
@@ -172,7 +173,8 @@ def _gathered(column: Any, runs: Sequence[tuple[int, int]]) -> Array:
     return np.concatenate([column[start:stop] for start, stop in runs])
 
 
-def _values(array: Array) -> Sequence[Value | None]:
+def values(array: Array) -> Sequence[Value]:
+    """Return classes, numbers or several numbers, (n,) or (n, c), as values."""
     if array.ndim > 1:
         return [tuple(map(float, row)) for row in array.tolist()]
     return [int(one) for one in array.tolist()] if array.dtype.kind in "iub" else [float(one) for one in array.tolist()]

@@ -13,6 +13,10 @@ MAX_FRAME_BYTES = 4 << 20
 MAX_TASK_BYTES = 64 << 20
 """A task names every file of its data sets, of which a folder of images has many."""
 
+MAX_ANSWER_BYTES = 32 << 20
+"""Of arrays beside a result, for tasks that have such: of the answers of one batch, each of which is one message to its
+client. What this process holds for a runner that lies is bounded by it."""
+
 ALIVE_SECONDS = 3.0
 """How often a runner says that it lives."""
 
@@ -30,20 +34,23 @@ def encode(frame: FromRunner | ToRunner) -> bytes:
         FrameError: the frame is too long to send.
     """
     body = frame.SerializeToString()
-    if len(body) > (MAX_TASK_BYTES if isinstance(frame, ToRunner) else MAX_FRAME_BYTES):
+    most = MAX_TASK_BYTES if isinstance(frame, ToRunner) else MAX_FRAME_BYTES
+    if isinstance(frame, FromRunner) and frame.done.attachment:
+        most += MAX_ANSWER_BYTES
+    if len(body) > most:
         raise FrameError(f"a frame of {len(body):,} bytes")
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_from_runner(reader: asyncio.StreamReader) -> FromRunner | None:
-    """Return the next frame, or None where the runner has closed its end.
+async def read_from_runner(reader: asyncio.StreamReader, most: int = MAX_FRAME_BYTES) -> FromRunner | None:
+    """Return the next frame, of at most `most` bytes, or None where the runner has closed its end.
 
     Raises:
         FrameError: what came is not a frame.
     """
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_FRAME_BYTES:
+        if length > most:
             raise FrameError(f"a frame of {length:,} bytes")
         body = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionResetError):

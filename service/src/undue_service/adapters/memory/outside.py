@@ -21,7 +21,7 @@ class MemoryLocator:
 
 
 class NoMetrics:
-    """Metrics that nobody reads."""
+    """Metrics and ExplainMetrics that nobody reads."""
 
     def call_started(self, method: str, kind: str) -> None:
         """See Metrics."""
@@ -37,3 +37,9 @@ class NoMetrics:
 
     def runner_lost(self, reason: str) -> None:
         """See Metrics."""
+
+    def explain_stage(self, stage: str, seconds: float) -> None:
+        """See ExplainMetrics."""
+
+    def explain_batch(self, calls: int) -> None:
+        """See ExplainMetrics."""

@@ -5,21 +5,24 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import count
 
+from undue_service.adapters.index_uses import lost_by, named_users
 from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.names import Collection
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import FileSource, LocatedFile, named_resources
 
+from .indexes import MemoryIndexStore
 from .jobs import MemoryJobStore
 from .paging import page
 
 
 class MemoryRegistry:
-    """Registry in memory, beside the jobs that validate what it holds."""
+    """Registry in memory, beside the jobs that validate what it holds, and the indexes that are made of it."""
 
-    def __init__(self, jobs: MemoryJobStore) -> None:
+    def __init__(self, jobs: MemoryJobStore, indexes: MemoryIndexStore | None = None) -> None:
         self._jobs = jobs
+        self.indexes = indexes or MemoryIndexStore(jobs)
         self._versions: dict[int, Registration] = {}
         self._seq = count(1)
         self._newest: dict[tuple[str, Collection, str], int] = {}
@@ -83,9 +86,11 @@ class MemoryRegistry:
             targets = frozenset(one.name for one in found)
             jobs = self._jobs.users_of(tenant, targets)
             models = [one.name for one in self._versions.values() if targets & set(named_resources(one.spec))]
-            check(found, tuple(sorted([*(job.name for job in jobs), *models])))
+            indexes, of_indexes = self.indexes.users_of(tenant, targets)
+            check(found, named_users((*(job.name for job in jobs), *models, *indexes), of_indexes))
             needing = [job for job in jobs if not job.state.ended]
             cancelled = tuple(self._jobs.update(tenant, job.id, lambda job: job.cancel(now)) for job in needing)
+            cancelled += self.indexes.lose(tenant, lost_by(indexes, of_indexes), now)
             for seq, one in rows:
                 self._jobs.delete(tenant, one.validation.id, lambda _: None)
                 del self._versions[seq]

@@ -66,9 +66,17 @@ class MemoryInventory:
     def referenced(self) -> set[tuple[str, str]]:
         """See Inventory."""
         with self._jobs.lock:
-            results = {(row.job.tenant, digest) for row in self._jobs.rows() for digest in row.job.results.values()}
+            indexes = self._registry.indexes.all()
+            replaced = {job.id for index in indexes for job in index.jobs if job != index.current}
+            jobs = [row.job for row in self._jobs.rows() if row.job.id not in replaced]
+            results = {(job.tenant, digest) for job in jobs for digest in job.results.values()}
             specs = {(one.tenant, digest) for one in self._registry.versions() for digest in one.spec.digests()}
         return results | specs | {(upload.tenant, upload.sha256) for upload in self.uploads()}
+
+    def unfinished_jobs(self) -> set[str]:
+        """See Inventory."""
+        with self._jobs.lock:
+            return {row.job.id for row in self._jobs.rows() if not row.job.state.ended}
 
     def uploads(self) -> tuple[Upload, ...]:
         """See Inventory."""

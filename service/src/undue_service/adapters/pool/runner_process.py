@@ -10,15 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from undue_service.application.ports import RunnerLostError, RunnerStatus, Work
-from undue_service.domain.costs import BLOCK_BYTES
+from undue_service.domain.costs import BLOCK_BYTES, SERVE_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.jobs import Failure, Progress
 from undue_service.domain.reports import TaskResult
+from undue_service.domain.tasks import ExplainTask
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire.codec import TASK, TASK_RESULT
-from undue_service.wire.framing import FrameError, encode, read_from_runner
+from undue_service.wire.framing import MAX_ANSWER_BYTES, MAX_FRAME_BYTES, FrameError, encode, read_from_runner
+
+from .patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +42,28 @@ class RunnerProcess:
     """A spawned runner on an inherited socketpair. It ends when either end of that pair is closed."""
 
     def __init__(
-        self, device: str, lane: str, launcher: Sequence[str] = LAUNCHER, block_bytes: int = BLOCK_BYTES
+        self,
+        device: str,
+        lane: str,
+        launcher: Sequence[str] = LAUNCHER,
+        block_bytes: int = BLOCK_BYTES,
+        serve_bytes: int = SERVE_BYTES,
     ) -> None:
         self.device = device
         self.lane = lane
         self.libraries: dict[str, str] = {}
         self.peak_bytes = 0
+        self.resident_bytes = 0
         self._state = "starting"
+        self._ending = False
+        self._starting, self._speaking = Patience(), Patience()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
         with theirs:
             # The launcher is spawned, never forked: nothing of this process but the socket reaches it.
             self._process = subprocess.Popen(  # noqa: S603  our own module
-                [*launcher, str(theirs.fileno()), device, str(block_bytes)],
+                [*launcher, str(theirs.fileno()), device, str(block_bytes), str(serve_bytes)],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -68,6 +80,11 @@ class RunnerProcess:
         """Whether the process still runs and its socket is open."""
         return self._process.poll() is None and not (self._reader is not None and self._reader.at_eof())
 
+    @property
+    def started(self) -> bool:
+        """Whether it can take a task."""
+        return self._state != "starting"
+
     def status(self) -> RunnerStatus:
         """Return what it is doing."""
         return RunnerStatus(self._process.pid, self.device, self.lane, self._state)  # type: ignore[arg-type]
@@ -80,7 +97,7 @@ class RunnerProcess:
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=1 << 20)
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with self._starting.limit(START_SECONDS):
                 frame = await self._receive()
                 while frame.WhichOneof("frame") == "alive":
                     frame = await self._receive()
@@ -102,14 +119,17 @@ class RunnerProcess:
         """
         assert self._writer is not None  # noqa: S101  started
         self._state = "busy"
+        explains = isinstance(work.task, ExplainTask)
+        most = MAX_FRAME_BYTES + (MAX_ANSWER_BYTES if explains else 0)
         try:
-            self._writer.write(await asyncio.to_thread(_task_frame, work))  # a task may name many files
+            # A task may name many files; one that explains names none, and a thread would cost it more than it takes.
+            self._writer.write(_task_frame(work) if explains else await asyncio.to_thread(_task_frame, work))
             await self._writer.drain()
         except OSError as error:
             raise RunnerLostError(await asyncio.to_thread(self._how_it_ended), "died") from error
         while True:
             await asyncio.sleep(0)  # frames that have all arrived would otherwise be read without a pause
-            frame = await self._receive()
+            frame = await self._receive(most)
             kind = frame.WhichOneof("frame")
             if kind in ("progress", "done", "failure") and getattr(frame, kind).id != work.id:
                 raise RunnerLostError("the runner answered for another task", "nonsense")
@@ -120,8 +140,8 @@ class RunnerProcess:
                 continue
             self._state = "idle"
             if kind == "done":
-                self.peak_bytes = frame.done.peak_bytes
-                return await asyncio.to_thread(self._result, frame.done.result)
+                self.peak_bytes, self.resident_bytes = frame.done.peak_bytes, frame.done.resident_bytes
+                return self._result(frame.done) if explains else await asyncio.to_thread(self._result, frame.done)
             if kind == "failure":
                 said = frame.failure
                 metadata = {key[:100]: value[:1000] for key, value in list(said.metadata.items())[:20]}
@@ -129,7 +149,8 @@ class RunnerProcess:
             raise RunnerLostError(f"the runner sent {kind!r} in the middle of a task", "nonsense")
 
     async def kill(self) -> None:
-        """End the process and everything it started, now."""
+        """End the process and everything it started, now; also while it is paused."""
+        self._ending = True
         if self._writer is not None:
             self._writer.close()
         else:
@@ -138,11 +159,31 @@ class RunnerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.to_thread(self._process.wait)
 
-    async def _receive(self) -> frames.FromRunner:
+    def pause(self) -> None:
+        """Stop all of its threads; the time until `resume` does not count as silence."""
+        if self._signal(signal.SIGSTOP):
+            self._starting.stop()
+            self._speaking.stop()
+
+    def resume(self) -> None:
+        """Let its threads go on."""
+        if self._signal(signal.SIGCONT):
+            self._starting.start()
+            self._speaking.start()
+
+    def _signal(self, number: signal.Signals) -> bool:
+        """Send a signal to the process and everything it started, unless it has ended or is about to."""
+        if self._ending or self._process.poll() is not None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+        return True
+
+    async def _receive(self, most: int = MAX_FRAME_BYTES) -> frames.FromRunner:
         assert self._reader is not None  # noqa: S101  started
         try:
-            async with asyncio.timeout(SILENT_SECONDS):
-                frame = await read_from_runner(self._reader)
+            async with self._speaking.limit(SILENT_SECONDS):
+                frame = await read_from_runner(self._reader, most)
         except FrameError as error:
             raise RunnerLostError(f"the runner sent {error}", "nonsense") from error
         except TimeoutError:
@@ -170,15 +211,21 @@ class RunnerProcess:
                 log.warning("runner output", extra={"pid": self._process.pid, "text": text})
 
     @staticmethod
-    def _result(data: bytes) -> TaskResult:
+    def _result(done: frames.Done) -> TaskResult:
         try:
-            return TASK_RESULT.load(data)
+            return replace(TASK_RESULT.load(done.result), attachment=done.attachment)
         except ValueError as error:
             raise RunnerLostError("the runner sent a result that does not parse", "nonsense") from error
 
 
 def _task_frame(work: Work) -> bytes:
-    task = frames.Task(id=work.id, body=TASK.dump(work.task), scratch=str(work.scratch))
+    task = frames.Task(
+        id=work.id,
+        body=TASK.dump(work.task),
+        scratch=str(work.scratch),
+        workspace="" if work.workspace is None else str(work.workspace),
+        attachment=work.attachment,
+    )
     task.artifacts.update({digest: str(path) for digest, path in work.artifacts.items()})
     try:
         return encode(frames.ToRunner(task=task))

@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, Engine, delete, select, type_coerce, union
+from sqlalchemy import JSON, Engine, delete, func, select, type_coerce, union
 
 from undue_service.domain.jobs import JobState
 from undue_service.domain.resources import Upload
 
 from .database import reading, typed_errors, writing
-from .tables import jobs, requests, uploads, version_artifacts
+from .tables import index_jobs, jobs, requests, uploads, version_artifacts
 from .uploads import load_upload
 
 
@@ -23,15 +23,26 @@ class SqlInventory:
         """See Inventory."""
         declared = select(uploads.c.tenant, uploads.c.sha256)
         kept = select(version_artifacts.c.tenant, version_artifacts.c.digest)
+        # Of the jobs of an index, the newest that succeeded left all that it holds.
+        same = (index_jobs.c.tenant == jobs.c.tenant) & (index_jobs.c.job == jobs.c.id)
+        succeeded = jobs.c.state == JobState.SUCCEEDED.value
+        newest = select(func.max(jobs.c.seq)).join(index_jobs, same).where(succeeded)
+        newest = newest.group_by(index_jobs.c.tenant, index_jobs.c.index_id)
         # The results alone: parsing whole jobs, rows and reports included, would take long.
-        results = select(jobs.c.tenant, type_coerce(jobs.c.body, JSON)["results"]).where(
-            jobs.c.state == JobState.SUCCEEDED.value
-        )
+        results = select(jobs.c.tenant, type_coerce(jobs.c.body, JSON)["results"]).outerjoin(index_jobs, same)
+        results = results.where(succeeded, index_jobs.c.job.is_(None) | jobs.c.seq.in_(newest))
         with reading(self._engine) as connection:
             found = {(tenant, digest) for tenant, digest in connection.execute(union(declared, kept))}
             for tenant, files in connection.execute(results):
                 found |= {(tenant, digest) for digest in files.values()}
         return found
+
+    @typed_errors
+    def unfinished_jobs(self) -> set[str]:
+        """See Inventory."""
+        states = (JobState.QUEUED.value, JobState.RUNNING.value)
+        with reading(self._engine) as connection:
+            return set(connection.execute(select(jobs.c.id).where(jobs.c.state.in_(states))).scalars())
 
     @typed_errors
     def uploads(self) -> tuple[Upload, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, RowMapping, Select, delete, func, insert, select, update
 
+from undue_service.adapters.index_uses import lost_by, named_users
 from undue_service.application.ports import Deleted, Page
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.names import Collection, parse_token
@@ -15,6 +16,7 @@ from undue_service.domain.specs import DataSource, FileSource, LocatedFile, Mode
 from undue_service.wire.codec import JOB, LOCATED_FILES, RESOURCE_SPEC
 
 from .database import page_of, reading, remember, remembered, typed_errors, utc, writing
+from .index_rows import index_uses, lose
 from .jobs import cancel_jobs, delete_job, insert_job
 from .tables import jobs, version_artifacts, versions
 from .uses import forget_uses, remember_uses, users_of
@@ -125,10 +127,13 @@ class SqlRegistry:
             if not rows:
                 raise _missing(collection, resource_id, version)
             found = tuple(_load(row) for row in rows)
-            users = users_of(connection, tenant, (one.name for one in found))
-            check(found, users)
+            names = tuple(one.name for one in found)
+            users = users_of(connection, tenant, names)
+            of_indexes = index_uses(connection, tenant, names)
+            check(found, named_users(users, of_indexes))
             needing = (parse_token("user", user, "jobs") for user in users if user.startswith("jobs/"))
             cancelled = cancel_jobs(connection, tenant, needing, now)
+            cancelled += lose(connection, tenant, lost_by(users, of_indexes), now)
             for row, one in zip(rows, found, strict=True):
                 delete_job(connection, tenant, one.validation.id)
                 forget_uses(connection, tenant, one.name)

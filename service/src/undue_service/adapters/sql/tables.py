@@ -85,3 +85,45 @@ uses = Table(
     Column("target", String(160), primary_key=True),
     Column("user", String(160), primary_key=True),
 )
+
+indexes = Table(
+    "indexes",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("id", String(32), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("erased", BigInteger, nullable=False),
+    Column("lost", Text, nullable=False),  # names, one a line
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("explain_time", DateTime(timezone=True)),
+    UniqueConstraint("tenant", "id"),
+)
+
+index_jobs = Table(
+    "index_jobs",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("job", String(32), primary_key=True),
+    Column("index_id", String(32), nullable=False),
+    Index("index_jobs_by_index", "tenant", "index_id"),
+)
+
+# There may be very many: each says the number of its index, not its name.
+erased_rows = Table(
+    "erased_rows",
+    metadata,
+    Column("index", _Sequence, primary_key=True, autoincrement=False),
+    Column("row", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", String(64), nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("id", String(63), primary_key=True),
+    Column("index_id", String(32), nullable=False),
+    Column("update_time", DateTime(timezone=True), nullable=False),
+    Index("aliases_by_index", "tenant", "index_id"),
+)

@@ -8,18 +8,21 @@ from .tables import uses
 
 
 def remember_uses(connection: Connection, tenant: str, user: str, targets: Iterable[str]) -> None:
-    """Note that a job or a model names resources."""
+    """Note that a job, a model or an index names resources."""
     for target in targets:
         connection.execute(insert(uses).values(tenant=tenant, target=target, user=user))
 
 
-def users_of(connection: Connection, tenant: str, targets: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the jobs and models that name any of the targets, in order."""
+def users_of(connection: Connection, tenant: str, targets: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of the jobs, models and indexes that name any of the targets, in order, and which each names."""
     mine = (uses.c.tenant == tenant) & uses.c.target.in_(tuple(targets))
-    query = select(uses.c.user).where(mine).distinct().order_by(uses.c.user)
-    return tuple(connection.execute(query).scalars())
+    query = select(uses.c.user, uses.c.target).where(mine).order_by(uses.c.user, uses.c.target)
+    found: dict[str, list[str]] = {}
+    for user, target in connection.execute(query):
+        found.setdefault(user, []).append(target)
+    return found
 
 
 def forget_uses(connection: Connection, tenant: str, user: str) -> None:
-    """Forget what a job or a model named."""
+    """Forget what a job, a model or an index named."""
     connection.execute(delete(uses).where(uses.c.tenant == tenant, uses.c.user == user))

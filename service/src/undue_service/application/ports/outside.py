@@ -25,6 +25,16 @@ class Metrics(Protocol):
         """Count a runner that will be replaced."""
 
 
+class ExplainMetrics(Protocol):
+    """What is timed of explanations."""
+
+    def explain_stage(self, stage: str, seconds: float) -> None:
+        """Time a stage: queue and total of each call; gradient, screen, rescore and instances of each batch."""
+
+    def explain_batch(self, calls: int) -> None:
+        """Count the calls that were answered together."""
+
+
 class Clock(Protocol):
     """Time."""
 

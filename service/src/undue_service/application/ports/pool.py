@@ -1,13 +1,18 @@
 """Ports: processes that run tasks."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from undue_service.domain.jobs import Progress
 from undue_service.domain.reports import TaskResult
-from undue_service.domain.tasks import Task
+from undue_service.domain.results import Answer, Questions
+from undue_service.domain.tasks import ExplainCall, Task
+
+NOWHERE = Path(os.devnull)
+"""No folder: nothing can be written below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +25,14 @@ class Work:
     artifacts: Mapping[str, Path]
     """Every artifact that the task may read."""
     scratch: Path
-    """Where it leaves what it produces."""
+    """Where it leaves what it produces; NOWHERE for a task that leaves no file."""
     lane: Literal["batch", "serve"] = "batch"
     workspace: Path | None = None
     """A folder that outlives the attempt, for what a later one can go on from."""
     attachment: bytes = b""
     """Arrays, as safetensors, for a task that is too short-lived for files."""
+    slot: int = 0
+    """Of the serve lane, whose runners hold things: which device's runner, by its place. Batch work takes any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +82,17 @@ class WorkerPool(Protocol):
 
     async def close(self) -> None:
         """End every runner."""
+
+
+class Attachments(Protocol):
+    """Arrays that travel beside a task and its result."""
+
+    def encode_questions(self, questions: Sequence[Questions], /) -> bytes:
+        """Return the rows of a batch of calls."""
+
+    def decode_answers(self, data: bytes, calls: Sequence[ExplainCall], /) -> dict[int, Answer]:
+        """Return the answers of a batch by the places of their calls.
+
+        Raises:
+            ValueError: these are not answers of such calls.
+        """

@@ -171,7 +171,13 @@ class Inventory(Protocol):
     """The stores as a whole, over all tenants: what cleaning up needs to know. Every method is one transaction."""
 
     def referenced(self) -> set[tuple[str, str]]:
-        """Return (tenant, digest) of each artifact that a version, a job's result or an upload refers to."""
+        """Return (tenant, digest) of each artifact that a version, a job's result or an upload refers to.
+
+        Of the jobs of an index, only the newest that succeeded counts.
+        """
+
+    def unfinished_jobs(self) -> set[str]:
+        """Return the ids of the jobs that have not ended."""
 
     def uploads(self) -> tuple[Upload, ...]:
         """Return every upload."""

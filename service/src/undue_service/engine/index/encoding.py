@@ -52,7 +52,7 @@ class Encoder:
         numbers, units = zip(*(quantise(x, columns) for x, columns in pairs), strict=True)
         factored = 2 * len(fitted.layout.factors)
         sizes = [a * b for a, b in zip(units[:factored:2], units[1:factored:2], strict=True)]
-        reference = gradients.dot(fitted.solved) * w[:, None] / fitted.rows
+        reference = self._reference(gradients) * w[:, None] / fitted.rows
         return RowBlock(
             rows=batch.index,
             keys=keys.float().cpu(),
@@ -61,6 +61,11 @@ class Encoder:
             residuals=None if residuals is None else residuals.cpu(),
             reference=reference.float().cpu(),
         )
+
+    def _reference(self, gradients: FactoredGradients) -> Tensor:
+        """Return n times the scores for the rows that recall is measured with; none where the fit was read again."""
+        solved = self._fitted.solved
+        return gradients.dot(solved) if solved.shape[1] else solved.new_zeros(len(gradients.parts[0]), 0)
 
     def _gradients(self, batch: Batch) -> tuple[FactoredGradients, Tensor | None]:
         if self._forms is None:

@@ -4,9 +4,18 @@ Use cases do short, blocking work on files and the database, so they run in thre
 """
 
 from .cases import UseCases
+from .indexes import IndexServicer
 from .installation import ServerServicer
 from .jobs import JobServicer
 from .registrations import DatasetServicer, ModelServicer
 from .uploads import UploadServicer
 
-__all__ = ["DatasetServicer", "JobServicer", "ModelServicer", "ServerServicer", "UploadServicer", "UseCases"]
+__all__ = [
+    "DatasetServicer",
+    "IndexServicer",
+    "JobServicer",
+    "ModelServicer",
+    "ServerServicer",
+    "UploadServicer",
+    "UseCases",
+]

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 import grpc.aio
 
 from undue_service.application.deletion import Deletions
+from undue_service.application.explaining import Explainer
+from undue_service.application.indexes import Indexes
 from undue_service.application.instances import InstanceReader
 from undue_service.application.jobs import Jobs
 from undue_service.application.ports import WorkerPool
@@ -27,6 +29,8 @@ class UseCases:
     results: Results
     deletions: Deletions
     instances: InstanceReader
+    indexes: Indexes
+    explainer: Explainer
     pool: WorkerPool
 
 

@@ -1,0 +1,186 @@
+"""An index on disk.
+
+manifest: canonical JSON (sorted keys, no spaces, ASCII), a `Manifest`.
+fit: safetensors, what all rows share. shard-…: safetensors, up to 65,536 rows each. What the tensors are is the
+engine's (`engine.index`). Every file has its sha256 in the manifest, and the manifest's own is known to the service.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.reports import Diagnostics, Produced
+from undue_service.domain.tasks import HeldIndex
+from undue_service.wire.codec import Codec
+
+from .origin import FORMAT, Origin, stale
+
+MANIFEST = "manifest"
+FIT = "fit"
+SHARD = "shard-"
+"""Roles; those of shards go on with a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """A file of an index, as it was written."""
+
+    name: str
+    sha256: str
+    bytes: int
+    resident_bytes: int
+    """Memory that it takes when it is open."""
+    rows: int = 0
+    """That it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index is made of, and what was found out when it was."""
+
+    format: int
+    origin: Origin
+    fitted: dict[str, Any]
+    """`FittedIndex.settings`."""
+    files: dict[str, IndexFile]
+    """By role."""
+    recall: float
+    recall_queries: int
+    staleness: float
+    diagnostics: Diagnostics
+
+    @property
+    def shards(self) -> dict[str, IndexFile]:
+        """The files that hold rows, by role, in the order of their numbers."""
+        return {role: self.files[role] for role in sorted(self.files) if role.startswith(SHARD)}
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the index takes, beside the model."""
+        return sum(file.resident_bytes for file in self.files.values())
+
+    def next_shard(self) -> int:
+        """Return a number that no shard has."""
+        return max((int(role.removeprefix(SHARD)) for role in self.shards), default=-1) + 1
+
+
+def shard_role(number: int) -> str:
+    """Return the role of a shard; roles sort like their numbers."""
+    return f"{SHARD}{number:06d}"
+
+
+_MANIFEST: Codec[Manifest] = Codec(Manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> tuple[Produced, int]:
+    """Write the manifest and return its size too.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
+    data = canonical(json.loads(_MANIFEST.dump(manifest)))
+    (folder / "manifest.json").write_bytes(data)
+    return Produced(MANIFEST, "manifest.json"), len(data)
+
+
+def canonical(value: object) -> bytes:
+    """Return a value as JSON that depends on nothing else."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write tensors under a name that has them all or none, and return the file's sha256.
+
+    Raises:
+        OSError: the disk is full, or another failure of the file system.
+    """
+    # Not np.ascontiguousarray, which gives a single number an axis.
+    arrays = {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
+    data = save(arrays, None if metadata is None else dict(metadata))
+    part = path.with_name(f"{path.name}.tmp")
+    part.write_bytes(data)
+    part.rename(path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file, which stay mapped, and its metadata.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} holds no tensors: {error}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class HeldFiles:
+    """The files of an index that a task was given. Nothing of a file is used before its checksum was compared."""
+
+    def __init__(self, held: HeldIndex, artifacts: Mapping[str, Path]) -> None:
+        """Read the manifest.
+
+        Raises:
+            FailedPrecondition: INDEX_DAMAGED; INDEX_STALE for a manifest of another format.
+        """
+        self._held = held
+        self._artifacts = artifacts
+        data = self._checked(MANIFEST, held.files.get(MANIFEST, "")).read_bytes()
+        try:
+            found = json.loads(data).get("format")
+        except (ValueError, AttributeError) as error:
+            raise damaged(held.name, MANIFEST, "is no manifest") from error
+        if found != FORMAT:
+            raise stale(held.name, [f"in another format ({found}, and this service writes {FORMAT})"])
+        try:
+            self.manifest = _MANIFEST.load(data)
+        except ValueError as error:
+            raise damaged(held.name, MANIFEST, "is no manifest") from error
+        missing = sorted(self.manifest.files.keys() - held.files.keys())
+        if missing:
+            raise damaged(held.name, missing[0], "is missing")
+
+    def tensors(self, role: str) -> dict[str, Tensor]:
+        """Return the tensors of a file, mapped.
+
+        Raises:
+            FailedPrecondition: INDEX_DAMAGED.
+        """
+        path = self._checked(role, self.manifest.files[role].sha256)
+        try:
+            return read_tensors(path)[0]
+        except ValueError as error:
+            raise damaged(self._held.name, role, "does not parse") from error
+
+    def _checked(self, role: str, sha256: str) -> Path:
+        path = self._artifacts.get(self._held.files.get(role, ""))
+        try:
+            if path is None or sha256_of(path) != sha256:
+                raise damaged(self._held.name, role, "is not the file that was written" if path else "is missing")
+        except FileNotFoundError as error:
+            raise damaged(self._held.name, role, "is missing") from error
+        return path
+
+
+def damaged(index: str, role: str, how: str) -> FailedPrecondition:
+    """Return the error for a file that is not as it was written."""
+    text = f"the file {role!r} of {index} {how}: restore the service's files from a backup, or build the index anew"
+    return FailedPrecondition(Reason.INDEX_DAMAGED, text, metadata={"index": index, "role": role})

@@ -1,0 +1,30 @@
+"""What a score is held to stand for: the retraining that it foretells."""
+
+from collections.abc import Mapping
+
+from undue_service.domain.reports import Diagnostics
+from undue_service.domain.specs import ModelSpec
+from undue_service.engine.diagnostics import EngineDiagnostics
+from undue_service.engine.retraining.training import Recipe
+
+from .opening import open_initial
+from .place import Place
+
+RECIPE = "the minimiser of the registered objective without the row, 1/n kept, reached from the registered weights"
+
+DAMPED_RECIPE = (
+    f"{RECIPE}, which λ/2 · ‖θ − θ̂‖² holds near them: with λ > 0 a score estimates that response (proximal Bregman), "
+    "which is smaller than that of free retraining"
+)
+
+
+def completed(found: EngineDiagnostics, digests: Mapping[str, str], seed: int) -> Diagnostics:
+    """Return the diagnostics of scores with what the engine does not know."""
+    return found.complete(recipe=DAMPED_RECIPE if found.damping > 0 else RECIPE, seed=seed, digests=digests)
+
+
+def recipe_of(model: ModelSpec, place: Place) -> Recipe | None:
+    """Return how a model is trained again; None where it was registered without."""
+    if model.training is None:
+        return None
+    return Recipe(model.training, open_initial(model, place.artifacts, place.scratch))
