@@ -102,9 +102,7 @@ class KillLoop:
             self.asker.wait_for_all()
         if strike in ("runner", "new runner") and self._near_the_limit():
             strike = "running"
-        work = (
-            [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike in ("upload", "last chunk") else []
-        )
+        work = [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike in ("upload", "last chunk") else []
         for name in self.rng.choices(sorted(ASKED), k=2):
             work.append(partial(self.asker.job, name, self.rng.randrange(1000)))  # noqa: PERF401  drawn in this order
         work += self.rng.sample(
