@@ -113,16 +113,27 @@ def leverage_blocks(
     progress: Progress = silent,
 ) -> Iterator[LeverageBlock]:
     """Yield what removals are made of, block by block; `row_numel` are the numbers that the caller needs a row."""
-    head, n = objective.head, len(train)
-    forms = QuadraticForms(head, inverse)
-    size = block_rows(objective, memory_bytes // 2, row_numel + forms.row_numel + 5 * head.outputs**2)
+    n, forms = len(train), QuadraticForms(objective.head, inverse)
+    size = block_rows(objective, memory_bytes // 2, row_numel + forms.row_numel + 5 * objective.head.outputs**2)
     done = 0
     for batch in training_batches(objective, train, size):
-        x, f = head.evaluate(batch.inputs)
-        f, x = f.detach(), x.detach()
-        r = output_gradients(f, lambda f, y=batch.targets: objective.loss.losses(f, y))
-        Q = forms.of(x) / n
-        Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
-        yield LeverageBlock(batch, x, r, objective.loss.curvature(f, batch.targets), Q)
+        yield leverage_block(objective, forms, batch, n)
         done += len(batch.index)
         progress("leverage", done, n)
+
+
+def leverage_block(objective: Objective, forms: QuadraticForms, batch: Batch, n: int) -> LeverageBlock:
+    """Return what the removal of some rows is made of.
+
+    Args:
+        objective: with a linear head.
+        forms: of H⁻¹.
+        batch: placed, with targets.
+        n: how many rows the objective is a mean over.
+    """
+    x, f = objective.head.evaluate(batch.inputs)
+    f, x = f.detach(), x.detach()
+    r = output_gradients(f, lambda f: objective.loss.losses(f, batch.targets))
+    Q = forms.of(x) / n
+    Q = Q if batch.weights is None else Q * batch.weights[:, None, None]
+    return LeverageBlock(batch, x, r, objective.loss.curvature(f, batch.targets), Q)

@@ -128,8 +128,8 @@ class Objective:
         """Return the cost m_t(θ), (B,), of a placed batch as `explained` returns it."""
         return measure(name, self.loss, self.outputs(theta, batch.inputs), batch.targets)
 
-    def explained(self, batch: Batch) -> Batch:
-        """Return a placed batch with the targets that its explanation is about.
+    def explained(self, batch: Batch, f: Tensor | None = None) -> Batch:
+        """Return a placed batch, whose outputs f (B, C) may be known, with the targets that its explanation is about.
 
         Without targets a classification explains the predicted label, and a regression its one output: the cost is then
         the output itself, and the targets stay None.
@@ -140,7 +140,8 @@ class Objective:
         if batch.targets is not None:
             return batch
         if self.loss.explains_label:
-            return replace(batch, targets=self.loss.predictions(self.outputs(self.theta, batch.inputs)))
+            f = self.outputs(self.theta, batch.inputs) if f is None else f
+            return replace(batch, targets=self.loss.predictions(f))
         if self.outputs_per_row != 1:
             text = (
                 "rows without targets can be explained where the model has one output; this one has "

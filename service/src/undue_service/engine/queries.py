@@ -38,10 +38,14 @@ class RowFacts:
         names = ("rows", "predictions", "targets", "losses")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
+    def some(self, at: NDArray[np.int64]) -> "RowFacts":
+        """Return the facts of some of the rows, by their places."""
+        return RowFacts(self.rows[at], self.predictions[at], self.targets[at], self.losses[at])
 
-def row_facts(objective: Objective, batch: Batch) -> RowFacts:
-    """Return what the model makes of a placed batch."""
-    f = objective.outputs(objective.theta, batch.inputs)
+
+def row_facts(objective: Objective, batch: Batch, f: Tensor | None = None) -> RowFacts:
+    """Return what the model makes of a placed batch, whose outputs f (B, C) may be known already."""
+    f = objective.outputs(objective.theta, batch.inputs) if f is None else f
     predictions = objective.loss.predictions(f)
     targets = predictions if batch.targets is None else batch.targets
     losses = torch.zeros(len(f)) if batch.targets is None else objective.loss.losses(f, targets)

@@ -33,6 +33,30 @@ class TopK:
         return index, torch.nn.functional.pad(self._scores.masked_fill(missing, 0.0), pad, value=0.0)
 
 
+def sorted_lists(index: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the k most positive and the k most negative of scores that each row has candidates of its own for.
+
+    Args:
+        index: (m, c); one that a row has twice has the same score twice, and is listed once.
+        scores: (m, c).
+        k: how many.
+
+    Returns:
+        Indices and scores of the largest, then of the most negative, (m, k) each; −1 and 0 where there are fewer.
+    """
+    by_index = torch.argsort(index, dim=1)
+    index, scores = index.gather(1, by_index), scores.gather(1, by_index)
+    again = torch.nn.functional.pad(index[:, 1:] == index[:, :-1], (1, 0))
+    found: list[Tensor] = []
+    for sign in (1.0, -1.0):
+        offered = (sign * scores).masked_fill(again | (sign * scores <= 0), -torch.inf)
+        best, at = _sorted(offered, index, k)
+        missing, pad = best == -torch.inf, (0, k - best.shape[1])
+        found.append(torch.nn.functional.pad(at.masked_fill(missing, -1), pad, value=-1))
+        found.append(torch.nn.functional.pad(sign * best.masked_fill(missing, 0.0), pad))
+    return tuple(found)
+
+
 def _largest(scores: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row, in no particular order, ties at the edge to the smaller index."""
     best, where = torch.topk(scores, k, dim=1, sorted=False)
