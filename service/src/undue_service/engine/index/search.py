@@ -158,7 +158,7 @@ class Searcher:
         )
         gradients = FactoredGradients(objective.taps.blocks, capture.parts(residuals))
         rotated = self._fitted.rotated(gradients)
-        facts = row_facts(objective, batch, capture.outputs)
+        facts = row_facts(objective, explained, capture.outputs)
         return _Asked(facts, gradients, rotated, self._fitted.keys(rotated))
 
     def _rescored(self, asked: _Asked, places: Tensor, top_k: int) -> tuple[Lists, Batch, RowFacts]:
