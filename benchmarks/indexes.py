@@ -29,10 +29,10 @@ CALLS = {1: 500, 8: 1600, 64: 3200}
 APPENDED, ERASED = 10_000, 1_000
 SAYS = f"""\
 `python -m benchmarks.indexes`: MLP 784-256-128-10 on Fashion-MNIST, λ by default, {QUERIES} test rows without their
-labels, one after the other. *Recall* is the share of the {LISTED} most helpful and {LISTED} most harmful rows of a dense
-scan of all rows at full rank that the answers list; scores that tie within 1e-6 are equal. Over gRPC the client is on the same
-machine and shares its cores with the service; the time of a call is what its caller waits. *Beside a batch job* is one
-caller while a `gauss_newton` influence job runs on the same slot.
+labels, one after the other. *Recall* is the share of the {LISTED} most helpful and {LISTED} most harmful rows of
+a dense scan of all rows at full rank that the answers list; scores that tie within 1e-6 are equal. Over gRPC the client
+is on the same machine and shares its cores with the service; the time of a call is what its caller waits. *Beside a
+batch job* is one caller while a `gauss_newton` influence job runs on the same slot.
 """
 
 
