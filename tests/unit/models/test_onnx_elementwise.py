@@ -201,7 +201,7 @@ HALVES = [
         ([make_node("ReduceMean", ["x"], ["y"], keepdims=1)], 13, "reduces over the rows"),
         ([*SOFTMAX_OF_ROWS], 13, "across the rows"),
         ([make_node("LayerNormalization", ["x", "w"], ["y"], axis=0)], 20, "across the rows"),
-        ([*MASKED], 13, "second output"),
+        ([*MASKED], 13, "output 1"),
         ([*HALVES], 13, "converts to FLOAT16"),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from undue_service.models.refusals import malformed, quoted, unsupported
 
 from .initializers import Initializers
-from .operators import OPERATORS
+from .operators import OPERATORS, qualified
 from .values import Node, Shape, Value, Weight, dense
 
 
@@ -55,21 +55,25 @@ class OnnxModule(torch.nn.Module):
             values[name] = Shape.of(array.reshape(-1).tolist(), array.shape)
         for node in self._graph.node:
             if node.output[0] not in values:
-                values[node.output[0]] = self._run(node, values)
+                values |= self._run(node, values)
         return tuple(self._output(name, values) for name in self._outputs)
 
-    def _run(self, node: onnx.NodeProto, values: dict[str, Value]) -> Value:
+    def _run(self, node: onnx.NodeProto, values: dict[str, Value]) -> dict[str, Value]:
+        """Return the outputs of a node, by name."""
         missing = [name for name in node.input if name and name not in values]
         if missing:
             raise malformed(f"{node.op_type} reads {quoted(missing[0])} before anything computes it")
-        further = [name for name in node.output[1:] if name in self._read]
-        if further:
-            text = (
-                f"{node.op_type} gives {quoted(further[0])} as its second output or later; only the first is supported"
-            )
-            raise unsupported(text)
         inputs = [values[name] if name else None for name in node.input]
-        return OPERATORS[node.op_type](Node(node, self._opset, inputs, self._read_once.__contains__))
+        found = OPERATORS[qualified(node)](Node(node, self._opset, inputs, self._read_once.__contains__))
+        outputs = found if isinstance(found, tuple) else (found,)
+        named = {name: value for name, value in zip(node.output, outputs, strict=False) if name and value is not None}
+        lacking = [name for name in node.output if name in self._read and name not in named]
+        if lacking:
+            place = list(node.output).index(lacking[0])
+            raise unsupported(
+                f"{node.op_type} gives {quoted(lacking[0])} as its output {place}, which is not supported"
+            )
+        return named
 
     def _output(self, name: str, values: dict[str, Value]) -> torch.Tensor:
         value = values.get(name)

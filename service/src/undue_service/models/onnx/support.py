@@ -4,7 +4,7 @@ import onnx
 
 from undue_service.models.refusals import unsupported_operators
 
-from .operators import OPERATORS
+from .operators import OPERATORS, qualified
 
 
 def require_supported(graph: onnx.GraphProto) -> None:
@@ -13,10 +13,6 @@ def require_supported(graph: onnx.GraphProto) -> None:
     Raises:
         InvalidArgument: UNSUPPORTED_OPERATORS, with every such operator in its metadata.
     """
-    refused = {_qualified(node) for node in graph.node if _qualified(node) not in OPERATORS}
+    refused = {qualified(node) for node in graph.node if qualified(node) not in OPERATORS}
     if refused:
         raise unsupported_operators(refused, f"supported are {', '.join(OPERATORS)}")
-
-
-def _qualified(node: onnx.NodeProto) -> str:
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"

@@ -178,7 +178,8 @@ class Node:
         return f"{self.proto.op_type} {quoted(self.proto.name or ', '.join(self.proto.output))}"
 
 
-Operator = Callable[[Node], Value]
+Operator = Callable[[Node], Value | tuple[Value | None, ...]]
+"""Returns the one output, or all that there are, in order; None for one that it does not compute."""
 
 
 def dense(value: torch.Tensor | Weight | Product) -> torch.Tensor:

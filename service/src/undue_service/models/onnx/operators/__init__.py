@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import onnx
+
 from undue_service.models.onnx.values import Operator
 
 from . import activations, arithmetic, convolution, linear, movement, normalisation, pooling, reductions, shapes
@@ -72,4 +74,9 @@ OPERATORS: Mapping[str, Operator] = {
     "Unsqueeze": movement.unsqueeze,
     "Where": arithmetic.where,
 }
-"""What a model may be made of."""
+"""What a model may be made of: operators of the default domain by their names, others as `domain::name`."""
+
+
+def qualified(node: onnx.NodeProto) -> str:
+    """Return the name of a node's operator as the table has it."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
