@@ -11,10 +11,11 @@ import torch
 from undue_service.models.refusals import unsupported
 
 from .element_types import to_array, to_tensor
+from .expanding import versions
 from .initializers import read_initializers
 from .module import OnnxModule
 from .provenance import give_statistics_their_own, trace_provenance
-from .reading import flatten_model, opsets
+from .reading import flatten_model
 from .values import Listed, Maybe, Shape, Text, Value, dense
 
 
@@ -50,7 +51,7 @@ def module_of(model: onnx.ModelProto, halves_are_constants: bool = False) -> Rea
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(value.name for value in model.graph.input if value.name not in held)
     outputs = tuple(value.name for value in model.graph.output)
-    module = OnnxModule(model.graph, opsets(model), stored, inputs, outputs).eval()
+    module = OnnxModule(model.graph, versions(model.opset_import), stored, inputs, outputs).eval()
     return ReadGraph(module, provenance.warnings)
 
 

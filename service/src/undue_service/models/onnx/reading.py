@@ -11,6 +11,7 @@ from onnx.external_data_helper import uses_external_data
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .expanding import versions
 from .hoisting import hoist_tensors
 from .support import require_supported
 
@@ -45,7 +46,7 @@ def flatten_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _check_size_inlined(model)
     inlined = _inline(model)
-    require_supported(inlined.graph, opsets(inlined))
+    require_supported(inlined.graph, versions(inlined.opset_import))
     hoist_tensors(inlined.graph)
     return inlined
 
@@ -127,11 +128,6 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model uses opset {version}; supported are {OLDEST_OPSET} to {newest}. Export it again with "
             f"opset_version={min(newest, 20)}, or convert it with onnx.version_converter.convert_version"
         )
-
-
-def opsets(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the version of each operator set; that of the default domain is named ""."""
-    return {"" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
 
 
 def _check_size_inlined(model: onnx.ModelProto) -> None:

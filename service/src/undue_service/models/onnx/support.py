@@ -6,7 +6,7 @@ import onnx
 
 from undue_service.models.refusals import unsupported_operators
 
-from .expanding import defined_by, has_definition
+from .expanding import defined_by, has_definition, version_of, versions_of
 from .initializers import subgraphs
 from .operators import OPERATORS, qualified
 
@@ -30,11 +30,11 @@ def _refused(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], within:
         name = qualified(node)
         if name in OPERATORS:
             continue
-        opset = opsets.get("" if node.domain == "ai.onnx" else node.domain, 1)
+        opset = version_of(node, opsets)
         if name in within or not has_definition(node.domain, node.op_type, opset):
             yield name
             continue
         definition = defined_by(node.domain, node.op_type, opset)
         # Where the definition depends on the types of the inputs, it is known only when the node runs.
-        if definition and any(_refused(definition, opsets, within | {name})):
+        if definition and any(_refused(definition.node, versions_of(definition), within | {name})):
             yield name
