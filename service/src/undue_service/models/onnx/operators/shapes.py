@@ -18,7 +18,8 @@ def flatten(node: Node) -> torch.Tensor:
     axis = int(node.attribute("axis", 1))
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
-        raise unsupported(f"{node} folds all rows into one; a row's output must not depend on other rows")
+        node.keep_rows_apart(x, range(x.dim()), "folds all rows into one")
+        return x.reshape(1, -1)
     matrix = torch.flatten(x, axis) if axis < x.dim() else x.unsqueeze(-1)
     return matrix if axis == 1 else torch.flatten(matrix, 0, axis - 1)
 
@@ -57,6 +58,13 @@ def shape(node: Node) -> Shape:
     sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
     start, end = int(node.attribute("start", 0)), int(node.attribute("end", len(sizes)))
     return Shape.of(sizes[start:end])
+
+
+def size(node: Node) -> Shape:
+    """Y = the number of elements of X."""
+    value = node.value(0)
+    sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
+    return Shape.of([math.prod(sizes)], ())
 
 
 def expand(node: Node) -> Value:
