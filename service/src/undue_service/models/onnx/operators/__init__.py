@@ -18,6 +18,8 @@ from . import (
     normalisation,
     pooling,
     reductions,
+    resizing,
+    sampling,
     shapes,
     transposed_convolution,
     unpooling,
@@ -27,6 +29,7 @@ from .structural import cast, cast_like, constant, dropout, identity
 OPERATORS: Mapping[str, Operator] = {
     "Abs": arithmetic.absolute,
     "Add": linear.add,
+    "AffineGrid": sampling.affine_grid,
     "AveragePool": pooling.average_pool,
     "BatchNormalization": normalisation.batch_normalization,
     "Cast": cast,
@@ -55,6 +58,7 @@ OPERATORS: Mapping[str, Operator] = {
     "GlobalMaxPool": pooling.global_max_pool,
     "Greater": arithmetic.greater,
     "GreaterOrEqual": arithmetic.greater_or_equal,
+    "GridSample": sampling.grid_sample,
     "GroupNormalization": normalisation.group_normalization,
     "HardSigmoid": activations.hard_sigmoid,
     "HardSwish": activations.hard_swish,
@@ -88,6 +92,8 @@ OPERATORS: Mapping[str, Operator] = {
     "ReduceSum": reductions.reduce_sum,
     "Relu": activations.relu,
     "Reshape": shapes.reshape,
+    "Resize": resizing.resize,
+    "RoiAlign": sampling.roi_align,
     "Shape": shapes.shape,
     "Sigmoid": activations.sigmoid,
     "Slice": movement.slice_,
@@ -100,6 +106,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Tanh": activations.tanh,
     "Transpose": movement.transpose,
     "Unsqueeze": movement.unsqueeze,
+    "Upsample": resizing.upsample,
     "Where": arithmetic.where,
 }
 """What a model may be made of: operators of the default domain by their names, others as `domain::name`."""

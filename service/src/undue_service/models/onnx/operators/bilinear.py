@@ -4,14 +4,14 @@ By indexing and weights, since torch's own samplers have no second derivative.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 Taps = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """For one axis: the whole positions that are read, each with its weight, of one shape (rows, …)."""
 Places = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]]
-"""A whole position and the size of its axis, to a position within the axis and whether anything is there (None: all)."""
+"""A whole position and the size of its axis, to a position within and whether anything is there (None: everywhere)."""
 
 
 def linear_taps(position: torch.Tensor) -> Taps:
@@ -42,30 +42,29 @@ def zero_outside(position: torch.Tensor, size: int) -> tuple[torch.Tensor, torch
 
 
 def sample(x: torch.Tensor, taps: Sequence[Taps], places: Places = zero_outside) -> torch.Tensor:
-    """Return Σ over all combinations of the axes' taps of their weights' product times what `x` has there.
+    """Return the sum of `sampled_parts`."""
+    return sum(sampled_parts(x, taps, places), start=x.new_zeros(()))
+
+
+def sampled_parts(x: torch.Tensor, taps: Sequence[Taps], places: Places) -> Iterator[torch.Tensor]:
+    """Yield, for each combination of the axes' taps, the product of their weights times what `x` has there.
 
     Args:
         x: (rows, C, *sizes).
         taps: for each spatial axis, of shape (rows, *outputs).
         places: what lies beyond the ends.
 
-    Returns:
+    Yields:
         (rows, C, *outputs).
     """
     sizes = [int(size) for size in x.shape[2:]]
     flat = x.flatten(2)
     outputs = taps[0][0][0].shape[1:]
-    total: torch.Tensor | None = None
     for combination in itertools.product(*taps):
-        index, weight = None, None
+        index, weight = torch.zeros_like(combination[0][0], dtype=torch.int64), torch.ones_like(combination[0][1])
         for (position, share), size in zip(combination, sizes, strict=True):
             inside, exists = places(position, size)
-            share = share if exists is None else share * exists.to(share.dtype)
-            index = inside if index is None else index * size + inside
-            weight = share if weight is None else weight * share
-        assert index is not None and weight is not None
-        found = flat.gather(2, index.long().flatten(1).unsqueeze(1).expand(-1, flat.shape[1], -1))
-        part = found.unflatten(2, outputs) * weight.unsqueeze(1).to(x.dtype)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+            index = index * size + inside.long()
+            weight = weight * (share if exists is None else share * exists.to(share.dtype))
+        found = flat.gather(2, index.flatten(1).unsqueeze(1).expand(-1, flat.shape[1], -1))
+        yield found.unflatten(2, outputs) * weight.unsqueeze(1).to(x.dtype)

@@ -35,9 +35,7 @@ def batch_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
     found_variance, found_mean = torch.var_mean(x.to(kind), axes, correction=0)
     y = functional.batch_norm(x.to(kind), found_mean, found_variance, scale, shift, False, 0.0, epsilon)
     running = ((mean, found_mean, weights[2]), (variance, found_variance, weights[3]))
-    return y.to(x.dtype), *(
-        (old * momentum + new * (1 - momentum)).to(stored.dtype) for old, new, stored in running
-    )
+    return y.to(x.dtype), *((old * momentum + new * (1 - momentum)).to(stored.dtype) for old, new, stored in running)
 
 
 def layer_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
