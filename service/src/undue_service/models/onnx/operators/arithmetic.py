@@ -10,20 +10,28 @@ import torch
 from undue_service.models.onnx.values import Integer, Node, Operator, Shape, Value
 
 
-def _binary(of_integers: Callable[[Integer, Integer], Integer], of_tensors: Callable[..., torch.Tensor]) -> Operator:
+def _binary(
+    of_integers: Callable[[Integer, Integer], Integer],
+    of_tensors: Callable[..., torch.Tensor],
+    dtype: torch.dtype | None = None,
+) -> Operator:
     def compute(node: Node) -> Value:
         if are_shapes(node):
-            return combine(node, of_integers)
+            return combine(node, of_integers, dtype)
         return of_tensors(node.tensor(0), node.tensor(1))
 
     return compute
 
 
-def combine(node: Node, compute: Callable[..., Integer]) -> Shape:
-    """Return the inputs, all of them shapes, combined element by element with broadcasting."""
-    arrays = np.broadcast_arrays(*(node.integers(index).array for index in range(len(node.inputs))))
+def combine(node: Node, compute: Callable[..., Integer], dtype: torch.dtype | None = None) -> Shape:
+    """Return the inputs, all of them shapes, combined element by element with broadcasting.
+
+    The result has the type of the last input unless one is given.
+    """
+    shapes = [node.integers(index) for index in range(len(node.inputs))]
+    arrays = np.broadcast_arrays(*(shape.array for shape in shapes))
     together = zip(*(array.reshape(-1) for array in arrays), strict=True)
-    return Shape.of([compute(*values) for values in together], arrays[0].shape)
+    return Shape.of([compute(*values) for values in together], arrays[0].shape, dtype or shapes[-1].dtype)
 
 
 def are_shapes(node: Node) -> bool:
@@ -52,7 +60,7 @@ def _variadic(compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> 
 
 
 def _comparison(compute: Callable) -> Operator:
-    return _binary(lambda a, b: int(bool(compute(a, b))), compute)
+    return _binary(lambda a, b: int(bool(compute(a, b))), compute, torch.bool)
 
 
 def where(node: Node) -> Value:
