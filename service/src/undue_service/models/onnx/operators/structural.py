@@ -24,12 +24,17 @@ def constant(node: Node) -> Value:
     return to_tensor(value, str(node))
 
 
-def dropout(node: Node) -> Value:
-    """Y = X: in inference nothing is dropped."""
-    mode = node.value(2)
-    if mode is not None and not (isinstance(mode, Shape) and mode.number == 0):
+def dropout(node: Node) -> Value | tuple[Value | None, ...]:
+    """Y = X: in inference, or at a ratio of 0, nothing is dropped. The second output is the mask: all true."""
+    mode, training = node.value(2), False
+    if mode is not None:
+        training = not (isinstance(mode, Shape) and mode.number == 0) and node.flag(2)
+    if training and (node.value(1) is None or any(node.floats(1))):
         raise unsupported(f"{node} is in training mode; call model.eval() before the export")
-    return identity(node)
+    y = identity(node)
+    if len(node.proto.output) < 2 or not node.proto.output[1]:
+        return y
+    return y, torch.ones_like(node.tensor(0), dtype=torch.bool)
 
 
 def cast(node: Node) -> Value:
