@@ -32,7 +32,7 @@ def open_onnx(path: Path) -> OpenedModel:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    model = read_onnx(path)
+    model, predictions = read_onnx(path)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
     give_statistics_their_own(model.graph)
     provenance = trace_provenance(model.graph)
@@ -42,7 +42,8 @@ def open_onnx(path: Path) -> OpenedModel:
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
     require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
-    return OpenedModel(exported, inputs, outputs, OnnxRuntime(path, outputs), provenance.warnings)
+    reference = OnnxRuntime(path, outputs, predictions.unpacked)
+    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *provenance.warnings))
 
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:

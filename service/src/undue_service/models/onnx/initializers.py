@@ -61,7 +61,7 @@ def read_initializers(graph: onnx.GraphProto, untrained: Collection[str] = ()) -
 def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.ndarray, bool]]:
     for tensor in graph.initializer:
         if tensor.name in read:
-            yield tensor.name, _array(tensor, tensor.name), True
+            yield tensor.name, stored_array(tensor, tensor.name), True
     for node in graph.node:
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
@@ -78,7 +78,7 @@ def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.n
     """Return what a Constant node holds."""
     by_name = {attribute.name: attribute for attribute in attributes}
     if "value" in by_name:
-        return _array(by_name["value"].t, name)
+        return stored_array(by_name["value"].t, name)
     if "value_float" in by_name:
         return np.asarray(by_name["value_float"].f, np.float32)
     if "value_floats" in by_name:
@@ -90,7 +90,8 @@ def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.n
     raise unsupported(f"the constant {quoted(name)} is sparse or text; numbers are supported")
 
 
-def _array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+def stored_array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+    """Return what a tensor holds, of the name that an error shall say."""
     if tensor.data_type not in (*FLOATS, *INTEGERS, onnx.TensorProto.BOOL):
         kind = element_type(tensor.data_type)
         raise unsupported(

@@ -11,14 +11,19 @@ from onnx.external_data_helper import uses_external_data
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .lifting import lift_attributes
+from .predictions import Predictions, keep_predictions
+from .probabilities import write_as_softmax
 from .support import require_supported
 
 OLDEST_OPSET = 9
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     """Return the model in a file, valid by the ONNX checker, without functions, at an opset that is known.
+
+    What cannot be a prediction is left out, and `ai.onnx.ml` is written as `operators` read it.
 
     Raises:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
@@ -30,9 +35,12 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     _check_opset(model)
     _check_size_inlined(model)
     inlined = _inline(model)
+    predictions = keep_predictions(inlined.graph)
     require_supported(inlined.graph)
     _check(content)
-    return inlined
+    lift_attributes(inlined.graph)
+    write_as_softmax(inlined)
+    return inlined, predictions
 
 
 def _read(path: Path) -> bytes:

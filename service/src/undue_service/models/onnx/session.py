@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """An onnxruntime session, started when it is first needed."""
 
-    def __init__(self, path: Path, outputs: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, outputs: tuple[str, ...], unpacked: Mapping[str, tuple[int | str, ...]] | None = None
+    ) -> None:
+        """Prepare to run a file.
+
+        Args:
+            path: where it is.
+            outputs: which of its outputs.
+            unpacked: the keys, in order, of an output that is a list of maps.
+        """
         self._path = path
         self._outputs = outputs
+        self._unpacked = unpacked or {}
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs, by name.
@@ -30,7 +40,12 @@ class OnnxRuntime:
             values = self._session.run(list(self._outputs), dict(inputs))
         except Exception as error:  # onnxruntime's own have no common base
             raise unsupported(f"onnxruntime cannot run the model: {quoted(error)}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        named = dict(zip(self._outputs, values, strict=True))
+        for name, keys in self._unpacked.items():
+            if name in named:
+                rows = [[row[key] for key in keys] for row in named[name]]
+                named[name] = np.asarray(rows, np.float32).reshape(len(rows), len(keys))
+        return named
 
     @cached_property
     def _session(self) -> "InferenceSession":

@@ -6,7 +6,19 @@ import onnx
 
 from undue_service.models.onnx.values import Operator
 
-from . import activations, arithmetic, convolution, linear, movement, normalisation, pooling, reductions, shapes
+from . import (
+    activations,
+    arithmetic,
+    convolution,
+    linear,
+    ml_features,
+    ml_linear,
+    movement,
+    normalisation,
+    pooling,
+    reductions,
+    shapes,
+)
 from .structural import cast, cast_like, constant, dropout, identity
 
 OPERATORS: Mapping[str, Operator] = {
@@ -73,6 +85,18 @@ OPERATORS: Mapping[str, Operator] = {
     "Transpose": movement.transpose,
     "Unsqueeze": movement.unsqueeze,
     "Where": arithmetic.where,
+    "ai.onnx.ml::ArrayFeatureExtractor": ml_features.array_feature_extractor,
+    "ai.onnx.ml::Binarizer": ml_features.binarizer,
+    "ai.onnx.ml::FeatureVectorizer": ml_features.feature_vectorizer,
+    "ai.onnx.ml::Imputer": ml_features.imputer,
+    "ai.onnx.ml::LabelEncoder": ml_features.label_encoder,
+    "ai.onnx.ml::LinearClassifier": ml_linear.linear_classifier,
+    "ai.onnx.ml::LinearRegressor": ml_linear.linear_regressor,
+    "ai.onnx.ml::Normalizer": ml_features.normalizer,
+    "ai.onnx.ml::OneHotEncoder": ml_features.one_hot_encoder,
+    "ai.onnx.ml::SVMClassifier": ml_linear.vector_classifier,
+    "ai.onnx.ml::SVMRegressor": ml_linear.vector_regressor,
+    "ai.onnx.ml::Scaler": ml_features.scaler,
 }
 """What a model may be made of: operators of the default domain by their names, others as `domain::name`."""
 

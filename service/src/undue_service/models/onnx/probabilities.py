@@ -1,0 +1,203 @@
+"""Probabilities that a graph computes in several steps, written as the softmax that they are.
+
+The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a classifier
+joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
+(1 − σ(s), σ(s)) = softmax(0, s).
+"""
+
+import math
+
+import onnx
+from onnx import helper
+
+from undue_service.models.refusals import malformed, quoted
+
+from .initializers import stored_array
+from .predictions import ML_DOMAIN
+
+_POSITIVE = {"Sigmoid", "Softmax"}
+_MOVES = {"Slice", "Gather", "Concat", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"}
+_CLASSIFIERS = {"LinearClassifier", "SVMClassifier"}
+
+
+def write_as_softmax(model: onnx.ModelProto) -> None:
+    """Rewrite, in place, what is a softmax of logits, or of the logarithms of positive scores."""
+    graph = _Graph(model)
+    for node in list(model.graph.node):
+        if node.op_type == "Normalizer" and node.domain == ML_DOMAIN and graph.text(node, "norm") == "L1":
+            _normalised(graph, node)
+        elif node.op_type == "Div" and graph.is_default(node) and graph.divides_by_its_sum(node):
+            _normalised(graph, node)
+        elif node.op_type == "Concat" and graph.is_default(node):
+            _joined(graph, node)
+
+
+def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
+    x = node.input[0]
+    if graph.is_distribution(x):
+        graph.replace(node, [helper.make_node("Identity", [x], node.output)])
+    elif graph.is_positive(x) and graph.rank(x) == 2:
+        log = graph.fresh(f"{node.output[0]}.log")
+        last = helper.make_node("Softmax", [log], node.output, axis=1)
+        graph.replace(node, [helper.make_node("Log", [x], [log]), last])
+
+
+def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
+    """(1 − σ(s), σ(s)) of one column s."""
+    if len(node.input) != 2 or graph.integer(node, "axis", 0) not in (1, -1):
+        return
+    sub, sigmoid = graph.maker(node.input[0]), graph.maker(node.input[1])
+    if sub is None or sigmoid is None or sub.op_type != "Sub" or sigmoid.op_type != "Sigmoid":
+        return
+    if sub.input[1] != node.input[1] or not graph.is_one(sub.input[0]) or graph.columns(node.input[1]) != 1:
+        return
+    s = sigmoid.input[0]
+    zero, logits = graph.fresh(f"{node.output[0]}.zero"), graph.fresh(f"{node.output[0]}.logits")
+    graph.replace(
+        node,
+        [
+            helper.make_node("Sub", [s, s], [zero]),
+            helper.make_node("Concat", [zero, s], [logits], axis=1),
+            helper.make_node("Softmax", [logits], node.output, axis=1),
+        ],
+    )
+
+
+class _Graph:
+    """What is asked of a graph."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._makers = {name: node for node in model.graph.node for name in node.output if name}
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._names = {*self._makers, *self._stored, *(value.name for value in model.graph.input)}
+        self._shapes: dict[str, tuple[int, ...]] | None = None
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """Return the node of the default domain that computes a value."""
+        node = self._makers.get(name)
+        return node if node is not None and self.is_default(node) else None
+
+    def is_default(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is of ONNX's own operators."""
+        return node.domain in ("", "ai.onnx")
+
+    def is_one(self, name: str) -> bool:
+        """Whether a value is the constant 1."""
+        stored = self._stored.get(name)
+        node = self._makers.get(name)
+        if stored is None and node is not None and node.op_type == "Constant" and self.is_default(node):
+            stored = next((a.t for a in node.attribute if a.name == "value"), None)
+            if stored is None:
+                return any(a.name == "value_float" and a.f == 1.0 for a in node.attribute)
+        return stored is not None and math.prod(stored.dims) == 1 and bool(stored_array(stored, name) == 1)
+
+    def is_distribution(self, name: str) -> bool:
+        """Whether each row of a value is positive and sums up to 1."""
+        node = self._makers.get(name)
+        if node is None:
+            return False
+        if self.is_default(node):
+            if node.op_type == "Identity":
+                return self.is_distribution(node.input[0])
+            return node.op_type == "Softmax" and self.rank(name) == 2 and self.integer(node, "axis", -1) in (1, -1)
+        if not self._is_scores(node, name):
+            return False
+        transform = self.text(node, "post_transform")
+        two = self.integer(node, "mirrored", 0) or self.integer(node, "pairs", 0) == 1
+        return transform == "SOFTMAX" or (transform == "LOGISTIC" and bool(two))
+
+    def is_positive(self, name: str) -> bool:
+        """Whether a value is made of probabilities only."""
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            one = waiting.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            node = self._makers.get(one)
+            if node is None:
+                return False
+            if self.is_default(node) and node.op_type in _MOVES:
+                waiting.extend(node.input if node.op_type == "Concat" else node.input[:1])
+            elif self.is_default(node):
+                if node.op_type not in _POSITIVE:
+                    return False
+            elif not (self._is_scores(node, one) and self.text(node, "post_transform") in ("LOGISTIC", "SOFTMAX")):
+                return False
+        return True
+
+    def _is_scores(self, node: onnx.NodeProto, name: str) -> bool:
+        is_classifier = node.domain == ML_DOMAIN and node.op_type in _CLASSIFIERS
+        return is_classifier and len(node.output) == 2 and node.output[1] == name
+
+    def divides_by_its_sum(self, node: onnx.NodeProto) -> bool:
+        """Whether a Div is p / Σ p along the columns."""
+        total = self.maker(node.input[1])
+        if total is None or total.op_type != "ReduceSum" or total.input[0] != node.input[0]:
+            return False
+        axes = next((tuple(a.ints) for a in total.attribute if a.name == "axes"), None)
+        if axes is None and len(total.input) > 1 and total.input[1] in self._stored:
+            axes = tuple(stored_array(self._stored[total.input[1]], total.input[1]).reshape(-1).tolist())
+        return axes in ((1,), (-1,)) and self.integer(total, "keepdims", 1) == 1
+
+    def text(self, node: onnx.NodeProto, name: str) -> str:
+        """Return an attribute that is text, empty where it is missing."""
+        return next((a.s.decode(errors="replace") for a in node.attribute if a.name == name), "")
+
+    def integer(self, node: onnx.NodeProto, name: str, default: int) -> int:
+        """Return an attribute that is an integer."""
+        return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+    def rank(self, name: str) -> int | None:
+        """Return how many axes a value has, None where that is not known."""
+        shape = self._shape(name)
+        return None if shape is None else len(shape)
+
+    def columns(self, name: str) -> int | None:
+        """Return the second size of a matrix."""
+        shape = self._shape(name)
+        return shape[1] if shape is not None and len(shape) == 2 else None
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """Return the sizes that ONNX infers, 0 for those that are open."""
+        if self._shapes is None:
+            try:
+                inferred = onnx.shape_inference.infer_shapes(self._model).graph
+            except (onnx.shape_inference.InferenceError, ValueError) as error:
+                raise malformed(f"the shapes in the model do not fit together: {quoted(error)}") from error
+            values = (*inferred.value_info, *inferred.output, *inferred.input)
+            self._shapes = {
+                one.name: tuple(dim.dim_value for dim in one.type.tensor_type.shape.dim)
+                for one in values
+                if one.type.tensor_type.HasField("shape")
+            }
+        if name not in self._shapes and self._is_matrix(name):
+            return (0, 0)
+        return self._shapes.get(name)
+
+    def _is_matrix(self, name: str) -> bool:
+        """Whether a value is a classifier's scores, of which ONNX infers nothing, or cut or joined from such."""
+        node = self._makers.get(name)
+        if node is None:
+            return False
+        if self.is_default(node) and node.op_type in ("Slice", "Concat", "Identity"):
+            return all(self._is_matrix(one) for one in (node.input if node.op_type == "Concat" else node.input[:1]))
+        return self._is_scores(node, name)
+
+    def fresh(self, wanted: str) -> str:
+        """Return a name that nothing has."""
+        while wanted in self._names:
+            wanted += "'"
+        self._names.add(wanted)
+        return wanted
+
+    def replace(self, node: onnx.NodeProto, by: list[onnx.NodeProto]) -> None:
+        """Put other nodes in the place of one."""
+        replaced = list(node.output)
+        nodes = [new for one in self._graph.node for new in (by if list(one.output) == replaced else [one])]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        self._makers.update((name, new) for new in by for name in new.output)
