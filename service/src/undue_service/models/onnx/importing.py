@@ -15,6 +15,7 @@ from undue_service.models.running import require_rows_stay_rows
 
 from .initializers import read_initializers
 from .module import OnnxModule
+from .preprocessing import preprocessing
 from .provenance import give_statistics_their_own, trace_provenance
 from .reading import opset, read_onnx
 from .session import OnnxRuntime
@@ -36,7 +37,7 @@ def open_onnx(path: Path) -> OpenedModel:
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
     give_statistics_their_own(model.graph)
     provenance = trace_provenance(model.graph)
-    stored = read_initializers(model.graph, provenance.untrained)
+    stored = read_initializers(model.graph, provenance.untrained | preprocessing(model))
     module = OnnxModule(model.graph, opset(model), stored, tuple(column.name for column in inputs), outputs).eval()
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})

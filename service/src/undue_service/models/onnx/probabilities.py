@@ -1,8 +1,8 @@
-"""Probabilities that a graph computes in several steps, written as the softmax that they are.
+"""Scores and probabilities that a graph computes in several steps, written as the one step that they are.
 
 The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a classifier
 joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
-(1 − σ(s), σ(s)) = softmax(0, s).
+(1 − σ(s), σ(s)) = softmax(0, s). Likewise skl2onnx multiplies s by −1 to give (−s, s), or picks s out of that again.
 """
 
 import math
@@ -30,6 +30,8 @@ def write_as_softmax(model: onnx.ModelProto) -> None:
             _normalised(graph, node)
         elif node.op_type == "Concat" and graph.is_default(node):
             _joined(graph, node)
+        elif node.op_type == "ArrayFeatureExtractor" and node.domain == ML_DOMAIN:
+            _picked(graph, node)
 
 
 def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
@@ -43,13 +45,18 @@ def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
 
 
 def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
-    """(1 − σ(s), σ(s)) of one column s."""
+    """(1 − σ(s), σ(s)) or (−1 · s, s) of one column s."""
     if len(node.input) != 2 or graph.integer(node, "axis", 0) not in (1, -1):
+        return
+    product = graph.maker(node.input[0])
+    if product is not None and product.op_type == "Mul" and node.input[1] in product.input:
+        if any(graph.is_number(factor, -1) for factor in product.input):
+            graph.replace(product, [helper.make_node("Neg", [node.input[1]], product.output)])
         return
     sub, sigmoid = graph.maker(node.input[0]), graph.maker(node.input[1])
     if sub is None or sigmoid is None or sub.op_type != "Sub" or sigmoid.op_type != "Sigmoid":
         return
-    if sub.input[1] != node.input[1] or not graph.is_one(sub.input[0]) or graph.columns(node.input[1]) != 1:
+    if sub.input[1] != node.input[1] or not graph.is_number(sub.input[0], 1) or graph.columns(node.input[1]) != 1:
         return
     s = sigmoid.input[0]
     zero, logits = graph.fresh(f"{node.output[0]}.zero"), graph.fresh(f"{node.output[0]}.logits")
@@ -61,6 +68,17 @@ def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
             helper.make_node("Softmax", [logits], node.output, axis=1),
         ],
     )
+
+
+def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
+    """s of a classifier that gives (−s, s), where nothing else reads that."""
+    classifier = graph.scorer(node.input[0])
+    if classifier is None or not graph.is_number(node.input[1], 1) or graph.readers(node.input[0]) != 1:
+        return
+    if graph.text(classifier, "post_transform") not in ("", "NONE") or not graph.is_of_one_score(classifier):
+        return
+    classifier.attribute.append(helper.make_attribute("single", 1))
+    graph.replace(node, [helper.make_node("Identity", node.input[:1], node.output)])
 
 
 class _Graph:
@@ -83,15 +101,29 @@ class _Graph:
         """Whether a node is of ONNX's own operators."""
         return node.domain in ("", "ai.onnx")
 
-    def is_one(self, name: str) -> bool:
-        """Whether a value is the constant 1."""
+    def is_number(self, name: str, number: int) -> bool:
+        """Whether a value is a constant of one number, which is the given one."""
         stored = self._stored.get(name)
-        node = self._makers.get(name)
-        if stored is None and node is not None and node.op_type == "Constant" and self.is_default(node):
+        node = self.maker(name)
+        if stored is None and node is not None and node.op_type == "Constant":
             stored = next((a.t for a in node.attribute if a.name == "value"), None)
             if stored is None:
-                return any(a.name == "value_float" and a.f == 1.0 for a in node.attribute)
-        return stored is not None and math.prod(stored.dims) == 1 and bool(stored_array(stored, name) == 1)
+                return any(a.name == "value_float" and a.f == number for a in node.attribute)
+        return stored is not None and math.prod(stored.dims) == 1 and bool(stored_array(stored, name) == number)
+
+    def readers(self, name: str) -> int:
+        """Return how often a value is read, by nodes or as an output."""
+        reads = sum(list(node.input).count(name) for node in self._graph.node)
+        return reads + sum(value.name == name for value in self._graph.output)
+
+    def scorer(self, name: str) -> onnx.NodeProto | None:
+        """Return the classifier whose scores a value is."""
+        node = self._makers.get(name)
+        return node if node is not None and self._is_scores(node, name) else None
+
+    def is_of_one_score(self, node: onnx.NodeProto) -> bool:
+        """Whether a classifier gives two numbers of one score, see `lifting`."""
+        return bool(self.integer(node, "mirrored", 0)) or self.integer(node, "pairs", 0) == 1
 
     def is_distribution(self, name: str) -> bool:
         """Whether each row of a value is positive and sums up to 1."""
@@ -105,8 +137,7 @@ class _Graph:
         if not self._is_scores(node, name):
             return False
         transform = self.text(node, "post_transform")
-        two = self.integer(node, "mirrored", 0) or self.integer(node, "pairs", 0) == 1
-        return transform == "SOFTMAX" or (transform == "LOGISTIC" and bool(two))
+        return transform == "SOFTMAX" or (transform == "LOGISTIC" and self.is_of_one_score(node))
 
     def is_positive(self, name: str) -> bool:
         """Whether a value is made of probabilities only."""

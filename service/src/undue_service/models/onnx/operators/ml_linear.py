@@ -26,9 +26,11 @@ def linear_classifier(node: Node) -> Scores:
     """Scores X Wᵀ + b, one for each class, after `post_transform`.
 
     Of two classes by one score s: (1 − s, s) without a transform, (σ(−s), σ(s)) by LOGISTIC. Where the file has the
-    score and its negative: (−s, s), and (σ(−s), σ(s)).
+    score and its negative: (−s, s), and (σ(−s), σ(s)). s alone where a following node picks it (see `probabilities`).
     """
     s, transform = _linear(node), _transform(node)
+    if node.attribute("single", 0):
+        return None, s
     if node.attribute("mirrored", 0):
         return None, _mirrored(s, transform)
     if s.shape[1] > 1:
@@ -52,6 +54,8 @@ def vector_regressor(node: Node) -> torch.Tensor:
 def vector_classifier(node: Node) -> Scores:
     """Scores of a linear kernel: of two classes (−s, s), of more one for each pair of classes, s_ij = X w_ijᵀ + b_ij."""
     s, transform = _linear(node), _transform(node)
+    if node.attribute("single", 0):
+        return None, s
     if node.attribute("pairs", 0) == 1:
         if transform not in ("NONE", "LOGISTIC"):
             raise unsupported(f"{node} has one score and the post_transform {transform}, which onnxruntime ignores")
