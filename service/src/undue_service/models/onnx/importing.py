@@ -43,7 +43,7 @@ def open_onnx(path: Path) -> OpenedModel:
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
     require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
-    reference = OnnxRuntime(path, outputs, predictions.unpacked)
+    reference = OnnxRuntime(path, outputs, predictions)
     return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *provenance.warnings))
 
 

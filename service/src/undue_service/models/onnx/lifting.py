@@ -99,6 +99,7 @@ def _vector_classifier(node: onnx.NodeProto, attributes: Attributes) -> _Lifted:
     """One w and b for each pair of classes i < j: w_ij = Σ α v over the support vectors of i and of j, b_ij = ρ_ij.
 
     The vectors are in the order of the classes; α of one of class i against j lies in row j−1, of j against i in row i.
+    A positive score stands for class i. Of two classes the one pair is turned round: w and b of the second class.
     Without support vectors the coefficients are one w for each class, and ρ is the b of all.
     """
     alpha, rho = _floats(attributes, "coefficients"), _floats(attributes, "rho")
@@ -129,8 +130,9 @@ def _vector_classifier(node: onnx.NodeProto, attributes: Attributes) -> _Lifted:
     weight = np.stack([alpha[j - 1, of[i]] @ vectors[of[i]] + alpha[i, of[j]] @ vectors[of[j]] for i, j in pairs])
     _drop(node, "coefficients", "support_vectors", "rho")
     node.attribute.append(helper.make_attribute("pairs", len(pairs)))
-    yield "coefficients", _summed(weight)
-    yield "intercepts", rho
+    sign = -1 if len(pairs) == 1 else 1
+    yield "coefficients", sign * _summed(weight)
+    yield "intercepts", sign * rho
 
 
 def _scaler(node: onnx.NodeProto, attributes: Attributes) -> _Lifted:

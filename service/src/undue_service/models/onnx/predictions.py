@@ -5,8 +5,10 @@ a constant almost everywhere, and a map holds the same numbers as the tensor tha
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import onnx
 
 from undue_service.models.refusals import quoted
@@ -24,14 +26,27 @@ class Predictions:
     """Output to the keys, in order, of the maps that it is a list of in the file."""
     left_out: tuple[str, ...]
     """Outputs that are no floating-point numbers."""
+    columns: Mapping[str, int] = field(default_factory=dict)
+    """Outputs of which one column is left, and which."""
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Return what a user should know."""
-        if not self.left_out:
-            return ()
-        named = quoted(", ".join(self.left_out))
-        return (f"the outputs {named} are no floating-point numbers, such as labels, and were left out",)
+    def warnings(self) -> Iterator[str]:
+        """Yield what a user should know."""
+        if self.left_out:
+            named = quoted(", ".join(self.left_out))
+            yield f"the outputs {named} are no floating-point numbers, such as labels, and were left out"
+        for name in self.columns:
+            yield (
+                f"the output {quoted(name)} is the decision function d of the second class alone; the file has (d, −d), "
+                "in the order opposite to its labels"
+            )
+
+    def of_file(self, name: str, value: Any) -> np.ndarray:
+        """Return what the file gives as an output, as the output is here."""
+        if name in self.unpacked:
+            keys = self.unpacked[name]
+            value = np.asarray([[row[key] for key in keys] for row in value], np.float32).reshape(len(value), len(keys))
+        return value[:, self.columns[name], None] if name in self.columns else value
 
 
 def keep_predictions(graph: onnx.GraphProto) -> Predictions:

@@ -18,10 +18,16 @@ from .predictions import ML_DOMAIN
 _POSITIVE = {"Sigmoid", "Softmax"}
 _MOVES = {"Slice", "Gather", "Concat", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"}
 _CLASSIFIERS = {"LinearClassifier", "SVMClassifier"}
+_SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
+_MAX_INFERENCES = 10
 
 
-def write_as_softmax(model: onnx.ModelProto) -> None:
-    """Rewrite, in place, what is a softmax of logits, or of the logarithms of positive scores."""
+def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
+    """Rewrite, in place, what is a softmax of logits or of the logarithms of positive scores, and what is one score.
+
+    Returns:
+        The outputs of which one column is left, and which.
+    """
     graph = _Graph(model)
     for node in list(model.graph.node):
         if node.op_type == "Normalizer" and node.domain == ML_DOMAIN and graph.text(node, "norm") == "L1":
@@ -32,6 +38,26 @@ def write_as_softmax(model: onnx.ModelProto) -> None:
             _joined(graph, node)
         elif node.op_type == "ArrayFeatureExtractor" and node.domain == ML_DOMAIN:
             _picked(graph, node)
+    return {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+
+
+def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
+    """Leave of an SVMClassifier's (d, −d) at a graph's end the first; return whether that was so.
+
+    Its label is the second class where d > 0, contrary to the order of the columns: only by itself is d what a loss of
+    the second class takes.
+    """
+    name, node = output.name, graph.maker(output.name)
+    while node is not None and node.op_type in ("Identity", "Cast") and graph.readers(name) == 1:
+        name, node = node.input[0], graph.maker(node.input[0])
+    classifier = graph.scorer(name)
+    if classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
+        return False
+    if not graph.is_of_one_score(classifier) or graph.text(classifier, "post_transform") not in ("", "NONE"):
+        return False
+    classifier.attribute.append(helper.make_attribute("single", 1))
+    output.type.CopyFrom(helper.make_tensor_type_proto(output.type.tensor_type.elem_type, None))
+    return True
 
 
 def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
@@ -75,7 +101,8 @@ def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
     classifier = graph.scorer(node.input[0])
     if classifier is None or not graph.is_number(node.input[1], 1) or graph.readers(node.input[0]) != 1:
         return
-    if graph.text(classifier, "post_transform") not in ("", "NONE") or not graph.is_of_one_score(classifier):
+    is_plain = graph.text(classifier, "post_transform") in ("", "NONE") and graph.is_of_one_score(classifier)
+    if not is_plain or classifier.op_type != "LinearClassifier":
         return
     classifier.attribute.append(helper.make_attribute("single", 1))
     graph.replace(node, [helper.make_node("Identity", node.input[:1], node.output)])
@@ -195,28 +222,35 @@ class _Graph:
     def _shape(self, name: str) -> tuple[int, ...] | None:
         """Return the sizes that ONNX infers, 0 for those that are open."""
         if self._shapes is None:
-            try:
-                inferred = onnx.shape_inference.infer_shapes(self._model).graph
-            except (onnx.shape_inference.InferenceError, ValueError) as error:
-                raise malformed(f"the shapes in the model do not fit together: {quoted(error)}") from error
-            values = (*inferred.value_info, *inferred.output, *inferred.input)
-            self._shapes = {
-                one.name: tuple(dim.dim_value for dim in one.type.tensor_type.shape.dim)
-                for one in values
-                if one.type.tensor_type.HasField("shape")
-            }
-        if name not in self._shapes and self._is_matrix(name):
-            return (0, 0)
+            self._shapes = self._infer()
         return self._shapes.get(name)
 
-    def _is_matrix(self, name: str) -> bool:
-        """Whether a value is a classifier's scores, of which ONNX infers nothing, or cut or joined from such."""
-        node = self._makers.get(name)
-        if node is None:
-            return False
-        if self.is_default(node) and node.op_type in ("Slice", "Concat", "Identity"):
-            return all(self._is_matrix(one) for one in (node.input if node.op_type == "Concat" else node.input[:1]))
-        return self._is_scores(node, name)
+    def _infer(self) -> dict[str, tuple[int, ...]]:
+        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told, as far as their inputs are known."""
+        model = self._model
+        for _ in range(_MAX_INFERENCES):
+            try:
+                model = onnx.shape_inference.infer_shapes(model)
+            except (onnx.shape_inference.InferenceError, ValueError) as error:
+                raise malformed(f"the shapes in the model do not fit together: {quoted(error)}") from error
+            known = _declared(model.graph)
+            told = {}
+            for node in model.graph.node:
+                if node.domain != ML_DOMAIN or not node.input or node.input[0] not in known:
+                    continue
+                shape, name = known[node.input[0]], node.output[-1]
+                if node.op_type in _CLASSIFIERS:
+                    shape = (*shape[:1], 0)
+                elif node.op_type not in _SAME_SHAPE:
+                    continue
+                if name not in known:
+                    told[name] = shape
+            if not told:
+                break
+            for name, shape in told.items():
+                sizes = [size or None for size in shape]
+                model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes))
+        return known
 
     def fresh(self, wanted: str) -> str:
         """Return a name that nothing has."""
@@ -232,3 +266,12 @@ class _Graph:
         del self._graph.node[:]
         self._graph.node.extend(nodes)
         self._makers.update((name, new) for new in by for name in new.output)
+
+
+def _declared(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Return the sizes that a graph declares of its values, 0 for those that are open."""
+    return {
+        one.name: tuple(dim.dim_value for dim in one.type.tensor_type.shape.dim)
+        for one in (*graph.value_info, *graph.output, *graph.input)
+        if one.type.tensor_type.HasField("shape")
+    }

@@ -1,6 +1,7 @@
 """Bytes to a checked ONNX model: one file, no external data, functions inlined, every operator known."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupp
 
 from .lifting import lift_attributes
 from .predictions import Predictions, keep_predictions
-from .probabilities import write_as_softmax
+from .probabilities import simplify_scores
 from .support import require_supported
 
 OLDEST_OPSET = 9
@@ -39,8 +40,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     require_supported(inlined.graph)
     _check(content)
     lift_attributes(inlined.graph)
-    write_as_softmax(inlined)
-    return inlined, predictions
+    return inlined, replace(predictions, columns=simplify_scores(inlined))
 
 
 def _read(path: Path) -> bytes:

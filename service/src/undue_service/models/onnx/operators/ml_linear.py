@@ -52,16 +52,16 @@ def vector_regressor(node: Node) -> torch.Tensor:
 
 
 def vector_classifier(node: Node) -> Scores:
-    """Scores of a linear kernel: of two classes (−s, s), of more one for each pair of classes, s_ij = X w_ijᵀ + b_ij."""
+    """Scores of a linear kernel. Of two classes (d, −d), d = X wᵀ + b: the label is the second class where d > 0.
+
+    d alone where the model ends with it (see `probabilities`). Of more classes one for each pair, X w_ijᵀ + b_ij, or one
+    for each class where there are no support vectors.
+    """
     s, transform = _linear(node), _transform(node)
-    if node.attribute("single", 0):
-        return None, s
-    if node.attribute("pairs", 0) == 1:
-        if transform not in ("NONE", "LOGISTIC"):
-            raise unsupported(f"{node} has one score and the post_transform {transform}, which onnxruntime ignores")
-        return None, _mirrored(s, transform)
     if s.shape[1] == 1 and transform != "NONE":
-        raise unsupported(f"{node} has one score and the post_transform {transform}, which onnxruntime ignores")
+        raise unsupported(f"{node} has one score and the post_transform {transform}, which is not supported")
+    if node.attribute("pairs", 0) == 1:
+        return None, s if node.attribute("single", 0) else torch.cat([s, -s], 1)
     return None, _transformed(node, s, transform)
 
 
