@@ -10,6 +10,20 @@ from .expanding import defined_by, has_definition, version_of, versions_of
 from .initializers import subgraphs
 from .operators import OPERATORS, qualified
 
+_TREES = (
+    "a tree ensemble is a constant almost everywhere in its thresholds, so that no gradient leads from the loss to how "
+    "it was trained: influence functions are not defined for it"
+)
+_MAPS = "inputs are arrays of numbers here, not maps; export the pipeline from the columns that those are made of"
+REFUSED: Mapping[str, str] = {
+    "ai.onnx.ml::CastMap": _MAPS,
+    "ai.onnx.ml::DictVectorizer": _MAPS,
+    "ai.onnx.ml::TreeEnsemble": _TREES,
+    "ai.onnx.ml::TreeEnsembleClassifier": _TREES,
+    "ai.onnx.ml::TreeEnsembleRegressor": _TREES,
+}
+"""Operators that are left out for a reason, and the reason."""
+
 
 def require_supported(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
     """Refuse a graph with nodes outside the table of operators that ONNX does not define by operators of the table.
@@ -19,7 +33,8 @@ def require_supported(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None
     """
     refused = set(_refused(graph.node, opsets, set()))
     if refused:
-        raise unsupported_operators(refused, f"supported are {', '.join(OPERATORS)}")
+        why = dict.fromkeys(reason for name, reason in REFUSED.items() if name in refused)
+        raise unsupported_operators(refused, "; ".join((*why, f"supported are {', '.join(OPERATORS)}")))
 
 
 def _refused(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], within: set[str]) -> Iterator[str]:

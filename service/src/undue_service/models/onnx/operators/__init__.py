@@ -21,6 +21,8 @@ from . import (
     linear,
     logic,
     losses,
+    ml_features,
+    ml_linear,
     movement,
     normalisation,
     ordering,
@@ -208,6 +210,18 @@ OPERATORS: Mapping[str, Operator] = {
     "Upsample": resizing.upsample,
     "Where": arithmetic.where,
     "Xor": logic.exactly_one,
+    "ai.onnx.ml::ArrayFeatureExtractor": ml_features.array_feature_extractor,
+    "ai.onnx.ml::Binarizer": ml_features.binarizer,
+    "ai.onnx.ml::FeatureVectorizer": ml_features.feature_vectorizer,
+    "ai.onnx.ml::Imputer": ml_features.imputer,
+    "ai.onnx.ml::LabelEncoder": ml_features.label_encoder,
+    "ai.onnx.ml::LinearClassifier": ml_linear.linear_classifier,
+    "ai.onnx.ml::LinearRegressor": ml_linear.linear_regressor,
+    "ai.onnx.ml::Normalizer": ml_features.normalizer,
+    "ai.onnx.ml::OneHotEncoder": ml_features.one_hot_encoder,
+    "ai.onnx.ml::SVMClassifier": ml_linear.vector_classifier,
+    "ai.onnx.ml::SVMRegressor": ml_linear.vector_regressor,
+    "ai.onnx.ml::Scaler": ml_features.scaler,
 }
 """What a model may be made of: operators of the default domain by their names, others as `domain::name`."""
 

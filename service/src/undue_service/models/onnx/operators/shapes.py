@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from undue_service.models.onnx.element_types import to_tensor
-from undue_service.models.onnx.initializers import tensor_array
+from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
-from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
 
 
 def flatten(node: Node) -> torch.Tensor:
@@ -84,7 +84,7 @@ def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = torch.zeros(1) if stored is None else to_tensor(tensor_array(stored, str(node)), str(node))
+    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
     if number.numel() != 1:
         raise malformed(f"{node} fills with {number.numel()} numbers, not one")
     if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
