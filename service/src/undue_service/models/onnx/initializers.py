@@ -99,7 +99,9 @@ def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.nd
     for node in graph.node:
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
-            yield node.output[0], value, value.ndim > 0
+            # A number alone, and infinity, which fills masks, are no weights.
+            is_weight = value.ndim > 0 and (value.dtype.kind != "f" or bool(np.isfinite(value).all()))
+            yield node.output[0], value, is_weight
 
 
 def _check_name(name: str) -> None:

@@ -134,6 +134,11 @@ class Node:
         """Return an attribute that is a string."""
         return next((a.s.decode(errors="replace") for a in self.proto.attribute if a.name == name), default)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return an attribute that is a list of strings, empty where it is missing."""
+        found = (a.strings for a in self.proto.attribute if a.name == name)
+        return tuple(text.decode(errors="replace") for text in next(found, ()))
+
     def graph(self, name: str) -> "Subgraph":
         """Return an attribute that is a graph.
 
