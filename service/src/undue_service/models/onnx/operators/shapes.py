@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from undue_service.models.onnx.element_types import to_tensor
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
+from undue_service.models.onnx.element_types import CARRIED
 from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
 from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
@@ -84,9 +85,12 @@ def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
-    if number.numel() != 1:
-        raise malformed(f"{node} fills with {number.numel()} numbers, not one")
-    if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
-        return Shape.of([int(number.item())] * math.prod(sizes), sizes, number.dtype)
-    return torch.full(list(sizes), number.item(), dtype=number.dtype)
+    numbers = np.zeros(1, np.float32) if stored is None else stored_array(stored, str(node))
+    if numbers.size != 1:
+        raise malformed(f"{node} fills with {numbers.size} numbers, not one")
+    dtype = CARRIED[stored.data_type] if stored is not None else torch.float32
+    number = numbers.reshape(-1)[0].item()
+    is_whole = not (dtype.is_floating_point or dtype.is_complex)
+    if is_whole and all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+        return Shape.of([int(number)] * math.prod(sizes), sizes, dtype)
+    return torch.full(list(sizes), number, dtype=dtype)
