@@ -57,9 +57,7 @@ def _choices(named: dict, expected: tuple) -> Iterator[list[str]]:
     floats = [name for name, value in named.items() if value.dtype in _FLOATS and value.ndim and value.size]
     if not floats or not any(value.dtype in _FLOATS for value in expected):
         return
-    if not all(
-        np.isfinite(value).all() for name, value in named.items() if name not in floats and value.dtype.kind == "f"
-    ):
+    if not all(np.isfinite(value).all() for value in named.values() if value.dtype.kind == "f"):
         return
     alike = [name for name in floats if len(named[name]) == len(named[floats[0]])]
     yield alike
