@@ -11,6 +11,7 @@ from onnx.external_data_helper import uses_external_data
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .hoisting import hoist_tensors
 from .support import require_supported
 
 OLDEST_OPSET = 9
@@ -28,10 +29,24 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     model = _parse(content)
     _refuse_external_data(model)
     _check_opset(model)
+    flat = flatten_model(model)
+    _check(content)
+    return flat
+
+
+def flatten_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without functions of its own, of operators that can be read, its tensors all in the main graph.
+
+    The model that is given may be changed.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, UNSUPPORTED_OPERATORS.
+        ResourceExhausted: UPLOAD_TOO_LARGE.
+    """
     _check_size_inlined(model)
     inlined = _inline(model)
-    require_supported(inlined.graph)
-    _check(content)
+    require_supported(inlined.graph, opsets(inlined))
+    hoist_tensors(inlined.graph)
     return inlined
 
 
@@ -114,9 +129,9 @@ def _check_opset(model: onnx.ModelProto) -> None:
         )
 
 
-def opset(model: onnx.ModelProto) -> int:
-    """Return the version of the default operator set."""
-    return next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+def opsets(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the version of each operator set; that of the default domain is named ""."""
+    return {"" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
 
 
 def _check_size_inlined(model: onnx.ModelProto) -> None:

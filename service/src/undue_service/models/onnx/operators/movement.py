@@ -12,7 +12,7 @@ def transpose(node: Node) -> Value:
     """Y = X with its axes permuted, reversed where there is no `perm`. A matrix of weights stays as it is stored."""
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(value.array.transpose(node.axes("perm")))
+        return value.moved(value.array.transpose(node.axes("perm")))
     x = node.tensor(0)
     permutation = node.axes("perm") or tuple(reversed(range(x.dim())))
     if sorted(permutation) != list(range(x.dim())):
@@ -27,7 +27,7 @@ def squeeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(np.squeeze(value.array, axes))
+        return value.moved(np.squeeze(value.array, axes))
     x = node.tensor(0)
     if axes is None:
         axes = tuple(i for i, size in enumerate(x.shape) if isinstance(size, int) and size == 1)
@@ -43,7 +43,7 @@ def unsqueeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(np.expand_dims(value.array, axes or ()))
+        return value.moved(np.expand_dims(value.array, axes or ()))
     x = node.tensor(0)
     for place in sorted(node.axis(axis, x.dim() + len(axes or ())) for axis in axes or ()):
         x = x.unsqueeze(place)
@@ -55,7 +55,7 @@ def concat(node: Node) -> Value:
     values = [node.value(index) for index in range(len(node.inputs))]
     if all(isinstance(value, Shape) for value in values):
         axis = int(node.attribute("axis", 0))
-        return Shape(np.concatenate([node.integers(index).array for index in range(len(values))], axis))
+        return node.integers(0).moved(np.concatenate([node.integers(i).array for i in range(len(values))], axis))
     tensors = [node.tensor(index) for index in range(len(values))]
     axis = node.axis(int(node.attribute("axis", 0)), tensors[0].dim())
     if any(tensor.dim() != tensors[0].dim() for tensor in tensors):
@@ -111,7 +111,7 @@ def slice_(node: Node) -> Value:
         array = value.array
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             array = array[(slice(None),) * node.axis(axis, array.ndim) + (slice(start, end, step),)]
-        return Shape(array)
+        return value.moved(array)
     x = node.tensor(0)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = node.axis(axis, x.dim())
