@@ -9,7 +9,7 @@ import torch
 from undue_service.models.onnx.element_types import to_tensor
 from undue_service.models.onnx.initializers import tensor_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
-from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
 
 
 def flatten(node: Node) -> torch.Tensor:
