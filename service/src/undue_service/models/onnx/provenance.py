@@ -16,7 +16,8 @@ from undue_service.models.refusals import quoted
 from .operators import qualified
 
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
-    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Pow": (1,),
+    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "OneHot": (1, 2), "Pad": (2,), "Pow": (1,),
+    "Range": (0, 1, 2),
     "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
 }  # fmt: skip
 """Inputs that no training changes: running statistics, bounds, ratios, exponents."""
