@@ -1,6 +1,6 @@
 """RNN, GRU and LSTM, unrolled over the time steps: so that every weight is a plain linear map of the step's values.
 
-X (T, rows, I), W (directions, G H, I), R (directions, G H, H), B (directions, 2 G H) of Wb and Rb in turn, with G gates;
+X (T, rows, I), W (directions, G H, I), R (directions, G H, H), B (directions, 2 G H) of Wb and Rb in turn, G gates;
 Y (T, directions, rows, H) and the last states (directions, rows, H). With `layout` 1 the rows are the first axis.
 """
 
@@ -115,10 +115,10 @@ def _unrolled(
     if direction not in _DIRECTIONS:
         raise malformed(f"{node} has the direction {quoted(direction)}")
     backwards = _DIRECTIONS[direction]
-    x, W, R, B = node.tensor(0), node.tensor(1), node.tensor(2), node.optional(3)
+    x, weight, recurrent, bias = node.tensor(0), node.tensor(1), node.tensor(2), node.optional(3)
     x = x.transpose(0, 1) if rows_first else x
-    size = int(R.shape[-1])
-    _check(node, x, W, R, B, len(backwards), gates * size)
+    size = int(recurrent.shape[-1])
+    _check(node, x, (weight, recurrent, bias), len(backwards), gates * size)
     node.keep_rows_apart(x, (0, 2), "takes the rows for time steps")
     if int(x.shape[0]) * len(backwards) * _NODES_PER_STEP > MAX_STEPS:
         raise too_large(
@@ -129,16 +129,16 @@ def _unrolled(
     activations = gate_activations(node, defaults, len(backwards))
     outputs, states = [], []
     for index, is_backwards in enumerate(backwards):
-        biases = (None, None) if B is None else (B[index][: gates * size], B[index][gates * size :])
+        biases = (None, None) if bias is None else (bias[index][: gates * size], bias[index][gates * size :])
         peeking = None if peepholes is None else peepholes[index]
-        weights = _Weights(W[index], R[index], *biases, peeking, activations[index])
+        weights = _Weights(weight[index], recurrent[index], *biases, peeking, activations[index])
         start = tuple(_start(x, size, value, index, rows_first) for value in given)
         y, last = _run(build(weights), functional.linear(x, weights.W, weights.Wb), start, is_backwards, lengths)
         outputs.append(y)
         states.append(last)
     lead = 1 if rows_first else 0
-    Y = torch.stack(outputs, 1).permute(2, 0, 1, 3) if rows_first else torch.stack(outputs, 1)
-    return Y, *(torch.stack(of_all, lead) for of_all in zip(*states, strict=True))
+    y = torch.stack(outputs, 1).permute(2, 0, 1, 3) if rows_first else torch.stack(outputs, 1)
+    return y, *(torch.stack(of_all, lead) for of_all in zip(*states, strict=True))
 
 
 def _run(
@@ -175,17 +175,15 @@ def _lengths(node: Node, steps: int) -> torch.Tensor | None:
 def _check(
     node: Node,
     x: torch.Tensor,
-    W: torch.Tensor,
-    R: torch.Tensor,
-    B: torch.Tensor | None,
+    weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
     directions: int,
     rows: int,
 ) -> None:
-    if x.dim() != 3 or W.dim() != 3 or R.dim() != 3:
-        raise malformed(f"{node} has values of rank {x.dim()}, {W.dim()} and {R.dim()}, not 3")
-    hidden = node.attribute("hidden_size", R.shape[-1])
+    if not x.dim() == weights[0].dim() == weights[1].dim() == 3:
+        raise malformed(f"{node} has values of rank {x.dim()}, {weights[0].dim()} and {weights[1].dim()}, not 3")
+    hidden = node.attribute("hidden_size", weights[1].shape[-1])
     wanted = ((directions, rows, x.shape[2]), (directions, rows, hidden), (directions, 2 * rows))
-    for value, shape in zip((W, R, B), wanted, strict=True):
+    for value, shape in zip(weights, wanted, strict=True):
         if value is not None and tuple(value.shape) != shape:
             raise malformed(f"{node} has a weight of {tuple(value.shape)} instead of {shape}")
     if not x.shape[0]:
