@@ -13,11 +13,10 @@ from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
 from undue_service.models.running import require_rows_stay_rows
 
-from .initializers import read_initializers
+from .graphs import module_of
 from .module import OnnxModule
 from .preprocessing import preprocessing
-from .provenance import give_statistics_their_own, trace_provenance
-from .reading import opset, read_onnx
+from .reading import read_onnx
 from .session import OnnxRuntime
 from .signature import graph_inputs, graph_outputs
 
@@ -35,16 +34,14 @@ def open_onnx(path: Path) -> OpenedModel:
     """
     model, predictions = read_onnx(path)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
-    give_statistics_their_own(model.graph)
-    provenance = trace_provenance(model.graph)
-    stored = read_initializers(model.graph, provenance.untrained | preprocessing(model))
-    module = OnnxModule(model.graph, opset(model), stored, tuple(column.name for column in inputs), outputs).eval()
+    read = module_of(model, preprocessing(model))
+    module = read.module
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
     require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
     reference = OnnxRuntime(path, outputs, predictions)
-    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *provenance.warnings))
+    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings))
 
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:

@@ -77,7 +77,7 @@ def _regressor(node: onnx.NodeProto, attributes: Attributes) -> _Lifted:
 
 
 def _vector_regressor(node: onnx.NodeProto, attributes: Attributes) -> _Lifted:
-    """w = Σ_i α_i v_i over the support vectors v_i; w itself where there are none. b = ρ."""
+    """W = Σ_i α_i v_i over the support vectors v_i; w itself where there are none. b = ρ."""
     alpha, rho = _floats(attributes, "coefficients"), _floats(attributes, "rho")
     count = attributes["n_supports"].i if "n_supports" in attributes else 0
     if count:

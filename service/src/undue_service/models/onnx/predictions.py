@@ -13,7 +13,7 @@ import onnx
 
 from undue_service.models.refusals import quoted
 
-from .initializers import FLOATS
+from .element_types import FLOATS
 
 ML_DOMAIN = "ai.onnx.ml"
 

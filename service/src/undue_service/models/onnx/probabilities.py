@@ -30,9 +30,9 @@ def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
     """
     graph = _Graph(model)
     for node in list(model.graph.node):
-        if node.op_type == "Normalizer" and node.domain == ML_DOMAIN and graph.text(node, "norm") == "L1":
-            _normalised(graph, node)
-        elif node.op_type == "Div" and graph.is_default(node) and graph.divides_by_its_sum(node):
+        if (node.op_type == "Normalizer" and node.domain == ML_DOMAIN and graph.text(node, "norm") == "L1") or (
+            node.op_type == "Div" and graph.is_default(node) and graph.divides_by_its_sum(node)
+        ):
             _normalised(graph, node)
         elif node.op_type == "Concat" and graph.is_default(node):
             _joined(graph, node)
@@ -97,7 +97,7 @@ def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
 
 
 def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
-    """s of a classifier that gives (−s, s), where nothing else reads that."""
+    """S of a classifier that gives (−s, s), where nothing else reads that."""
     classifier = graph.scorer(node.input[0])
     if classifier is None or not graph.is_number(node.input[1], 1) or graph.readers(node.input[0]) != 1:
         return

@@ -12,6 +12,8 @@ from onnx.external_data_helper import uses_external_data
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .expanding import versions
+from .hoisting import hoist_tensors
 from .lifting import lift_attributes
 from .predictions import Predictions, keep_predictions
 from .probabilities import simplify_scores
@@ -34,13 +36,33 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     model = _parse(content)
     _refuse_external_data(model)
     _check_opset(model)
-    _check_size_inlined(model)
-    inlined = _inline(model)
+    inlined = inline_functions(model)
     predictions = keep_predictions(inlined.graph)
-    require_supported(inlined.graph)
+    require_supported(inlined.graph, versions(inlined.opset_import))
     _check(content)
-    lift_attributes(inlined.graph)
+    gather_tensors(inlined.graph)
     return inlined, replace(predictions, columns=simplify_scores(inlined))
+
+
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without functions of its own.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED.
+        ResourceExhausted: UPLOAD_TOO_LARGE.
+    """
+    _check_size_inlined(model)
+    return _inline(model)
+
+
+def gather_tensors(graph: onnx.GraphProto) -> None:
+    """Make initialisers of the main graph, in place, of all that is stored elsewhere.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
+    hoist_tensors(graph)
+    lift_attributes(graph)
 
 
 def _read(path: Path) -> bytes:
@@ -120,11 +142,6 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model uses opset {version}; supported are {OLDEST_OPSET} to {newest}. Export it again with "
             f"opset_version={min(newest, 20)}, or convert it with onnx.version_converter.convert_version"
         )
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """Return the version of the default operator set."""
-    return next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
 
 
 def _check_size_inlined(model: onnx.ModelProto) -> None:

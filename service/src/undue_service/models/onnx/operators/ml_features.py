@@ -143,4 +143,3 @@ def _default(node: Node, values: torch.Tensor) -> torch.Tensor:
             return stored.reshape(())
     name, fallback = ("default_float", -0.0) if values.is_floating_point() else ("default_int64", -1)
     return torch.tensor(node.attribute(name, fallback), dtype=values.dtype)
-

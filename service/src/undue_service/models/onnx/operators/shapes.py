@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import torch
 
+from undue_service.models.onnx.element_types import to_tensor
+from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
-from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
 
 
 def flatten(node: Node) -> torch.Tensor:
@@ -17,7 +18,8 @@ def flatten(node: Node) -> torch.Tensor:
     axis = int(node.attribute("axis", 1))
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
-        raise unsupported(f"{node} folds all rows into one; a row's output must not depend on other rows")
+        node.keep_rows_apart(x, range(x.dim()), "folds all rows into one")
+        return x.reshape(1, -1)
     matrix = torch.flatten(x, axis) if axis < x.dim() else x.unsqueeze(-1)
     return matrix if axis == 1 else torch.flatten(matrix, 0, axis - 1)
 
@@ -28,7 +30,7 @@ def reshape(node: Node) -> Value:
     value = node.value(0)
     if isinstance(value, Shape):
         sizes = [value.array.shape[axis] if size == 0 else size for axis, size in enumerate(node.fixed(1))]
-        return Shape(value.array.reshape(sizes))
+        return value.moved(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
     if isinstance(x.shape[0] if x.dim() else None, torch.SymInt) and not _keeps_rows_open(sizes):
@@ -58,11 +60,18 @@ def shape(node: Node) -> Shape:
     return Shape.of(sizes[start:end])
 
 
+def size(node: Node) -> Shape:
+    """Y = the number of elements of X."""
+    value = node.value(0)
+    sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
+    return Shape.of([math.prod(sizes)], ())
+
+
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
     if isinstance(value, Shape):
-        return Shape(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
+        return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
@@ -75,9 +84,9 @@ def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = np.zeros(1, np.float32) if stored is None else onnx.numpy_helper.to_array(stored)
-    if number.size != 1 or number.dtype not in (np.float32, np.float64, np.int64, np.int32):
-        raise unsupported(f"{node} fills with {number.dtype} of shape {number.shape}")
-    if number.dtype.kind == "i" and all(isinstance(size, int) for size in sizes):
-        return Shape.of([int(number.item())] * math.prod(sizes), sizes)
-    return torch.full(list(sizes), number.item(), dtype=getattr(torch, number.dtype.name))
+    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
+    if number.numel() != 1:
+        raise malformed(f"{node} fills with {number.numel()} numbers, not one")
+    if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
+        return Shape.of([int(number.item())] * math.prod(sizes), sizes, number.dtype)
+    return torch.full(list(sizes), number.item(), dtype=number.dtype)
