@@ -1,6 +1,6 @@
 """Operators that ONNX defines by others: each runs as its definition where the table lacks it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,6 +25,28 @@ class Function:
     opsets: Mapping[str, int]
 
 
+def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Return the version of each operator set; that of the default domain is named ""."""
+    return {"" if entry.domain in _DEFAULT else entry.domain: entry.version for entry in imports}
+
+
+def versions_of(definition: onnx.FunctionProto) -> dict[str, int]:
+    """Return the version of each operator set that a definition is written in: the newest where it does not say."""
+    return {"": onnx.defs.onnx_opset_version(), **versions(definition.opset_import)}
+
+
+def version_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> int:
+    """Return the version of the operator set that a node's operator belongs to.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, the model imports no operators of that domain.
+    """
+    found = opsets.get("" if node.domain in _DEFAULT else node.domain)
+    if found is None:
+        raise malformed(f"the model uses {node.op_type} of {quoted(node.domain)} without an opset_import for it")
+    return found
+
+
 def has_definition(domain: str, name: str, opset: int) -> bool:
     """Return whether ONNX defines an operator by others."""
     schema = _schema(domain, name, opset)
@@ -33,8 +55,8 @@ def has_definition(domain: str, name: str, opset: int) -> bool:
     )
 
 
-def defined_by(domain: str, name: str, opset: int) -> Sequence[onnx.NodeProto] | None:
-    """Return the nodes that define an operator; None where they depend on the types of its inputs."""
+def defined_by(domain: str, name: str, opset: int) -> onnx.FunctionProto | None:
+    """Return the definition of an operator; None where it depends on the types of the inputs."""
     schema = _schema(domain, name, opset)
     versions = (
         [] if schema is None else [v for v in schema.function_opset_versions if v <= max(opset, schema.since_version)]
@@ -59,8 +81,7 @@ def schema_function(node: Node) -> Function:
         if name not in given and attribute.default_value.name:
             given[name] = attribute.default_value
     nodes = [_filled(inner, given) for inner in body.node]
-    opsets = {"" if entry.domain in _DEFAULT else entry.domain: entry.version for entry in body.opset_import}
-    return Function(tuple(body.input), tuple(body.output), nodes, opsets)
+    return Function(tuple(body.input), tuple(body.output), nodes, versions_of(body))
 
 
 def _schema(domain: str, name: str, opset: int) -> onnx.defs.OpSchema | None:

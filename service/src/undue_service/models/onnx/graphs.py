@@ -1,6 +1,6 @@
 """An ONNX model to a torch module, whatever its inputs are: below the door that asks for rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ import torch
 from undue_service.models.refusals import unsupported
 
 from .element_types import to_array, to_tensor
+from .expanding import versions
 from .initializers import read_initializers
 from .module import OnnxModule
 from .provenance import give_statistics_their_own, trace_provenance
-from .reading import flatten_model, opsets
+from .reading import gather_tensors, inline_functions
+from .support import require_supported
 from .values import Listed, Maybe, Shape, Text, Value, dense
 
 
@@ -35,22 +37,30 @@ def read_graph(model: onnx.ModelProto) -> OnnxModule:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    return module_of(flatten_model(copy), halves_are_constants=True).module
+    inlined = inline_functions(copy)
+    require_supported(inlined.graph, versions(inlined.opset_import))
+    gather_tensors(inlined.graph)
+    return module_of(inlined, halves_are_constants=True).module
 
 
-def module_of(model: onnx.ModelProto, halves_are_constants: bool = False) -> ReadGraph:
-    """Return a flattened model (`reading.flatten_model`), which is changed, as a module.
+def module_of(model: onnx.ModelProto, untrained: Collection[str] = (), halves_are_constants: bool = False) -> ReadGraph:
+    """Return a model that `reading` has prepared, which is changed, as a module.
+
+    Args:
+        model: of operators that are supported, without functions, its tensors gathered.
+        untrained: names of tensors that no training changes, beside those whose provenance says so.
+        halves_are_constants: see `read_initializers`.
 
     Raises:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED.
     """
     give_statistics_their_own(model.graph)
     provenance = trace_provenance(model.graph)
-    stored = read_initializers(model.graph, provenance.untrained, halves_are_constants)
+    stored = read_initializers(model.graph, provenance.untrained | set(untrained), halves_are_constants)
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(value.name for value in model.graph.input if value.name not in held)
     outputs = tuple(value.name for value in model.graph.output)
-    module = OnnxModule(model.graph, opsets(model), stored, inputs, outputs).eval()
+    module = OnnxModule(model.graph, versions(model.opset_import), stored, inputs, outputs).eval()
     return ReadGraph(module, provenance.warnings)
 
 

@@ -15,6 +15,7 @@ from undue_service.models.running import require_rows_stay_rows
 
 from .graphs import module_of
 from .module import OnnxModule
+from .preprocessing import preprocessing
 from .reading import read_onnx
 from .session import OnnxRuntime
 from .signature import graph_inputs, graph_outputs
@@ -31,15 +32,16 @@ def open_onnx(path: Path) -> OpenedModel:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    model = read_onnx(path)
+    model, predictions = read_onnx(path)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
-    read = module_of(model)
+    read = module_of(model, preprocessing(model))
     module = read.module
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
     require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
-    return OpenedModel(exported, inputs, outputs, OnnxRuntime(path, outputs), read.warnings)
+    reference = OnnxRuntime(path, outputs, predictions)
+    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings))
 
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:

@@ -95,7 +95,7 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.ndarray, bool]]:
     for tensor in graph.initializer:
         if tensor.name in read:
-            yield tensor.name, tensor_array(tensor, tensor.name), True
+            yield tensor.name, stored_array(tensor, tensor.name), True
     for node in graph.node:
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
@@ -116,7 +116,7 @@ def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.n
     if "value_strings" in by_name:
         return np.asarray([text.decode(errors="replace") for text in by_name["value_strings"].strings], object)
     if "value" in by_name:
-        return tensor_array(by_name["value"].t, name)
+        return stored_array(by_name["value"].t, name)
     if "value_float" in by_name:
         return np.asarray(by_name["value_float"].f, np.float32)
     if "value_floats" in by_name:
@@ -128,7 +128,7 @@ def constant_value(attributes: Iterable[onnx.AttributeProto], name: str) -> np.n
     raise unsupported(f"the constant {quoted(name)} is sparse; make it dense before the export")
 
 
-def tensor_array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
+def stored_array(tensor: onnx.TensorProto, name: str) -> np.ndarray:
     """Return what a tensor of the file holds; `name` is for the error.
 
     Raises:

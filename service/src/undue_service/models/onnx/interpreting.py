@@ -10,7 +10,7 @@ import torch
 from undue_service.models.limits import MAX_STEPS, too_large
 from undue_service.models.refusals import malformed, quoted, unsupported
 
-from .expanding import Function, schema_function
+from .expanding import Function, schema_function, version_of
 from .initializers import subgraphs
 from .operators import OPERATORS, qualified
 from .values import Node, Subgraph, Value
@@ -96,7 +96,7 @@ class Interpreter:
             return Subgraph(graph, lambda given: self._run_subgraph(graph, given, opsets, values, depth))
 
         inputs = [values[name] if name else None for name in node.input]
-        opset = opsets.get("" if node.domain == "ai.onnx" else node.domain, 1)
+        opset = version_of(node, opsets)
         bound = Node(node, opset, inputs, reads.once, self._stored.get, subgraph)
         compute = OPERATORS.get(qualified(node))
         found = compute(bound) if compute else self._call(schema_function(bound), bound, depth)

@@ -13,8 +13,11 @@ import onnx
 
 from undue_service.models.refusals import quoted
 
+from .operators import qualified
+
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
     "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Pow": (1,),
+    "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
 }  # fmt: skip
 """Inputs that no training changes: running statistics, bounds, ratios, exponents."""
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
@@ -154,8 +157,8 @@ class _Signature:
 
 
 def _fixed_inputs(node: onnx.NodeProto) -> Iterator[int]:
-    for index in _FIXED_INPUTS.get(node.op_type, ()):
-        if index < len(node.input) and node.input[index] and node.domain in ("", "ai.onnx"):
+    for index in _FIXED_INPUTS.get(qualified(node), ()):
+        if index < len(node.input) and node.input[index]:
             yield index
 
 

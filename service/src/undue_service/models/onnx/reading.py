@@ -1,6 +1,7 @@
 """Bytes to a checked ONNX model: one file, no external data, functions inlined, every operator known."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ from onnx.external_data_helper import uses_external_data
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .expanding import versions
 from .hoisting import hoist_tensors
+from .lifting import lift_attributes
+from .predictions import Predictions, keep_predictions
+from .probabilities import simplify_scores
 from .support import require_supported
 
 OLDEST_OPSET = 9
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     """Return the model in a file, valid by the ONNX checker, without functions, at an opset that is known.
+
+    What cannot be a prediction is left out, and `ai.onnx.ml` is written as `operators` read it.
 
     Raises:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
@@ -29,25 +36,33 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     model = _parse(content)
     _refuse_external_data(model)
     _check_opset(model)
-    flat = flatten_model(model)
+    inlined = inline_functions(model)
+    predictions = keep_predictions(inlined.graph)
+    require_supported(inlined.graph, versions(inlined.opset_import))
     _check(content)
-    return flat
+    gather_tensors(inlined.graph)
+    return inlined, replace(predictions, columns=simplify_scores(inlined))
 
 
-def flatten_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model without functions of its own, of operators that can be read, its tensors all in the main graph.
-
-    The model that is given may be changed.
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without functions of its own.
 
     Raises:
-        InvalidArgument: MODEL_MALFORMED, UNSUPPORTED_OPERATORS.
+        InvalidArgument: MODEL_MALFORMED.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     _check_size_inlined(model)
-    inlined = _inline(model)
-    require_supported(inlined.graph, opsets(inlined))
-    hoist_tensors(inlined.graph)
-    return inlined
+    return _inline(model)
+
+
+def gather_tensors(graph: onnx.GraphProto) -> None:
+    """Make initialisers of the main graph, in place, of all that is stored elsewhere.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
+    hoist_tensors(graph)
+    lift_attributes(graph)
 
 
 def _read(path: Path) -> bytes:
@@ -127,11 +142,6 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"the model uses opset {version}; supported are {OLDEST_OPSET} to {newest}. Export it again with "
             f"opset_version={min(newest, 20)}, or convert it with onnx.version_converter.convert_version"
         )
-
-
-def opsets(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the version of each operator set; that of the default domain is named ""."""
-    return {"" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version for entry in model.opset_import}
 
 
 def _check_size_inlined(model: onnx.ModelProto) -> None:

@@ -70,7 +70,7 @@ class Shape:
 
     def moved(self, array: np.ndarray) -> "Shape":
         """Return the same integers in another arrangement."""
-        return Shape(array, self.dtype)
+        return Shape(np.asarray(array, dtype=object), self.dtype)
 
     @property
     def values(self) -> tuple[Integer, ...]:
@@ -173,15 +173,27 @@ class Node:
         Raises:
             InvalidArgument: MODEL_MALFORMED where it is missing, MODEL_UNSUPPORTED where the number of rows is in it.
         """
+        return self.as_tensor(self.required(index))
+
+    def required(self, index: int) -> Value:
+        """Return one input.
+
+        Raises:
+            InvalidArgument: MODEL_MALFORMED, it is missing.
+        """
         value = self.value(index)
         if value is None:
             raise malformed(f"{self} lacks its input {index}")
+        return value
+
+    def as_tensor(self, value: Value) -> torch.Tensor:
+        """Return a value as a tensor; the errors are those of `tensor`."""
         if isinstance(value, Shape):
             if not all(isinstance(size, int) for size in value.values):
                 raise unsupported(f"{self} computes with the number of rows; a row must not depend on it")
             return torch.tensor(value.values, dtype=value.dtype).reshape(value.array.shape)
         if isinstance(value, Text | Listed | Maybe):
-            raise unsupported(f"{self} computes with {_KINDS[type(value)]} as its input {index}, not with numbers")
+            raise unsupported(f"{self} computes with {_KINDS[type(value)]}, where numbers are supported")
         return dense(value)
 
     def optional(self, index: int) -> torch.Tensor | None:

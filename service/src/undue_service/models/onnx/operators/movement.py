@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from undue_service.models.onnx.values import Node, Shape, Value, Weight
-from undue_service.models.refusals import malformed, quoted, unsupported
+from undue_service.models.refusals import malformed
 
 
 def transpose(node: Node) -> Value:
@@ -89,6 +89,7 @@ def gather(node: Node) -> Value:
             return x.select(axis, node.fixed(1)[0])
         if places.array.ndim == 1:
             return x.index_select(axis, indices % size)
+    indices = torch.where(indices < 0, indices + size, indices)
     if axis == 0:
         found = functional.embedding(indices, x if x.dim() == 2 else x.reshape(size, -1))
         return found.reshape(*indices.shape, *x.shape[1:])
@@ -122,25 +123,3 @@ def slice_(node: Node) -> Value:
         else:
             x = x.index_select(place, torch.tensor(list(chosen), dtype=torch.int64, device=x.device))
     return x
-
-
-def pad(node: Node) -> torch.Tensor:
-    """Y = X with a constant before and after each axis; amounts are attributes before opset 11."""
-    x, mode = node.tensor(0), node.text("mode", "constant")
-    if mode != "constant":
-        raise unsupported(f"{node} pads with {quoted(mode)}; supported is a constant")
-    amounts = (node.axes("pads") if node.opset < 11 else node.fixed(1)) or ()
-    axes = node.axes_since(18, 3) if node.opset >= 18 else None
-    places = [node.axis(axis, x.dim()) for axis in (axes if axes is not None else range(x.dim()))]
-    if len(amounts) != 2 * len(places):
-        raise malformed(f"{node} pads {len(places)} axes by {amounts}")
-    by_axis = [(0, 0)] * x.dim()
-    for place, begin, end in zip(places, amounts[: len(places)], amounts[len(places) :], strict=True):
-        by_axis[place] = (begin, end)
-    node.keep_rows_apart(x, [place for place in places if by_axis[place] != (0, 0)], "adds rows")
-    flat = [amount for pair in reversed(by_axis) for amount in pair]
-    value = node.optional(2) if node.opset >= 11 else None
-    if value is None:
-        return functional.pad(x, flat, value=float(node.attribute("value", 0.0)))
-    inside = functional.pad(torch.ones_like(x, dtype=torch.bool), flat, value=False)
-    return torch.where(inside, functional.pad(x, flat), value)

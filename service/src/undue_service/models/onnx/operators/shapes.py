@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from undue_service.models.onnx.element_types import to_tensor
-from undue_service.models.onnx.initializers import tensor_array
+from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
-from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
 
 
 def flatten(node: Node) -> torch.Tensor:
@@ -18,7 +18,8 @@ def flatten(node: Node) -> torch.Tensor:
     axis = int(node.attribute("axis", 1))
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
-        raise unsupported(f"{node} folds all rows into one; a row's output must not depend on other rows")
+        node.keep_rows_apart(x, range(x.dim()), "folds all rows into one")
+        return x.reshape(1, -1)
     matrix = torch.flatten(x, axis) if axis < x.dim() else x.unsqueeze(-1)
     return matrix if axis == 1 else torch.flatten(matrix, 0, axis - 1)
 
@@ -59,6 +60,13 @@ def shape(node: Node) -> Shape:
     return Shape.of(sizes[start:end])
 
 
+def size(node: Node) -> Shape:
+    """Y = the number of elements of X."""
+    value = node.value(0)
+    sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
+    return Shape.of([math.prod(sizes)], ())
+
+
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
@@ -76,7 +84,7 @@ def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = torch.zeros(1) if stored is None else to_tensor(tensor_array(stored, str(node)), str(node))
+    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
     if number.numel() != 1:
         raise malformed(f"{node} fills with {number.numel()} numbers, not one")
     if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
