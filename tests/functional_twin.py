@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, vmap
 
 Weights = Mapping[str, torch.Tensor]
 Function = Callable[[Weights, torch.Tensor], torch.Tensor]
@@ -36,32 +36,20 @@ class Twin:
         """g_t · g_i / n, (test, train)."""
         return (self.gradients[self.train :] @ self.gradients[: self.train].T / self.train).numpy()
 
-    def solved(self, curvature: torch.Tensor, damping: float) -> np.ndarray:
-        """g_t · (curvature + damping)⁻¹ g_i / n."""
-        damped = curvature + damping * torch.eye(len(curvature), dtype=torch.float64)
-        solved = torch.linalg.solve(damped, self.gradients[: self.train].T)
-        return (self.gradients[self.train :] @ solved / self.train).numpy()
+    def gauss_newton(self, damping: float) -> np.ndarray:
+        """g_t · (G + damping)⁻¹ g_i / n, G = (1/n) Σ JᵀSJ, S the loss's second derivative in the outputs.
 
-    def hessian(self, l2: float) -> torch.Tensor:
-        """The Hessian of the mean loss and the L2 term over all weights."""
-        names, shapes = list(self.weights), [tensor.shape for tensor in self.weights.values()]
-
-        def risk(theta: torch.Tensor) -> torch.Tensor:
-            parts = torch.split(theta, [shape.numel() for shape in shapes])
-            weights = {n: part.view(shape) for n, part, shape in zip(names, parts, shapes, strict=True)}
-            losses = vmap(lambda x, y: self.loss(self.f(weights, x), y))(self.x[: self.train], self.y[: self.train])
-            return losses.mean() + l2 / 2 * (theta @ theta)
-
-        theta = torch.cat([tensor.flatten() for tensor in self.weights.values()])
-        return vmap(lambda v: jvp(grad(risk), (theta,), (v,))[1])(torch.eye(len(theta), dtype=torch.float64))
-
-    def gauss_newton(self, l2: float) -> torch.Tensor:
-        """(1/n) Σ JᵀSJ and the L2 term, S the loss's second derivative in the outputs."""
-        x, y = self.x[: self.train], self.y[: self.train]
+        Args:
+            damping: λ, the strength of the L2 term included.
+        """
+        x, y, n = self.x[: self.train], self.y[: self.train], self.train
         J = self._flat(vmap(jacrev(self.f), (None, 0))(self.weights, x), 2)
-        S = vmap(jacrev(grad(self.loss)), (0, 0))(self.outputs[: self.train], y)
-        G = torch.einsum("ncp,ncd,ndq->pq", J, S, J) / self.train
-        return G + l2 * torch.eye(len(G), dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(vmap(jacrev(grad(self.loss)), (0, 0))(self.outputs[:n], y))
+        A = ((vectors * values.clamp(min=0).sqrt()[:, None]).mT @ J).flatten(0, 1)  # nG = AᵀA
+        small = n * damping * torch.eye(len(A), dtype=torch.float64) + A @ A.T
+        g, h = self.gradients[self.train :], self.gradients[:n]
+        solved = (g @ h.T - (g @ A.T) @ torch.linalg.solve(small, A @ h.T)) / damping
+        return (solved / n).numpy()
 
 
 def apart(found: np.ndarray, wanted: np.ndarray) -> float:
