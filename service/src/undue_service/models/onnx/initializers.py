@@ -99,7 +99,7 @@ def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.nd
     for node in graph.node:
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
-            yield node.output[0], value, value.ndim > 0
+            yield node.output[0], value, value.size > 1
 
 
 def _check_name(name: str) -> None:
