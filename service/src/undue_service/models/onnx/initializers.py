@@ -102,7 +102,7 @@ def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.nd
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
             # A number alone, and infinity, which fills masks, are no weights; NaN is refused as either.
-            yield node.output[0], value, value.ndim > 0 and _is_finite(value)
+            yield node.output[0], value, value.size > 1 and _is_finite(value)
 
 
 def _is_finite(value: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.element_types import CARRIED
@@ -34,7 +35,7 @@ def reshape(node: Node) -> Value:
         return value.moved(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
-    if isinstance(x.shape[0] if x.dim() else None, torch.SymInt) and not _keeps_rows_open(sizes):
+    if x.dim() and isinstance(x.shape[0], torch.SymInt) and not _keeps_rows_open(x.shape[0], sizes):
         first = sizes[0] if sizes else "none"
         raise static_batch(f"{node} writes {first} where the number of rows belongs", ONNX_EXPORT)
     reshaped = x.reshape(sizes)
@@ -49,8 +50,12 @@ def _copied(node: Node, x: torch.Tensor, target: Sequence[Integer]) -> list[Inte
     return [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(target)]
 
 
-def _keeps_rows_open(sizes: Sequence[Integer]) -> bool:
-    return bool(sizes) and (isinstance(sizes[0], torch.SymInt) or sizes[0] == -1)
+def _keeps_rows_open(first: torch.SymInt, sizes: Sequence[Integer]) -> bool:
+    """Whether a shape leaves the number of rows open: as its first size, or as its second where k · rows are laid out."""
+    is_open = [isinstance(size, torch.SymInt) or size == -1 for size in sizes[:2]]
+    if not is_open or is_open[0]:
+        return bool(is_open)
+    return is_open[-1] and statically_known_true(first % sizes[0] == 0)
 
 
 def shape(node: Node) -> Shape:
@@ -71,7 +76,7 @@ def size(node: Node) -> Shape:
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
-    if isinstance(value, Shape):
+    if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
         return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
