@@ -64,7 +64,7 @@ def foreign(path: Path) -> tuple[Foreign, str] | None:
         start = file.read(15)
         if start.startswith(b"PK\x03\x04"):
             return _of_zip(path)
-        if start[:1] != b"\x80" or start[1:2] > b"\x05":
+        if start[:1] != b"\x80" or start[1:2] > b"\x05" or start[8:9] == b"{":  # safetensors: a length, then JSON
             return None
         if _LEGACY_MAGIC not in start:
             return "pickle", ""
