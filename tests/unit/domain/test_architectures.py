@@ -69,7 +69,7 @@ def test_any_options_are_settled_or_a_typed_error(name, data) -> None:
     names = [option.name for option in ARCHITECTURES[name].options]
     options = data.draw(st.dictionaries(st.sampled_from(names) | st.text(max_size=5), VALUES, max_size=4))
     try:
-        settled = settle(name, **options)
+        settled = Architectures().settle("architecture", ArchitectureChoice(name, NEEDED.get(name, {}) | options))
     except InvalidArgument:
         return
     spec = ModelSpec("safetensors", "ab", ObjectiveSpec("cross_entropy"), architecture=settled)
