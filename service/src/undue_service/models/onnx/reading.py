@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
+from undue_service.models.foreign import refuse_foreign
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
@@ -72,8 +73,7 @@ def _read(path: Path) -> bytes:
     content = path.read_bytes()
     if not content:
         raise malformed("the ONNX file is empty")
-    if content.startswith(b"PK\x03\x04"):
-        raise malformed("this is a zip archive, not an ONNX file; register a .pt2 archive as format pt2")
+    refuse_foreign(path, "an ONNX file")
     return content
 
 
