@@ -15,12 +15,19 @@ _TREES = (
     "it was trained: influence functions are not defined for it"
 )
 _MAPS = "inputs are arrays of numbers here, not maps; export the pipeline from the columns that those are made of"
+_RANDOM = "a random number is another one each time, so that the model has no one prediction; export it in inference"
 REFUSED: Mapping[str, str] = {
     "ai.onnx.ml::CastMap": _MAPS,
     "ai.onnx.ml::DictVectorizer": _MAPS,
     "ai.onnx.ml::TreeEnsemble": _TREES,
     "ai.onnx.ml::TreeEnsembleClassifier": _TREES,
     "ai.onnx.ml::TreeEnsembleRegressor": _TREES,
+    "Bernoulli": _RANDOM,
+    "Multinomial": _RANDOM,
+    "RandomNormal": _RANDOM,
+    "RandomNormalLike": _RANDOM,
+    "RandomUniform": _RANDOM,
+    "RandomUniformLike": _RANDOM,
 }
 """Operators that are left out for a reason, and the reason."""
 
