@@ -6,7 +6,7 @@ import sys
 
 from .cases import KINDS, load
 from .outcomes import attempt
-from .reasons import read_reasons, unexpected
+from .reasons import read_reasons, reason_of, unexpected
 
 PEER = {"node": 341, "simple": 6, "pytorch-operator": 25, "pytorch-converted": 54}
 """What onnx2torch 1.5.15 passes of the same cases, at rtol 1e-3 and atol 1e-5."""
@@ -26,8 +26,8 @@ def main() -> int:
         for case in cases:
             outcome = attempt(case)
             passed += outcome.status == "passed"
-            reason = next((r for r in reasons if r.covers(case)), None)
-            found = unexpected(case, outcome, reason)
+            reason = reason_of(case, reasons)
+            found = unexpected(outcome, reason)
             findings += [f"{kind} {case.name}: {found}"] if found else []
             if outcome.status != "passed":
                 by_reason[reason.why if reason else "NOT LISTED"] += 1

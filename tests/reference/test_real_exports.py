@@ -27,6 +27,8 @@ ROWS = {0: torch.export.Dim.DYNAMIC}
 ROUTES = ("dynamo", "dynamo_plain", "torchscript", "pt2")
 FOLDS = {"dynamo": "optimize=False", "torchscript": "do_constant_folding=False"}
 """Exporters that fold BatchNorm, and the option that the warning names."""
+LOST = {("minilm", "dynamo"): "position.weight"}
+"""Parameters that an exporter folded into a constant, which the warning names."""
 
 
 @dataclass
@@ -42,11 +44,11 @@ class Case:
     def targets(self):
         return torch.arange(TRAIN + TEST) % 3
 
-    def twin(self, pattern=""):
-        """Return the module as a function of the parameters whose names begin so."""
+    def twin(self, pattern="", without=""):
+        """Return the module as a function of the parameters whose names begin so, without one of them."""
         buffers = {n: b.double() if b.is_floating_point() else b for n, b in self.module.named_buffers()}
         all_of = {n: p.detach().double() for n, p in self.module.named_parameters()}
-        chosen = {n: p for n, p in all_of.items() if n.startswith(pattern)}
+        chosen = {n: p for n, p in all_of.items() if n.startswith(pattern) and n != without}
         names, several = list(self.inputs), len(self.inputs) > 1
         stacked = torch.stack([self.inputs[name] for name in names], 1)
 
@@ -79,12 +81,12 @@ def build(name):
             "head.",
         ),
     }[name]()
+    with torch.no_grad():
+        for parameter in module.parameters():  # as after training: exporters store tensors of equal values once
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
     if name == "resnet18":
         module.train()
         with torch.no_grad():
-            for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-                norm.weight.uniform_(0.5, 1.5)
-                norm.bias.uniform_(-0.3, 0.3)
             for _ in range(20):
                 module(inputs["x"])
     return Case(module.eval(), inputs, head)
@@ -136,10 +138,12 @@ def test_scores_are_those_of_the_module(name, route, cases, tmp_path):
     assert len(folded) == is_folded
     if is_folded:
         assert FOLDS[route] in folded[0]
+    lost = LOST.get((name, route), "")
+    assert any(lost in text and "no score runs over them" in text for text in opened.warnings) == bool(lost)
     figures = {}
     for what, pattern in {"all": "", "last layer": case.head}.items():
         objective = Objective(program, ObjectiveSpec("cross_entropy", L2), (f"{pattern}*",) if pattern else ())
-        twin = case.twin(pattern)
+        twin = case.twin(pattern, lost)
         if not is_folded:
             assert len(objective.theta) == twin.gradients.shape[1], (what, sorted(objective.space.shapes))
         wanted = {"grad_dot": twin.grad_dot, "gauss_newton": twin.gauss_newton(DAMPING + L2)}

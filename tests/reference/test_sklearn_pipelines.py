@@ -8,7 +8,6 @@ import pytest
 import torch
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -22,7 +21,7 @@ from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.models import open_model, parity, predict
+from undue_service.models import open_model, parity
 
 L2, DAMPING, TRAIN, TEMPERATURE = 1e-2, 1e-1, 120, 0.5
 X, SPECIES = load_iris(return_X_y=True)
@@ -43,7 +42,10 @@ def linear(model):
 
 
 def one_against_rest(model):
-    W, b = (np.concatenate([getattr(one, name).reshape(1, -1) for one in model.estimators_]) for name in ("coef_", "intercept_"))
+    W, b = (
+        np.concatenate([getattr(one, name).reshape(1, -1) for one in model.estimators_])
+        for name in ("coef_", "intercept_")
+    )
     return tensors(w=W, b=b[:, 0]), lambda w, z: torch.nn.functional.logsigmoid(w["w"] @ z + w["b"])
 
 
@@ -110,7 +112,9 @@ def test_scores_are_those_of_the_pipeline(route, scaler, tmp_path):
     model, y, written, name, loss = ROUTES[route]
     pipeline = make_pipeline(scaler(), model).fit(X[:TRAIN], y[:TRAIN])
     path = tmp_path / "pipeline.onnx"
-    path.write_bytes(to_onnx(pipeline, X[:1], options={LinearSVC: {}} if isinstance(model, LinearSVC) else None).SerializeToString())
+    path.write_bytes(
+        to_onnx(pipeline, X[:1], options={LinearSVC: {}} if isinstance(model, LinearSVC) else None).SerializeToString()
+    )
     opened = open_model(path, "onnx", tmp_path)
     assert parity(opened, {"X": X}) <= 1e-5
 

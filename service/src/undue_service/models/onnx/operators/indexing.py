@@ -55,7 +55,7 @@ def gather_nd(node: Node) -> torch.Tensor:
     batch, chosen = x.shape[:batches], indices.shape[batches:-1]
     slices = x.reshape(*batch, math.prod(within), *rest)
     if not batches:
-        return slices.index_select(0, places.reshape(-1)).reshape(*chosen, *rest)
+        return slices.index_select(0, places.reshape(-1)).reshape([*chosen, *rest])
     flat = places.reshape(*batch, math.prod(chosen), *(1 for _ in rest))
     found = torch.gather(slices, batches, flat.expand(*flat.shape[: batches + 1], *rest))
     return found.reshape(*batch, *chosen, *rest)

@@ -2,6 +2,7 @@
 
 import torch
 
+from undue_service.models.onnx.element_types import to_tensor
 from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Node, Shape, Value
 from undue_service.models.refusals import malformed, quoted, unsupported
@@ -130,14 +131,14 @@ def _listed(node: Node, name: str) -> torch.Tensor | None:
         if attribute.name == f"{name}_int64s":
             return torch.tensor(list(attribute.ints), dtype=torch.int64)
         if attribute.name == f"{name}_tensor":
-            return torch.from_numpy(stored_array(attribute.t, str(node)).copy())
+            return to_tensor(stored_array(attribute.t, str(node)), str(node))
     return None
 
 
 def _default(node: Node, values: torch.Tensor) -> torch.Tensor:
     for attribute in node.proto.attribute:
         if attribute.name == "default_tensor":
-            stored = torch.from_numpy(stored_array(attribute.t, str(node)).copy())
+            stored = to_tensor(stored_array(attribute.t, str(node)), str(node))
             if stored.numel() != 1 or stored.dtype != values.dtype:
                 raise malformed(f"{node} has a default of another type than its values")
             return stored.reshape(())

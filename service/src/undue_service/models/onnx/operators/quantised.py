@@ -11,6 +11,7 @@ from undue_service.models.refusals import malformed, unsupported
 from .convolution import convolve
 
 _INTEGERS = (torch.uint8, torch.int8, torch.uint16, torch.int16)
+_STORED = (*_INTEGERS, torch.int32)
 
 
 def quantize_linear(node: Node) -> torch.Tensor:
@@ -35,13 +36,15 @@ def quantize_linear(node: Node) -> torch.Tensor:
 def dequantize_linear(node: Node) -> torch.Tensor:
     """Y = (X − zero point) · scale, in the type of the scale or `output_dtype`; scales as those of QuantizeLinear."""
     x, scale, zero = node.tensor(0), node.tensor(1), node.optional(2)
-    if x.is_floating_point() or x.dtype == torch.bool:
-        raise unsupported(f"{node} reads {x.dtype}; supported are integers of a byte and more")
-    levels = x.to(torch.int64) if zero is None else x.to(torch.int64) - _spread(node, x, zero).to(torch.int64)
-    declared = int(node.attribute("output_dtype", 0))
-    dtype = torch_type(declared, f"{node} gives") if declared else scale.dtype
-    wide = torch.promote_types(torch.promote_types(dtype, scale.dtype), torch.float32)
-    return (levels.to(wide) * _spread(node, x, scale).to(wide)).to(dtype)
+    if x.dtype not in _STORED:
+        raise unsupported(f"{node} reads {x.dtype}; supported are integers of 8, 16 and 32 bits")
+    if zero is not None and (zero.shape != scale.shape or zero.dtype != x.dtype):
+        raise malformed(f"{node} has a zero point of another shape or type than its scale and input")
+    code = int(node.attribute("output_dtype", 0))
+    dtype = torch_type(code, f"{node} gives") if code else scale.dtype
+    # The difference of two stored integers is exact in int64; onnxruntime multiplies in the type of the scale.
+    difference = x.to(torch.int64) if zero is None else x.to(torch.int64) - _spread(node, x, zero).to(torch.int64)
+    return (difference.to(scale.dtype) * _spread(node, x, scale)).to(dtype)
 
 
 def matmul_integer(node: Node) -> torch.Tensor:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from undue_service.models.onnx.element_types import to_tensor
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
+from undue_service.models.onnx.element_types import CARRIED
 from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
 from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
@@ -33,7 +35,7 @@ def reshape(node: Node) -> Value:
         return value.moved(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
-    if isinstance(x.shape[0] if x.dim() else None, torch.SymInt) and not _keeps_rows_open(sizes):
+    if x.dim() and isinstance(x.shape[0], torch.SymInt) and not _keeps_rows_open(x.shape[0], sizes):
         first = sizes[0] if sizes else "none"
         raise static_batch(f"{node} writes {first} where the number of rows belongs", ONNX_EXPORT)
     reshaped = x.reshape(sizes)
@@ -48,8 +50,12 @@ def _copied(node: Node, x: torch.Tensor, target: Sequence[Integer]) -> list[Inte
     return [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(target)]
 
 
-def _keeps_rows_open(sizes: Sequence[Integer]) -> bool:
-    return bool(sizes) and (isinstance(sizes[0], torch.SymInt) or sizes[0] == -1)
+def _keeps_rows_open(first: torch.SymInt, sizes: Sequence[Integer]) -> bool:
+    """Whether a shape leaves the number of rows open: as its first size, or as its second where k · rows are laid out."""
+    is_open = [isinstance(size, torch.SymInt) or size == -1 for size in sizes[:2]]
+    if not is_open or is_open[0]:
+        return bool(is_open)
+    return is_open[-1] and statically_known_true(first % sizes[0] == 0)
 
 
 def shape(node: Node) -> Shape:
@@ -70,7 +76,7 @@ def size(node: Node) -> Shape:
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
-    if isinstance(value, Shape):
+    if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
         return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
@@ -84,9 +90,12 @@ def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
-    if number.numel() != 1:
-        raise malformed(f"{node} fills with {number.numel()} numbers, not one")
-    if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
-        return Shape.of([int(number.item())] * math.prod(sizes), sizes, number.dtype)
-    return torch.full(list(sizes), number.item(), dtype=number.dtype)
+    numbers = np.zeros(1, np.float32) if stored is None else stored_array(stored, str(node))
+    if numbers.size != 1:
+        raise malformed(f"{node} fills with {numbers.size} numbers, not one")
+    dtype = CARRIED[stored.data_type] if stored is not None else torch.float32
+    number = numbers.reshape(-1)[0].item()
+    is_whole = not (dtype.is_floating_point or dtype.is_complex)
+    if is_whole and all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+        return Shape.of([int(number)] * math.prod(sizes), sizes, dtype)
+    return torch.full(list(sizes), number, dtype=dtype)
