@@ -134,6 +134,14 @@ class Node:
         """Return an attribute that is a string."""
         return next((a.s.decode(errors="replace") for a in self.proto.attribute if a.name == name), default)
 
+    def texts(self, name: str) -> list[str]:
+        """Return an attribute that is a list of strings, empty where it is missing."""
+        return [s.decode(errors="replace") for a in self.proto.attribute if a.name == name for s in a.strings]
+
+    def reals(self, name: str) -> list[float]:
+        """Return an attribute that is a list of floating-point numbers, empty where it is missing."""
+        return [number for a in self.proto.attribute if a.name == name for number in a.floats]
+
     def graph(self, name: str) -> "Subgraph":
         """Return an attribute that is a graph.
 
