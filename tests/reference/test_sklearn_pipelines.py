@@ -43,7 +43,10 @@ def linear(model):
 
 
 def one_against_rest(model):
-    W, b = (np.concatenate([getattr(one, name).reshape(1, -1) for one in model.estimators_]) for name in ("coef_", "intercept_"))
+    W, b = (
+        np.concatenate([getattr(one, name).reshape(1, -1) for one in model.estimators_])
+        for name in ("coef_", "intercept_")
+    )
     return tensors(w=W, b=b[:, 0]), lambda w, z: torch.nn.functional.logsigmoid(w["w"] @ z + w["b"])
 
 
@@ -110,7 +113,9 @@ def test_scores_are_those_of_the_pipeline(route, scaler, tmp_path):
     model, y, written, name, loss = ROUTES[route]
     pipeline = make_pipeline(scaler(), model).fit(X[:TRAIN], y[:TRAIN])
     path = tmp_path / "pipeline.onnx"
-    path.write_bytes(to_onnx(pipeline, X[:1], options={LinearSVC: {}} if isinstance(model, LinearSVC) else None).SerializeToString())
+    path.write_bytes(
+        to_onnx(pipeline, X[:1], options={LinearSVC: {}} if isinstance(model, LinearSVC) else None).SerializeToString()
+    )
     opened = open_model(path, "onnx", tmp_path)
     assert parity(opened, {"X": X}) <= 1e-5
 
