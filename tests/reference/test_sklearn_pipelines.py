@@ -8,7 +8,6 @@ import pytest
 import torch
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -22,7 +21,7 @@ from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
-from undue_service.models import open_model, parity, predict
+from undue_service.models import open_model, parity
 
 L2, DAMPING, TRAIN, TEMPERATURE = 1e-2, 1e-1, 120, 0.5
 X, SPECIES = load_iris(return_X_y=True)
