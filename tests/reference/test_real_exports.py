@@ -7,7 +7,6 @@ parameters are others, which the registration says; then the scores over the las
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from torch import nn

@@ -106,11 +106,9 @@ def _by_signature(
             accounted |= lost
             renamed.setdefault(tuple(sorted(lost)), []).append(name)
     told = []
-    if renamed:
-        pairs = [f"{', '.join(old)} as {', '.join(new)}" for old, new in renamed.items() if old]
-        told.append(
-            f"the exporter holds {_named(pairs)}, transposed or otherwise computed; name them so in parameters"
-        )
+    pairs = [f"{', '.join(old)} as {', '.join(new)}" for old, new in renamed.items() if old]
+    if pairs:
+        told.append(f"the exporter holds {_named(pairs)}, transposed or otherwise computed; name them so in parameters")
     rest = sorted(set(missing.values()) - accounted)
     if rest:
         text = "unused, or of the same values as another tensor and merged with it"
