@@ -17,13 +17,15 @@ from sklearn.datasets import load_digits
 
 from chaos.process import Channel
 from undue._export import write_pt2
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
 
 PATIENCE_SECONDS = 120.0
 CHUNK_BYTES = 128 << 10
 ROWS = 400
 SOFTMAX, MLP = "models/softmax/versions/1", "models/mlp/versions/1"
 TRAIN = "datasets/train/versions/1"
+MORE_NUMBER = 1
+MORE = f"datasets/data-{MORE_NUMBER}/versions/1"
 _STANDS_ELSEWHERE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 
 _influence = {"train": TRAIN, "test": TRAIN, "rows": [3, 1, 4, 15, 92]}
@@ -51,6 +53,14 @@ JOBS = {
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
     "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
+INDEXES = {
+    "index, exact": indexes_pb2.Index(train=TRAIN, model=SOFTMAX, method="exact"),
+    "index, MLP": indexes_pb2.Index(train=TRAIN, model=MLP, method="ekfac"),
+}
+CHANGES = ("extended", "compacted")
+"""What may follow when an index has been built."""
+ASKED = (*JOBS, *INDEXES, *(f"{name}, {change}" for name in INDEXES for change in CHANGES))
+"""All that may be asked, by name."""
 
 
 @dataclass
@@ -75,7 +85,10 @@ class Asker:
         self._channel, self._rng = channel, rng
 
     def job(self, name: str, variant: int) -> None:
-        """Queue a job; each variant has a result of its own."""
+        """Queue a job, or one after the other; each variant has a result of its own."""
+        if name not in JOBS:
+            self._index(name, variant)
+            return
         job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
         if job.HasField("self_influence"):
             job.self_influence.top_k = 1 + variant % ROWS
@@ -87,6 +100,29 @@ class Asker:
         request = jobs_pb2.CreateJobRequest(job=job, request_id=self._id())
         made = self._make(lambda: self._channel.jobs.CreateJob(request, timeout=30))
         self.asked.jobs[made.name.removeprefix("jobs/")] = f"{name} # {variant}"
+
+    def _index(self, name: str, variant: int) -> None:
+        """Build an index, and where the name says so change it."""
+        built, _, change = name.rpartition(", ")
+        built, change = (built, change) if change in CHANGES else (name, "")
+        index = indexes_pb2.Index.FromString(INDEXES[built].SerializeToString())
+        index.damping = (1 + variant % ROWS) / ROWS
+        create = indexes_pb2.CreateIndexRequest(index=index, request_id=self._id())
+        made = self._make(lambda: self._channel.indexes.CreateIndex(create, timeout=30))
+        self.asked.jobs[made.job.removeprefix("jobs/")] = f"{built} # {variant}"
+        if not change:
+            return
+        self.wait(made.job)
+        if change == "extended":
+            extend = indexes_pb2.ExtendIndexRequest(name=made.name, dataset=MORE, request_id=self._id())
+            job = self._make(lambda: self._channel.indexes.ExtendIndex(extend, timeout=30))
+        else:
+            rows = random.Random(variant).sample(range(ROWS), 20)
+            erase = indexes_pb2.EraseRowsRequest(name=made.name, rows=rows)
+            self._make(lambda: self._channel.indexes.EraseRows(erase, timeout=30))
+            compact = indexes_pb2.CompactIndexRequest(name=made.name, request_id=self._id())
+            job = self._make(lambda: self._channel.indexes.CompactIndex(compact, timeout=30))
+        self.asked.jobs[job.name.removeprefix("jobs/")] = f"{name} # {variant}"
 
     def dataset(self, number: int, size: int = 0) -> None:
         """Register a data set: a small one inside the request, or one of about `size` bytes as an upload."""

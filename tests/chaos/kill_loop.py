@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 
 from chaos import state
-from chaos.catalogue import CHUNK_BYTES, JOBS, TRAIN, Asker
+from chaos.catalogue import ASKED, CHUNK_BYTES, MORE_NUMBER, TRAIN, Asker
 from chaos.process import Service
 from undue_service.application.scheduler import MAX_INTERRUPTIONS, MAX_LOST_RUNNERS
 
@@ -76,7 +76,8 @@ class KillLoop:
         """Register what all jobs need, over a database that is killed while it is being made."""
         for _ in range(2):
             self._strike_startup()
-        self.asker.dataset(0)
+        for number in (0, MORE_NUMBER):
+            self.asker.dataset(number)
         self.asker.wait_for_all()
         self.asker.model("softmax", "softmax")
         self.asker.model("mlp", "mlp")
@@ -102,7 +103,7 @@ class KillLoop:
         if strike in ("runner", "new runner") and self._near_the_limit():
             strike = "running"
         work = [lambda: self.asker.dataset(number, UPLOAD_BYTES)] if strike in ("upload", "last chunk") else []
-        for name in self.rng.choices(sorted(JOBS), k=2):
+        for name in self.rng.choices(sorted(ASKED), k=2):
             work.append(partial(self.asker.job, name, self.rng.randrange(1000)))  # noqa: PERF401  drawn in this order
         work += self.rng.sample(
             [
@@ -257,7 +258,8 @@ def quiet_run(root: Path, loop: KillLoop) -> dict[str, dict]:
         service.start()
         channel = service.channel()
         asker = Asker(channel, random.Random(0))
-        asker.dataset(0)
+        for number in (0, MORE_NUMBER):
+            asker.dataset(number)
         asker.wait_for_all()
         for kind in ("softmax", "mlp"):
             asker.model(kind, kind)

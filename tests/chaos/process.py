@@ -11,7 +11,14 @@ from pathlib import Path
 import grpc
 import psutil
 
-from undue.v1 import datasets_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc, server_info_pb2_grpc, uploads_pb2_grpc
+from undue.v1 import (
+    datasets_pb2_grpc,
+    indexes_pb2_grpc,
+    jobs_pb2_grpc,
+    models_pb2_grpc,
+    server_info_pb2_grpc,
+    uploads_pb2_grpc,
+)
 
 SERVE = [sys.executable, "-m", "undue_service.main", "serve"]
 GONE_SECONDS = 10.0
@@ -112,6 +119,7 @@ class Channel:
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(self._channel)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self._channel)
+        self.indexes = indexes_pb2_grpc.IndexServiceStub(self._channel)
         self.server = server_info_pb2_grpc.ServerServiceStub(self._channel)
 
     def close(self) -> None:

@@ -12,6 +12,12 @@ from chaos.catalogue import Asked
 from chaos.process import Service
 from undue_service.adapters.data_dir import DataDir
 
+_REPLACED = """
+    select index_jobs.job from index_jobs join jobs on jobs.id = index_jobs.job where jobs.seq < (
+        select max(newer.seq) from jobs newer join index_jobs same on same.job = newer.id
+        where same.index_id = index_jobs.index_id and newer.state = 'SUCCEEDED'
+    )
+"""
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -24,15 +30,19 @@ def jobs(data: Path, unfinished_only: bool = False) -> list[dict]:
 
 
 def outcome(job: dict) -> dict:
-    """Return what a job found, but for what was measured of the machine: the times that it took, its speed."""
-    return {"results": job["results"], "report": _untimed(job["report"])}
+    """Return what a job found, but for what was measured of the machine: the times that it took, its speed.
+
+    The manifest of an index says what the report does, and how long it is depends on that.
+    """
+    results = {role: digest for role, digest in job["results"].items() if role != "manifest"}
+    return {"results": results, "report": _untimed(job["report"])}
 
 
 def _untimed(value):
     if isinstance(value, list):
         return [_untimed(each) for each in value]
     if isinstance(value, dict):
-        return {name: _untimed(each) for name, each in value.items() if name not in ("speed", "seconds")}
+        return {name: _untimed(each) for name, each in value.items() if name not in ("speed", "seconds", "bytes")}
     return value
 
 
@@ -60,11 +70,12 @@ def check_log(service: Service) -> None:
 
 def check_files(data: Path, open_uploads: list[str]) -> None:
     """Check that the folders of a service that has ended hold what is referred to and nothing else."""
-    assert _files(data / "scratch") == _files(data / "taken") == set()
+    assert _files(data / "scratch") == _files(data / "taken") == _files(data / "workspaces") == set()
     assert _files(data / "staging") == {f"default/{upload}" for upload in open_uploads}
     assert {upload for (upload,) in _rows(data, "select id from uploads where not finished")} == set(open_uploads)
     needed = {digest for (digest,) in _rows(data, "select sha256 from uploads where finished")}
-    needed |= {digest for job in jobs(data) for digest in job["results"].values()}
+    replaced = {job for (job,) in _rows(data, _REPLACED)}
+    needed |= {digest for job in jobs(data) if job["id"] not in replaced for digest in job["results"].values()}
     needed |= {digest for (spec,) in _rows(data, "select spec from versions") for digest in _DIGEST.findall(spec)}
     assert _files(data / "artifacts") == {f"default/{digest[:2]}/{digest}" for digest in needed}
     for digest in needed:

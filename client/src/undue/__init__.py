@@ -10,6 +10,8 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
 """
 
 from ._async.client import AsyncClient
+from ._async.index_jobs import AsyncIndexJob
+from ._async.indexes import AsyncIndexes
 from ._async.jobs import AsyncJob
 from ._async.kinds import (
     AsyncFidelityJob,
@@ -39,8 +41,10 @@ from ._errors import (
     Unavailable,
     Unimplemented,
 )
+from ._explain_results import ExplainResult
 from ._fidelity import Agreement, FidelityFinding, FidelitySettings, Interval, Stratum
 from ._fidelity_results import FidelityResult
+from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
 from ._recipes import Checkpoint, Training
@@ -77,6 +81,8 @@ from ._results import (
 )
 from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
+from ._sync.index_jobs import IndexJob
+from ._sync.indexes import Indexes
 from ._sync.jobs import Job
 from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
 from ._sync.registries import Datasets, Models
@@ -84,11 +90,14 @@ from ._version import __version__
 
 __all__ = [
     "Agreement",
+    "Alias",
     "AlreadyExists",
     "Arrays",
     "AsyncClient",
     "AsyncDatasets",
     "AsyncFidelityJob",
+    "AsyncIndexJob",
+    "AsyncIndexes",
     "AsyncInfluenceJob",
     "AsyncJob",
     "AsyncJobs",
@@ -110,6 +119,7 @@ __all__ = [
     "Error",
     "Estimate",
     "Example",
+    "ExplainResult",
     "Explanation",
     "FailedPrecondition",
     "Failure",
@@ -119,6 +129,11 @@ __all__ = [
     "FidelitySettings",
     "FieldViolation",
     "Group",
+    "Index",
+    "IndexJob",
+    "IndexReport",
+    "IndexState",
+    "Indexes",
     "InfluenceJob",
     "InfluenceResult",
     "Input",

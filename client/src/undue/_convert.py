@@ -199,8 +199,8 @@ def _dataset_report(message: datasets_pb2.DatasetReport) -> DatasetReport:
     )
 
 
-def examples(block: datasets_pb2.RowBlock) -> list[Example]:
-    """Return the instances in a block of rows."""
+def examples(block: datasets_pb2.RowBlock, dataset: str) -> list[Example]:
+    """Return the instances in a block of rows of a data set."""
     inputs = {name: decode(tensor) for name, tensor in block.inputs.items()}
     targets = decode(block.targets) if block.HasField("targets") else None
     weights = decode(block.weights) if block.HasField("weights") else None
@@ -213,6 +213,7 @@ def examples(block: datasets_pb2.RowBlock) -> list[Example]:
             target=None if targets is None else _scalar(targets[place]),
             weight=None if weights is None else float(weights[place]),
             groups={name: values[place] for name, values in groups.items()},
+            dataset=dataset,
         )
         for place, row in enumerate(block.rows)
     ]

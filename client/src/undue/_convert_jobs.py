@@ -109,8 +109,8 @@ def explanation(message: jobs_pb2.Explanation, test: Instances | None, train: In
     return Explanation(
         row=message.row,
         id=message.id,
-        prediction=_value(message.prediction),
-        target=_value(message.target),
+        prediction=value(message.prediction),
+        target=value(message.target),
         loss=message.loss,
         helpful=tuple(scored_example(each, train) for each in message.helpful),
         harmful=tuple(scored_example(each, train) for each in message.harmful),
@@ -125,8 +125,8 @@ def scored_example(message: jobs_pb2.ScoredExample, train: Instances | None) -> 
         row=message.row,
         id=message.id,
         score=message.score,
-        target=_value(message.target),
-        prediction=_value(message.prediction),
+        target=value(message.target),
+        prediction=value(message.prediction),
         loss=message.loss,
         _instances=train,
     )
@@ -158,7 +158,8 @@ def diagnostics(message: jobs_pb2.Diagnostics) -> Diagnostics:
     )
 
 
-def _value(message: tensors_pb2.Value) -> Value:
+def value(message: tensors_pb2.Value) -> Value:
+    """Return a label, a number, several numbers or nothing."""
     match message.WhichOneof("kind"):
         case "label":
             return message.label

@@ -196,3 +196,19 @@ def resource_name(field: str, collection: str, value: object) -> str:
     if not name.startswith(f"{collection}/"):
         raise invalid(field, f"{name!r} does not start with '{collection}/'")
     return name
+
+
+def index_name(field: str, value: object) -> str:
+    """Return the name of an index or an alias, from an object of the SDK or a string; a bare word is an alias.
+
+    Raises:
+        InvalidArgument: it is neither, or names another kind of resource.
+    """
+    name = value if isinstance(value, str) else getattr(value, "name", None)
+    if not isinstance(name, str) or not name:
+        raise invalid(field, f"{value!r} is neither an index, nor a name: 'indexes/…', 'aliases/…' or a bare alias")
+    if "/" not in name:
+        return f"aliases/{name}"
+    if not name.startswith(("indexes/", "aliases/")):
+        raise invalid(field, f"{name!r} starts neither with 'indexes/' nor with 'aliases/'")
+    return name

@@ -110,11 +110,14 @@ def explanation_text(explanation: "Explanation") -> str:
 
 def influence_text(result: "InfluenceResult") -> str:
     """Return a result as text: the first explanations, then what the scores mean."""
-    shown = [explanation_text(explanation) for explanation in result.explanations[:_EXPLANATIONS_SHOWN]]
-    more = len(result.explanations) - len(shown)
-    if more:
-        shown.append(f"… and {more} more test rows")
-    return "\n\n".join([*shown, footer(result.diagnostics)])
+    return "\n\n".join([*explanations_text(result.explanations, "test rows"), footer(result.diagnostics)])
+
+
+def explanations_text(explanations: Sequence["Explanation"], what: str) -> list[str]:
+    """Return the first of some explanations as texts, and how many more there are of what."""
+    shown = [explanation_text(explanation) for explanation in explanations[:_EXPLANATIONS_SHOWN]]
+    more = len(explanations) - len(shown)
+    return [*shown, f"… and {more} more {what}"] if more else shown
 
 
 def self_influence_text(result: "SelfInfluenceResult") -> str:
@@ -139,16 +142,20 @@ def retrain_html(result: "RetrainResult") -> str:
 
 def influence_html(result: "InfluenceResult") -> str:
     """Return a result as an HTML fragment; everything in it is escaped."""
+    return explanations_html(result.explanations, "test rows") + html_lines(footer(result.diagnostics))
+
+
+def explanations_html(explanations: Sequence["Explanation"], what: str) -> str:
+    """Return the first of some explanations as HTML, and how many more there are of what."""
     parts = []
-    for explanation in result.explanations[:_EXPLANATIONS_SHOWN]:
+    for explanation in explanations[:_EXPLANATIONS_SHOWN]:
         parts.append(f"<p><b>{html.escape(_headline(explanation))}</b></p>")
         parts.append(
             html_table(("side", *EXAMPLE_COLUMNS), [record[2:] for record in explanation_records([explanation])])
         )
-    more = len(result.explanations) - _EXPLANATIONS_SHOWN
+    more = len(explanations) - _EXPLANATIONS_SHOWN
     if more > 0:
-        parts.append(f"<p>… and {more} more test rows</p>")
-    parts.append(html_lines(footer(result.diagnostics)))
+        parts.append(f"<p>… and {more} more {what}</p>")
     return "".join(parts)
 
 
@@ -201,7 +208,8 @@ def _headline(explanation: "Explanation") -> str:
         return f"mean over {len(explanation.rows):,} test rows ({rows}): loss {cell(explanation.loss)}"
     said = f"predicted {cell(explanation.prediction)}, target {cell(explanation.target)}, loss {cell(explanation.loss)}"
     named = "" if explanation.id in ("", str(explanation.row)) else f" ({cell(explanation.id, _ID_WIDTH)})"
-    return f"test row {explanation.row}{named}: {said}"
+    what = "row" if explanation.index else "test row"
+    return f"{what} {explanation.row}{named}: {said}"
 
 
 def _some_rows(rows: Sequence[int]) -> str:

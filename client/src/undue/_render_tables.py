@@ -1,19 +1,33 @@
-"""Results of fidelity and leverage jobs as aligned text and as escaped HTML."""
+"""Results of fidelity and leverage jobs and of explain as aligned text and as escaped HTML."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._render import footer, html_lines, html_table, more_of, table
+from ._render import (
+    EXAMPLE_COLUMNS,
+    cell,
+    explanation_records,
+    explanations_html,
+    explanations_text,
+    footer,
+    html_lines,
+    html_table,
+    more_of,
+    table,
+)
 
 if TYPE_CHECKING:
+    from ._explain_results import ExplainResult
     from ._fidelity import Agreement, FidelityFinding
     from ._fidelity_results import FidelityResult
     from ._leverage_results import LeverageResult
+    from ._results import Explanation
 
 COMPARISON_COLUMNS = ("retraining", "without", "stratum", "test_row", "predicted", "measured")
 AGREEMENT_COLUMNS = ("of", "Pearson", "95 %", "Spearman", "95 %", "slope", "95 %", "retrainings")
+LIVE_COLUMNS = ("row", "side", *EXAMPLE_COLUMNS)
 LEVERAGE_COLUMNS = ("train_row", "id", "leverage", "cooks_distance")
 
 _ROWS_SHOWN = 20
@@ -89,6 +103,26 @@ def leverage_html(result: "LeverageResult") -> str:
     rest = more_of(len(result) - _ROWS_SHOWN, "rows").strip()
     shown = html_table(LEVERAGE_COLUMNS, _leverages(result, _furthest(result)))
     return shown + (html_lines(rest) if rest else "") + html_lines(footer(result.diagnostics))
+
+
+def live_records(explanations: Sequence["Explanation"]) -> list[tuple[object, ...]]:
+    """Return one record of LIVE_COLUMNS for each row, side and training row."""
+    return [(row, *rest) for row, _, *rest in explanation_records(explanations)]
+
+
+def live_footer(result: "ExplainResult") -> str:
+    """Return what answered, in a line."""
+    return f"{result.index}, method {result.method}, damping {cell(result.damping)}, recall {result.recall:.4g}"
+
+
+def live_text(result: "ExplainResult") -> str:
+    """Return an answer as text: the first explanations, then what answered."""
+    return "\n\n".join([*explanations_text(result.explanations, "rows"), live_footer(result)])
+
+
+def live_html(result: "ExplainResult") -> str:
+    """Return an answer as an HTML fragment; everything in it is escaped."""
+    return explanations_html(result.explanations, "rows") + html_lines(live_footer(result))
 
 
 def _furthest(result: "LeverageResult") -> list[int]:

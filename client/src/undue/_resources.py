@@ -254,9 +254,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One row of a data set: the instance itself, as the model sees it."""
+    """One row of a data set: the instance itself, as the model sees it.
+
+    What came in the same answer as an explanation has neither weight nor groups; `client.datasets.read` tells them.
+    """
 
     row: int
+    """Row of the data set; of what `explain` was asked about, of its inputs."""
     id: str
     inputs: Mapping[str, npt.NDArray[Any]]
     """By name; a single input may have the empty name."""
@@ -264,6 +268,8 @@ class Example:
     """None where the data set has no targets."""
     weight: float | None
     groups: Mapping[str, str]
+    dataset: str = ""
+    """The data set that it is a row of, as it was named; empty for a row that `explain` was asked about."""
 
     @property
     def input(self) -> npt.NDArray[Any]:

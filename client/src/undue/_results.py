@@ -32,7 +32,7 @@ class ScoredExample:
     """A training row with its score."""
 
     row: int
-    """Row of the training set."""
+    """Row of the training set; of an index, the number that the row has in it."""
     id: str
     score: float
     """Positive: removing the row raises the cost, so it is helpful."""
@@ -57,7 +57,7 @@ class Explanation:
     """Why the model said what it said of one test row, or of several together."""
 
     row: int
-    """Row of the test set; of several, the first."""
+    """Row of the test set; of several, the first; in an answer of `explain`, of its inputs."""
     id: str
     prediction: Value
     target: Value
@@ -70,6 +70,11 @@ class Explanation:
     """Training rows whose removal would lower the cost, most negative score first."""
     rows: tuple[int, ...] = ()
     """The rows that are explained together (`aggregate="mean"`), with neither prediction nor target; else empty."""
+    recall: float = 1.0
+    """Share of the lists that is expected to be those of a dense scan: 1 where every training row was scored, else as
+    it was measured when the index was built."""
+    index: str = ""
+    """The index that answered, `indexes/{id}`; empty in the result of a job."""
     _instances: "Instances | None" = field(default=None, repr=False, compare=False)
 
     @property

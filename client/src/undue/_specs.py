@@ -1,4 +1,4 @@
-"""What callers ask for, as messages: one function a kind of job, which checks its arguments. Pure."""
+"""What callers ask for, as messages: one function a kind of job or index, which checks its arguments. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from ._inputs import (
     strings,
 )
 from ._resources import Dataset, Model
-from .v1 import jobs_pb2
+from .v1 import indexes_pb2, jobs_pb2
 
 
 def influence(
@@ -209,6 +209,32 @@ def leverage(
         dfbeta=dfbeta,
     )
     return jobs_pb2.Job(leverage=spec, timeout_seconds=_timeout(timeout_seconds))
+
+
+def index(
+    model: Model | str,
+    *,
+    train: Dataset | str,
+    method: str | None = None,
+    damping: float | None = None,
+    parameters: Iterable[str] | None = None,
+    leverage_correction: bool | None = None,
+    seed: int = 0,
+) -> indexes_pb2.Index:
+    """Return an index to build.
+
+    Raises:
+        InvalidArgument: an argument is wrong.
+    """
+    return indexes_pb2.Index(
+        model=resource_name("model", "models", model),
+        train=resource_name("train", "datasets", train),
+        method=method or "",
+        damping=None if damping is None else non_negative("damping", damping),
+        parameters=strings("parameters", parameters or ()),
+        leverage_correction=leverage_correction,
+        seed=seed_number("seed", seed),
+    )
 
 
 def any_job(

@@ -3,6 +3,7 @@
 import math
 import numbers
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,19 @@ def encode_texts(field: str, value: object) -> Encoded:
         except UnicodeEncodeError:
             raise invalid(field, f"row {row} is {text!r}, which is not valid Unicode text") from None
     return Encoded(tensors_pb2.DATA_TYPE_UTF8, array.shape, memoryview(bytes(content)))
+
+
+def checked_rows(parts: Sequence[tuple[str, Encoded]]) -> int:
+    """Return how many rows some arrays have, each with the name of its field.
+
+    Raises:
+        InvalidArgument: ROWS_MISMATCH.
+    """
+    first, counted = parts[0]
+    for field, array in parts:
+        if array.rows != counted.rows:
+            raise invalid(field, f"has {array.rows} rows where {first} has {counted.rows}", reason="ROWS_MISMATCH")
+    return counted.rows
 
 
 def decode(tensor: tensors_pb2.Tensor) -> npt.NDArray[Any]:

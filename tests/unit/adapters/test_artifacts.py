@@ -10,7 +10,15 @@ import pytest
 from undue_service.adapters.artifacts import LocalArtifacts, LocalStaging
 from undue_service.adapters.data_dir import DataDir
 from undue_service.application.ports import Held
-from undue_service.domain.errors import Error, FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted
+from undue_service.domain.errors import (
+    Error,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+)
 
 DATA = b"some bytes"
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -167,3 +175,25 @@ def test_a_data_dir_has_one_holder(tmp_path):
     assert caught.value.reason is Reason.DATA_DIR_LOCKED
     first.release()
     DataDir(tmp_path / "d").release()
+
+
+def test_a_workspace_outlives_attempts_and_services(tmp_path):
+    staging = LocalStaging(tmp_path)
+    assert list(staging.workspaces()) == []
+    staging.discard_workspace("job")
+    (staging.workspace("job") / "part").write_bytes(b"half")
+    staging.workspace("other")
+    staging.discard_scratch("job")
+    staging.sweep()
+    again = LocalStaging(tmp_path)
+    assert (again.workspace("job") / "part").read_bytes() == b"half"
+    assert sorted(again.workspaces()) == ["job", "other"]
+    again.discard_workspace("job")
+    assert list(again.workspaces()) == ["other"]
+    assert list(again.workspace("job").iterdir()) == []
+
+
+def test_a_workspace_that_cannot_be_made_is_an_error_of_ours(tmp_path):
+    (tmp_path / "workspaces").write_bytes(b"no folder")
+    with pytest.raises(Unavailable):
+        LocalStaging(tmp_path).workspace("job")

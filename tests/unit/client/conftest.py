@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, empty_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 import undue
@@ -22,6 +22,8 @@ from undue._retry import Backoff
 from undue.v1 import (
     datasets_pb2,
     datasets_pb2_grpc,
+    indexes_pb2,
+    indexes_pb2_grpc,
     jobs_pb2,
     jobs_pb2_grpc,
     models_pb2,
@@ -32,6 +34,7 @@ from undue.v1 import (
     uploads_pb2,
     uploads_pb2_grpc,
 )
+from unit.client.index_calls import IndexCalls, held
 
 States = jobs_pb2.Job
 
@@ -73,6 +76,7 @@ class FakeService(
     datasets_pb2_grpc.DatasetServiceServicer,
     jobs_pb2_grpc.JobServiceServicer,
     server_info_pb2_grpc.ServerServiceServicer,
+    IndexCalls,
 ):
     address: str = ""
     unavailable: Counter[str] = field(default_factory=Counter)
@@ -106,7 +110,15 @@ class FakeService(
     row_refusal: status_pb2.Status | None = None
     """What ReadRows answers."""
     seconds_left: list[float] = field(default_factory=list)
-    """Of each ReadRows when it came."""
+    """Of each ReadRows and Explain when it came."""
+    indexes: dict[str, indexes_pb2.Index] = field(default_factory=lambda: {"indexes/held": held()})
+    aliases: dict[str, str] = field(default_factory=lambda: {"aliases/live": "indexes/held"})
+    swapped: str | None = None
+    """What the alias that Explain is asked about means once it has answered."""
+    spoil: Callable[[indexes_pb2.ExplainResponse], None] = lambda answer: None
+    """What is done to every answer of Explain before it leaves."""
+    staleness: float = 0.0
+    """Of every index."""
     reading: int = 0
     most_reading: int = 0
     lock: Any = field(default_factory=threading.Lock)
@@ -218,6 +230,10 @@ class FakeService(
         self._enter("ListDatasets", request, context)
         return datasets_pb2.ListDatasetsResponse()
 
+    def DeleteDataset(self, request, context):
+        self._enter("DeleteDataset", request, context)
+        return empty_pb2.Empty()
+
     def ReadRows(self, request, context):
         self._enter("ReadRows", request, context)
         self.seconds_left.append(context.time_remaining())
@@ -253,6 +269,9 @@ class FakeService(
                 job.fidelity.settings.protocol = jobs_pb2.FidelitySettings.PROTOCOL_LOO
             case "leverage":
                 job.leverage.train = "datasets/d/versions/1"
+            case other if other.startswith(("build.", "extend.", "compact.")):
+                kind, _, index = other.partition(".")
+                getattr(job, f"index_{kind}").index = f"indexes/{index}"
             case "self":
                 job.self_influence.train = "datasets/d/versions/1"
             case other:
@@ -427,6 +446,7 @@ def fake() -> Iterator[FakeService]:
     models_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
     datasets_pb2_grpc.add_DatasetServiceServicer_to_server(service, server)
     jobs_pb2_grpc.add_JobServiceServicer_to_server(service, server)
+    indexes_pb2_grpc.add_IndexServiceServicer_to_server(service, server)
     server_info_pb2_grpc.add_ServerServiceServicer_to_server(service, server)
     service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

@@ -8,13 +8,17 @@ from typing import Any, Self, cast
 
 from undue import _convert, _convert_jobs, _specs
 from undue._embedded import EmbeddedService
+from undue._explain_results import ExplainResult
 from undue._fidelity import FidelityKind, FidelitySettings, Start
 from undue._grpc_aio import in_thread
+from undue._indexes import Alias, Index
 from undue._inputs import Aggregate, Measurement, Normalization
 from undue._resources import Dataset, Estimate, Model, ServerInfo
 from undue.v1 import jobs_pb2, server_info_pb2
 
 from .connection import AsyncConnection
+from .explaining import explain
+from .indexes import AsyncIndexes
 from .kinds import (
     AnyAsyncJob,
     AsyncFidelityJob,
@@ -41,6 +45,7 @@ class AsyncClient:
     Attributes:
         models: register, get and list models.
         datasets: register, get and list data sets.
+        indexes: build, change, get and list indexes.
         jobs: get and list jobs.
 
     Raises:
@@ -51,6 +56,7 @@ class AsyncClient:
         self._connection = AsyncConnection(address)
         self.models = AsyncModels(self._connection)
         self.datasets = AsyncDatasets(self._connection)
+        self.indexes = AsyncIndexes(self._connection)
         self.jobs = AsyncJobs(self._connection)
         self._service: EmbeddedService | None = None
 
@@ -402,6 +408,50 @@ class AsyncClient:
         """
         spec = _specs.leverage(model, train=train, damping=damping, dfbeta=dfbeta, timeout_seconds=timeout_seconds)
         return cast(AsyncLeverageJob, await self._create(spec))
+
+    async def explain(
+        self,
+        index: Index | Alias | str,
+        inputs: object,
+        targets: object = None,
+        *,
+        measurement: Measurement = "loss",
+        top_k: int = 10,
+        exact: bool = False,
+        with_instances: bool = True,
+        timeout: float | None = None,
+    ) -> ExplainResult:
+        """Say which training rows made the model say what it says of some rows, from an index that is held in memory.
+
+        Positive means that removing the training row raises the row's cost: it is helpful. Rows beyond 256, or 4 MiB,
+        are asked about in several calls, of the same index; the first call after a while waits until it is read.
+
+        Args:
+            index: an index, an alias, or a name of either; a bare word is an alias.
+            inputs: one array, or a dict of input name to array; rows first: `x[None]` for a single one.
+            targets: labels or numbers, one a row; None explains the predicted label, or a regression's prediction
+                itself.
+            measurement: which cost, as in `influence`.
+            top_k: how many helpful and how many harmful rows to list, 1,000 at most.
+            exact: guarantee the lists, by scanning every row that could be in them.
+            with_instances: let the listed rows come with the answer; else `.example` reads each on demand.
+            timeout: seconds that all calls may take together; None is a minute for each.
+
+        Returns:
+            One explanation for each row, as a sequence; `.recall` says how complete the lists are.
+
+        Raises:
+            InvalidArgument: an argument is wrong, or the rows do not fit the model.
+            NotFound: there is no such index or alias.
+            FailedPrecondition: the index is not READY, or not of this model and data any more (INDEX_STALE,
+                DATASET_CHANGED), or damaged (INDEX_DAMAGED).
+            QuotaExceeded: too many callers wait (TOO_MANY_REQUESTS), or the index does not fit the memory.
+            DeadlineExceeded: no answer came within the timeout.
+            Unavailable: the service cannot be reached.
+        """
+        return await explain(
+            self._connection, index, inputs, targets, measurement, top_k, exact, with_instances, timeout
+        )
 
     async def estimate(
         self, model: Model | str, *, train: Dataset | str, test: Dataset | str | None = None, **arguments: Any

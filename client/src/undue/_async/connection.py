@@ -3,6 +3,7 @@
 from __future__ import annotations  # gRPC's classes are generic for type checkers only
 
 import os
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
@@ -22,7 +23,14 @@ from undue._grpc_aio import (
 )
 from undue._retry import CALL
 from undue._status import from_rpc_error
-from undue.v1 import datasets_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc, server_info_pb2_grpc, uploads_pb2_grpc
+from undue.v1 import (
+    datasets_pb2_grpc,
+    indexes_pb2_grpc,
+    jobs_pb2_grpc,
+    models_pb2_grpc,
+    server_info_pb2_grpc,
+    uploads_pb2_grpc,
+)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -61,12 +69,20 @@ class AsyncConnection:
         self.models = models_pb2_grpc.ModelServiceStub(self._channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(self._channel)
         self.jobs = jobs_pb2_grpc.JobServiceStub(self._channel)
+        self.indexes = indexes_pb2_grpc.IndexServiceStub(self._channel)
         self.uploads = uploads_pb2_grpc.UploadServiceStub(self._channel)
         self.server = server_info_pb2_grpc.ServerServiceStub(self._channel)
         self.reading = Gate(READS_AT_ONCE)
 
-    async def call(self, method: UnaryMethod[Request, Response], request: Request) -> Response:
+    async def call(
+        self, method: UnaryMethod[Request, Response], request: Request, deadline: float | None = None
+    ) -> Response:
         """Make a call that may be made again without harm, a few times while the service is unavailable.
+
+        Args:
+            method: the call.
+            request: what is sent.
+            deadline: moment of the monotonic clock after which nobody waits for any of the attempts.
 
         Raises:
             Error: whatever the service answered.
@@ -74,12 +90,15 @@ class AsyncConnection:
         pauses = CALL.pauses()
         while True:
             self._check()
+            left = CALL_SECONDS if deadline is None else max(0.0, min(CALL_SECONDS, deadline - time.monotonic()))
             try:
-                return await method(request, timeout=CALL_SECONDS)
+                return await method(request, timeout=left)
             except grpc.RpcError as error:
                 failure = from_rpc_error(error, self.address)
             pause = next(pauses, None)
             if pause is None or not isinstance(failure, Unavailable):
+                raise failure
+            if deadline is not None and time.monotonic() + pause >= deadline:
                 raise failure
             await sleep(pause)
 

@@ -30,7 +30,7 @@ async def read_rows(connection: AsyncConnection, name: str, rows: Sequence[int])
             try:
                 async with connection.reading:
                     async for block in connection.download(connection.datasets.ReadRows, request, CALL_SECONDS):
-                        part += _convert.examples(block)
+                        part += _convert.examples(block, name)
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None:

@@ -19,6 +19,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages, pages
+from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
 
@@ -225,6 +226,7 @@ AnyAsyncJob = (
     | AsyncFidelityJob
     | AsyncLeverageJob
     | AsyncValidationJob
+    | AsyncIndexJob
 )
 
 
@@ -247,6 +249,8 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncLeverageJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
+        case "index_build" | "index_extend" | "index_compact":
+            return AsyncIndexJob(connection, message)
     raise Internal(f"{message.name} is of a kind that this SDK does not know: upgrade undue")
 
 
@@ -287,8 +291,8 @@ class AsyncJobs:
 
         Raises:
             NotFound: there is no such job.
-            FailedPrecondition: it has not ended (JOB_NOT_FINISHED), is the validation of a model or a data set, with
-                which it goes (RESOURCE_IN_USE), or has changed (ETAG_MISMATCH).
+            FailedPrecondition: it has not ended (JOB_NOT_FINISHED), made a model, a data set or an index, with which
+                it goes (RESOURCE_IN_USE), or has changed (ETAG_MISMATCH).
             Unavailable: the service cannot be reached.
         """
         request = jobs_pb2.DeleteJobRequest(name=resource_name("name", "jobs", name), etag=etag or "", force=force)

@@ -11,7 +11,7 @@ from undue._errors import invalid
 from undue._grpc_blocking import in_thread
 from undue._schema import Arrays, Schema, image_folder_schema
 from undue._sources import FORMATS, DatasetFormat, LocalFolder, Reference, Source, dataset_source
-from undue._tensors import Encoded, encode, encode_texts
+from undue._tensors import checked_rows, encode, encode_texts
 from undue.v1 import datasets_pb2
 
 from .connection import Connection
@@ -33,7 +33,7 @@ def send_arrays(connection: Connection, source: Arrays) -> datasets_pb2.ArraysSo
     if source.ids is not None:
         parts.append(("ids", encode_texts("ids", source.ids)))
     parts += [(groups[name], encode_texts(groups[name], each)) for name, each in source.named_groups().items()]
-    _check_rows(parts)
+    checked_rows(parts)
     sent = {field: send_tensor(connection, array, field) for field, array in parts}
     message = datasets_pb2.ArraysSource(targets=sent.get("targets"), ids=sent.get("ids"), weights=sent.get("weights"))
     for name, field in inputs.items():
@@ -70,10 +70,3 @@ def send_files(
             upload = send(connection, in_thread(blob_of_file, path, "source"))
             message.files.add(name=name, upload=upload)
     return message
-
-
-def _check_rows(parts: list[tuple[str, Encoded]]) -> None:
-    first, counted = parts[0]
-    for field, array in parts:
-        if array.rows != counted.rows:
-            raise invalid(field, f"has {array.rows} rows where {first} has {counted.rows}", reason="ROWS_MISMATCH")

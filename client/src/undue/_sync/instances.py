@@ -31,7 +31,7 @@ def read_rows(connection: Connection, name: str, rows: Sequence[int]) -> tuple[E
             try:
                 with connection.reading:
                     for block in connection.download(connection.datasets.ReadRows, request, CALL_SECONDS):
-                        part += _convert.examples(block)
+                        part += _convert.examples(block, name)
             except Unavailable:
                 pause = next(pauses, None)
                 if pause is None:

@@ -20,6 +20,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
 
@@ -219,7 +220,7 @@ class ValidationJob(Job):
         return _convert.dataset(self._connection.call(self._connection.datasets.GetDataset, of_dataset))
 
 
-AnyJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | ValidationJob
+AnyJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | ValidationJob | IndexJob
 
 
 def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
@@ -241,6 +242,8 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return LeverageJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
+        case "index_build" | "index_extend" | "index_compact":
+            return IndexJob(connection, message)
     raise Internal(f"{message.name} is of a kind that this SDK does not know: upgrade undue")
 
 
@@ -281,8 +284,8 @@ class Jobs:
 
         Raises:
             NotFound: there is no such job.
-            FailedPrecondition: it has not ended (JOB_NOT_FINISHED), is the validation of a model or a data set, with
-                which it goes (RESOURCE_IN_USE), or has changed (ETAG_MISMATCH).
+            FailedPrecondition: it has not ended (JOB_NOT_FINISHED), made a model, a data set or an index, with which
+                it goes (RESOURCE_IN_USE), or has changed (ETAG_MISMATCH).
             Unavailable: the service cannot be reached.
         """
         request = jobs_pb2.DeleteJobRequest(name=resource_name("name", "jobs", name), etag=etag or "", force=force)

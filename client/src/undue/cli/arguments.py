@@ -9,6 +9,9 @@ from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
 
+_AT_ONCE = "return at once; see `undue jobs`"
+_INDEXED = ("exact", "gauss_newton", "ekfac")
+
 
 def name(parser: argparse.ArgumentParser) -> None:
     """Add the name of one resource."""
@@ -31,6 +34,56 @@ def rows(parser: argparse.ArgumentParser) -> None:
     """Add which rows of which data set."""
     name(parser)
     parser.add_argument("rows", nargs="+", type=int, metavar="ROW", help="row numbers")
+
+
+def index(parser: argparse.ArgumentParser) -> None:
+    """Add what builds an index."""
+    _trained(parser)
+    parser.add_argument("--method", choices=_INDEXED, help="exact for a linear head, ekfac for a network, without it")
+    _damped(parser)
+    _selected(parser)
+    _seeded(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--no-wait", dest="wait", action="store_false", help=_AT_ONCE)
+    how.add_argument("--estimate", action="store_true", help="say what it would take, without doing it")
+    timeout(parser)
+
+
+def extension(parser: argparse.ArgumentParser) -> None:
+    """Add what appends rows to an index."""
+    name(parser)
+    parser.add_argument("dataset", help="data set, all of whose rows are appended")
+    change(parser)
+
+
+def change(parser: argparse.ArgumentParser) -> None:
+    """Add how long a job that changes something is waited for."""
+    _no_wait(parser)
+    timeout(parser)
+
+
+def alias(parser: argparse.ArgumentParser) -> None:
+    """Add what an alias means."""
+    parser.add_argument("alias", help="lower-case letters, digits and hyphens")
+    parser.add_argument("index", help="name of the index that it means from now on")
+
+
+def index_or_alias(parser: argparse.ArgumentParser) -> None:
+    """Add the name of an index or of an alias."""
+    parser.add_argument("name", help="indexes/… or aliases/…; a bare word is an alias")
+
+
+def explain(parser: argparse.ArgumentParser) -> None:
+    """Add what explains rows from an index."""
+    parser.add_argument("index", help="indexes/… or aliases/…; a bare word is an alias")
+    arrays = "rows as .npy; INPUT=FILE for each input of a model with several"
+    parser.add_argument("--inputs", required=True, nargs="+", metavar="FILE", help=arrays)
+    known = "their labels or numbers as .npy; what the model predicts is explained without it"
+    parser.add_argument("--targets", metavar="FILE", help=known)
+    _measured(parser)
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="rows to list a side (10)")
+    parser.add_argument("--exact", action="store_true", help="guarantee the lists, which takes longer")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer")
 
 
 def timeout(parser: argparse.ArgumentParser) -> None:
@@ -159,29 +212,45 @@ def _tested(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--test", required=True, metavar="DATASET", help=what)
     rows = "rows of the test set, as 1 2 3 or 1,2,3; all without it"
     parser.add_argument("--rows", nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
-    cost = "cost of a test row whose change is asked for: loss, −logit or −margin (loss)"
+    _measured(parser)
+
+
+def _measured(parser: argparse.ArgumentParser) -> None:
+    cost = "cost of a row whose change is asked for: loss, −logit or −margin (loss)"
     parser.add_argument("--measurement", choices=get_args(Measurement), default="loss", help=cost)
+
+
+def _damped(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
+    correction = "correct for the leverage of training rows; by default where the model is a linear head"
+    parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+
+
+def _selected(parser: argparse.ArgumentParser) -> None:
+    selected = "parameters that the scores run over, as fnmatch patterns; those that the model registered without it"
+    parser.add_argument("--parameters", nargs="+", action="extend", metavar="PATTERN", help=selected)
+
+
+def _seeded(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of whatever the method draws at random (0)")
 
 
 def _scoring(parser: argparse.ArgumentParser) -> None:
     _trained(parser)
     best = "as server-info lists them; exact for a linear head, gauss_newton for a network, without it"
     parser.add_argument("--method", help=best)
-    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
-    correction = "correct for the leverage of training rows; by default where the model is a linear head"
-    parser.add_argument("--leverage-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+    _damped(parser)
     parser.add_argument("--tolerance", type=float, help="relative residual at which cg stops (1e-8)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="iterations of one solve of cg at most (1000)")
-    selected = "parameters that the scores run over, as fnmatch patterns; those that the model registered without it"
-    parser.add_argument("--parameters", nargs="+", action="extend", metavar="PATTERN", help=selected)
+    _selected(parser)
     parser.add_argument("--rank", type=int, metavar="N", help="what the method truncates to, as server-info says")
     parser.add_argument("--normalization", choices=get_args(Normalization), help="of relatif (theta)")
     parser.add_argument("--ensemble", action="store_true", help="average the scores over the model's checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="of whatever the method draws at random (0)")
+    _seeded(parser)
 
 
 def _no_wait(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help=_AT_ONCE)
 
 
 class _Joined(argparse.Action):
@@ -194,7 +263,7 @@ class _Joined(argparse.Action):
 
 def _running(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--no-wait", dest="wait", action="store_false", help="return at once; see `undue jobs`")
+    how.add_argument("--no-wait", dest="wait", action="store_false", help=_AT_ONCE)
     how.add_argument("--estimate", action="store_true", help="say what it would take, without doing it")
     limit = "let it run no longer"
     parser.add_argument("--timeout-seconds", type=float, metavar="SECONDS", help=limit)

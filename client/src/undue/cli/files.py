@@ -14,7 +14,7 @@ def source(words: list[str]) -> Source:
     Raises:
         InvalidArgument: one column twice.
     """
-    if all(_is_pair(word) for word in words):
+    if all(is_pair(word) for word in words):
         columns = {column: path for column, _, path in (word.partition("=") for word in words)}
         if len(columns) < len(words):
             raise InvalidArgument("FILE: one column is named twice", reason="USAGE")
@@ -52,7 +52,8 @@ def schema(found: Source, options: argparse.Namespace) -> Schema | None:
     )
 
 
-def _is_pair(word: str) -> bool:
+def is_pair(word: str) -> bool:
+    """Return whether a word of the line is NAME=PATH."""
     column, _, path = word.partition("=")
     # A path may hold a = itself, as those of partitions do: site=a/1.parquet.
     return bool(column and path) and "/" not in column and not os.path.exists(word)

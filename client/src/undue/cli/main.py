@@ -14,7 +14,7 @@ from typing import NoReturn
 import undue
 from undue import Client, Error, InvalidArgument
 
-from . import arguments, output, verbs
+from . import arguments, indexing, output, verbs
 
 ADDRESS_VARIABLE = "UNDUE_ADDRESS"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -86,6 +86,23 @@ def _parser() -> argparse.ArgumentParser:
     arguments.parent(_verb(datasets, "list", verbs.list_datasets, "list versions of data sets, newest first"))
     arguments.deletion(_verb(datasets, "delete", verbs.delete_dataset, "delete a version, or all of a bare name"))
     arguments.rows(_verb(datasets, "read", verbs.read_dataset, "show rows as a model sees them"))
+
+    indexes = _noun(nouns, "indexes", "build, change, look up and delete indexes, and name them by aliases")
+    arguments.index(_verb(indexes, "build", indexing.build, "build an index, which `undue explain` answers from"))
+    arguments.index_or_alias(_verb(indexes, "get", indexing.get, "show an index"))
+    _verb(indexes, "list", indexing.list_all, "list indexes, newest first")
+    arguments.deletion(_verb(indexes, "delete", indexing.delete, "delete an index and its files"))
+    arguments.extension(_verb(indexes, "extend", indexing.extend, "append the rows of a data set"))
+    arguments.rows(_verb(indexes, "erase", indexing.erase, "take rows out of every later answer"))
+    compact = _verb(indexes, "compact", indexing.compact, "write the files anew without the rows that were erased")
+    arguments.name(compact)
+    arguments.change(compact)
+    aliases = _noun(indexes, "alias", "let a name mean an index, and later another one")
+    arguments.alias(_verb(aliases, "set", indexing.set_alias, "let an alias mean an index from now on"))
+    arguments.name(_verb(aliases, "get", indexing.get_alias, "show an alias"))
+    _verb(aliases, "list", indexing.list_aliases, "list aliases by their names")
+    arguments.name(_verb(aliases, "delete", indexing.delete_alias, "delete an alias; its index stays"))
+    arguments.explain(_verb(nouns, "explain", indexing.explain, "say which training rows a prediction comes from"))
 
     arguments.influence(_verb(nouns, "influence", verbs.influence, "score training rows for test rows"))
     arguments.self_influence(

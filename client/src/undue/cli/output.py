@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from undue import (
+    Alias,
     Dataset,
     Error,
     Estimate,
     Example,
+    ExplainResult,
     FidelityResult,
+    Index,
     InfluenceResult,
     LeverageResult,
     Model,
@@ -29,7 +32,17 @@ from undue._render import table
 from undue._sync.kinds import AnyJob
 
 Job = AnyJob
-AnyResult = InfluenceResult | SelfInfluenceResult | RetrainResult | FidelityResult | LeverageResult | Model | Dataset
+AnyResult = (
+    InfluenceResult
+    | SelfInfluenceResult
+    | RetrainResult
+    | FidelityResult
+    | LeverageResult
+    | ExplainResult
+    | Model
+    | Dataset
+    | Index
+)
 
 
 class Output:
@@ -109,6 +122,52 @@ class Output:
         records = [(d.name, d.state, d.format, d.report.rows if d.report else None, d.create_time) for d in datasets]
         return _print_table(("name", "state", "format", "rows", "registered"), records)
 
+    def index(self, index: Index) -> None:
+        """Print one index."""
+        if self._as_json:
+            return _print_json(index)
+        rows: list[tuple[str, object]] = [
+            ("name", index.name),
+            ("state", index.state),
+            ("model", index.model),
+            ("method", index.method),
+            *[("data set", name) for name in index.datasets or (index.train,)],
+            ("newest job", index.job),
+        ]
+        if index.failure:
+            rows.append(("error", f"{index.failure.message} [{index.failure.reason}]"))
+        if report := index.report:
+            rows += [
+                ("rows", f"{report.rows:,}, {index.erased_rows:,} erased"),
+                ("on disk", f"{report.bytes / 2**20:,.1f} MiB, {report.bytes_per_row:,.0f} bytes a row"),
+                ("in memory", f"{report.resident_bytes / 2**20:,.1f} MiB"),
+                ("damping", report.diagnostics.damping),
+                ("recall", f"{report.recall:.4f}, measured on {report.recall_queries:,} rows"),
+                ("staleness", report.staleness),
+            ]
+        return _print_rows(rows + [("warning", text) for text in index.warnings])
+
+    def indexes(self, indexes: Iterable[Index]) -> None:
+        """Print indexes."""
+        if self._as_json:
+            return _print_json(list(indexes))
+        records = [
+            (i.name, i.state, i.method, i.model, i.report.rows if i.report else None, i.create_time) for i in indexes
+        ]
+        return _print_table(("name", "state", "method", "model", "rows", "asked for"), records)
+
+    def alias(self, alias: Alias) -> None:
+        """Print one alias."""
+        if self._as_json:
+            return _print_json(alias)
+        return _print_rows([("alias", alias.name), ("index", alias.index), ("set", alias.update_time)])
+
+    def aliases(self, aliases: Iterable[Alias]) -> None:
+        """Print aliases."""
+        if self._as_json:
+            return _print_json(list(aliases))
+        return _print_table(("alias", "index", "set"), [(a.name, a.index, a.update_time) for a in aliases])
+
     def job(self, job: Job) -> None:
         """Print one job."""
         facts = _job(job)
@@ -166,12 +225,14 @@ class Output:
         return print(f"{name} is deleted")
 
     def result(self, result: AnyResult) -> None:
-        """Print what a job found."""
+        """Print what a job or `explain` found."""
         match result:
             case Model():
                 self.model(result)
             case Dataset():
                 self.dataset(result)
+            case Index():
+                self.index(result)
             case FidelityResult() if self._as_json:
                 names = ("kind", "pearson", "spearman", "slope", "lds", "strata", "recipe")
                 _print_json({name: getattr(result, name) for name in names} | _plain(result))
