@@ -32,7 +32,7 @@ def test_questions_are_read_as_they_were_written():
     read = decode_questions(encode_questions(questions))
     assert len(read) == 3
     for one, other in zip(read, questions, strict=True):
-        assert list(one.inputs) == list(other.inputs)
+        assert one.inputs.keys() == other.inputs.keys()
         for name, array in other.inputs.items():
             np.testing.assert_array_equal(one.inputs[name], array, strict=True)
         assert (one.targets is None) == (other.targets is None)

@@ -5,7 +5,7 @@ but the smooth hinge is its exact Fisher (Martens 2020, section 9). One random c
 for a covariance, has the same expectation: a sampled label's gradient, for the cross-entropy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .losses import CrossEntropy, Loss
 
 EXACT_UP_TO = 32
 """Outputs up to which each row contributes one vector for every output; beyond, one random vector."""
+EXACT_NUMEL = 2**20
+"""Numbers that these vectors make of a row at most, in the gradients of all taps; beyond, one random vector too."""
 
 
 def root(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
@@ -30,7 +32,17 @@ def root(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()[:, None, :]
 
 
-def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int) -> Iterator[Tensor]:
+def is_exact(outputs: int, kept_numel: Callable[[int], int]) -> bool:
+    """Return whether each row of a model contributes a vector for every output.
+
+    Args:
+        outputs: C.
+        kept_numel: (count) → the numbers that the gradients of a row take for so many vectors.
+    """
+    return outputs <= EXACT_UP_TO and kept_numel(outputs) - kept_numel(0) <= EXACT_NUMEL
+
+
+def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int, *, exact: bool | None = None) -> Iterator[Tensor]:
     """Yield vectors c, (B, C) each, with E Σ c cᵀ = w_i Σ_i for every row.
 
     Args:
@@ -38,10 +50,11 @@ def cotangents(loss: Loss, f: Tensor, batch: Batch, seed: int) -> Iterator[Tenso
         f: outputs, (B, C).
         batch: gives w_i, and the rows' numbers, on which alone what is drawn depends.
         seed: of the draws.
+        exact: whether there is one for every output; None where there are up to 32.
     """
     C = f.shape[1]
     scale = 1.0 if batch.weights is None else batch.weights.sqrt()[:, None]
-    if C <= EXACT_UP_TO:
+    if C == 1 or (C <= EXACT_UP_TO if exact is None else exact):
         M = root(loss, f, batch.targets)
         yield from (M[:, :, c] * scale for c in range(C))
     elif isinstance(loss, CrossEntropy):

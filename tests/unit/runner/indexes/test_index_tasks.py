@@ -11,11 +11,14 @@ from index_bench import Bench, erased
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.results import Questions
 from undue_service.domain.specs import IndexSpec, ModelSpec
-from undue_service.domain.tasks import ExplainCall
+from undue_service.domain.tasks import ExplainCall, HeldIndex
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.index import precision
+from undue_service.runner.indexes import changing, parts
+from undue_service.runner.indexes.files import read_tensors
 from undue_service.runner.opening import Models
+from undue_service.wire import attachments
 
 TRAIN = 700
 
@@ -99,6 +102,21 @@ def test_each_call_gets_what_it_asks_for_and_only_its_own_failures(bench, model,
     assert answers[0].explanations[0].helpful[0].row in answers[0].instances[0].rows
 
 
+def test_answers_that_do_not_fit_together_are_asked_for_alone(bench, model, spec, digits, monkeypatch):
+    built = bench.build(spec, model, bench.dataset(digits.part(0, 200)))
+    bench.open(built.held)
+    calls = [ExplainCall(), ExplainCall(top_k=100, with_instances=False), ExplainCall()]
+    asked = [questions(digits, 0), questions(digits, *range(50)), questions(digits, 2)]
+    monkeypatch.setattr(attachments, "MAX_ANSWER_BYTES", 50_000)
+    report, answers = bench.ask(built.held, asked, calls)
+    assert {place: one.reason for place, one in report.failures.items()} == dict.fromkeys(range(3), "TOO_MANY_REQUESTS")
+    assert answers == {}
+    alone = [bench.ask(built.held, [one], [call]) for one, call in zip(asked, calls, strict=True)]
+    assert [len(answers) for _, answers in alone] == [1, 0, 1]
+    assert alone[1][0].failures[0].reason == "INVALID_FIELD"
+    assert "fewer rows at once" in alone[1][0].failures[0].message
+
+
 def same(first, second) -> bool:
     """Whether two answers list the same rows for the same reasons, to the rounding of a batch's size."""
     pairs = list(zip(first.explanations, second.explanations, strict=True))
@@ -147,6 +165,67 @@ def test_erased_rows_are_never_listed_again_and_gone_after_compacting(bench, mod
     assert small.result.kept == ("fit",)
     bench.open(small.held)
     assert same(bench.ask(small.held, [asked], [ExplainCall(exact=True)])[1][0], after)
+
+
+def test_compacting_writes_what_it_has_to_and_nothing_of_what_was_erased(bench, model, spec, digits, monkeypatch):
+    monkeypatch.setattr(parts, "PART_ROWS", 50)
+    for module in (parts, changing):
+        monkeypatch.setattr(module, "SHARD_ROWS", 200)
+    held = bench.build(spec, model, bench.dataset(digits.part(0, 400))).held
+    held = bench.extend(held, bench.dataset(digits.part(400, 450), name="datasets/b/versions/1")).held
+    held = bench.extend(held, bench.dataset(digits.part(450, 500), name="datasets/c/versions/1")).held
+    assert rows_of(bench, held) == [[*range(200)], [*range(200, 400)], [*range(400, 450)], [*range(450, 500)]]
+    gone = [*range(210, 230), 405, *range(450, 500)]
+    small = bench.compact(erased(held, gone))
+    assert set(small.result.kept) == {"fit", "rows-drift", "shard-000000"}
+    assert rows_of(bench, small.held) == [
+        [*range(200)],
+        [row for row in range(200, 400) if row not in gone],
+        [row for row in range(400, 450) if row not in gone],
+    ]
+    written = {role: bench.files.paths[digest] for role, digest in small.held.files.items()}
+    before = read_tensors(bench.files.paths[held.files["shard-000001"]])[0]
+    after = read_tensors(written["shard-000004"])[0]
+    kept = ~torch.isin(before["rows"], torch.tensor(gone))
+    assert torch.equal(after["rows"], before["rows"][kept])
+    for name in ("keys", "scales"):
+        assert torch.equal(after[name], before[name][..., kept])
+    assert {name: len(one) * 200 for name, one in after.items() if name.startswith("numbers")} == {
+        name: len(one) * 180 for name, one in before.items() if name.startswith("numbers")
+    }
+    manifest = written["manifest"].read_text()
+    assert small.report.rows == 500 - len(gone)
+    assert "digit-" not in manifest
+    again = bench.compact(small.held)  # nothing is left to do
+    assert again.held.files == small.held.files
+    assert {file.role for file in again.result.files} == {"manifest"}
+    bench.open(small.held)
+    assert bench.ask(small.held, [questions(digits, 0)], [ExplainCall()])[0].resident
+
+
+def rows_of(bench: Bench, held: HeldIndex) -> list[list[int]]:
+    """The rows that each shard holds."""
+    shards = [role for role in sorted(held.files) if role.startswith("shard-")]
+    tensors = [read_tensors(bench.files.paths[held.files[role]])[0] for role in shards]
+    return [one["rows"].sort().values.tolist() for one in tensors]
+
+
+@pytest.mark.parametrize("method", ["exact", "gauss_newton"])
+def test_a_linear_head_with_its_leverage_correction(method, bench, model, spec, digits):
+    spec = replace(spec, method=method, parameters=("2.*",), damping=None)
+    train, test = digits.part(0, 300), digits.part(700, 705)
+    built = bench.build(spec, model, bench.dataset(train))
+    added = bench.extend(built.held, bench.dataset(digits.part(300, 400), name="datasets/b/versions/1"))
+    assert built.report.diagnostics.leverage_correction
+    for held in (built.held, added.held):
+        bench.open(held)
+    bench.restarted()
+    bench.open(built.held)
+    [answer] = bench.ask(built.held, [Questions(test.inputs, test.targets)], [ExplainCall()])[1].values()
+    found = dense(bench, spec, model, train, test, top_k=10)
+    for at, one in enumerate(answer.explanations):
+        assert [e.row for e in one.helpful] == found.helpful_rows[at].tolist()
+        np.testing.assert_allclose([e.score for e in one.harmful], found.harmful_scores[at], rtol=1e-6)
 
 
 def test_rows_that_are_appended_are_found(bench, model, spec, digits):

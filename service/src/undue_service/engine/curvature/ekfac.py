@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Batch, Rows
-from undue_service.engine.fisher import EXACT_UP_TO, cotangents
+from undue_service.engine.fisher import cotangents, is_exact
 from undue_service.engine.gradients import block_rows, each_block
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
@@ -99,14 +99,18 @@ def fit_ekfac(
 
 
 def _squares(basis: Basis, parts: list[Part]) -> Tensor:
-    """Return Σ_i Σ_c (Qᵀ g_ic)², (q,): for one position, the sum over c comes before the product."""
-    first = basis.rotated(parts[0])
-    if isinstance(first, Outer) and first.inputs.shape[2] == 1:
-        deltas = first.deltas.square()
-        for part in parts[1:]:
-            deltas = deltas + (part.deltas @ basis.outputs[None]).square()
-        return sum_of_squares(Outer(first.inputs, deltas.sqrt()))
-    return sum_of_squares(first) + sum(sum_of_squares(basis.rotated(part)) for part in parts[1:])
+    """Return Σ_i Σ_c (Qᵀ g_ic)², (q,). Inputs that no cotangent changes are turned once.
+
+    Where a row uses the weight once, the sum over c comes before the product.
+    """
+    first, *others = parts
+    turned = basis.rotated(first)
+    if not isinstance(turned, Outer) or any(part.inputs is not first.inputs for part in others):
+        return sum_of_squares(turned) + sum(sum_of_squares(basis.rotated(part)) for part in others)
+    deltas = [turned.deltas, *(part.deltas @ basis.outputs[None] for part in others)]
+    if turned.inputs.shape[2] == 1:
+        return sum_of_squares(Outer(turned.inputs, sum(one.square() for one in deltas).sqrt()))
+    return sum(sum_of_squares(Outer(turned.inputs, one)) for one in deltas)
 
 
 class _Fit:
@@ -118,7 +122,8 @@ class _Fit:
         self._seed = seed
         self._progress = progress
         C = objective.outputs_per_row
-        numel = objective.taps.kept_numel(C if C <= EXACT_UP_TO else 1)
+        self._exact = is_exact(C, objective.taps.kept_numel)
+        numel = objective.taps.kept_numel(C if self._exact else 1)
         self._size = block_rows(objective, memory_bytes // 2, 2 * numel)
         keeps = numel * objective.theta.element_size() * len(train) <= memory_bytes // 2
         self._kept: list[tuple[Batch, Gradients]] | None = [] if keeps else None
@@ -141,6 +146,6 @@ class _Fit:
 
     def _work(self, batch: Batch) -> Gradients:
         capture = self._objective.taps.capture(batch.inputs)
-        vectors = cotangents(self._objective.loss, capture.outputs, batch, self._seed)
+        vectors = cotangents(self._objective.loss, capture.outputs, batch, self._seed, exact=self._exact)
         by_cotangent = [capture.parts(cotangent) for cotangent in vectors]
         return [list(parts) for parts in zip(*by_cotangent, strict=True)]

@@ -24,7 +24,7 @@ from undue_service.engine.taps import Part
 from undue_service.engine.topk import TopK, sorted_lists
 
 from .fitted import FittedIndex
-from .regions import gathered, pair_scores, total
+from .regions import gathered, pair_scores
 from .rows import Shard
 from .scan import Screening
 
@@ -112,6 +112,7 @@ class Searcher:
         self._gone = [mask if bool(mask.any()) else None for mask in masks]
         residuals = [shard.residuals for shard in self._shards if shard.residuals is not None]
         self._residuals = torch.cat(residuals) if residuals else None
+        self._factored = {one.region for one in fitted.layout.factors}
 
     def explain(self, batch: Batch, *, measurement: str = "loss", top_k: int = 10, exact: bool = False) -> Found:
         """Return the training rows whose removal would change the cost of some rows most.
@@ -157,7 +158,7 @@ class Searcher:
         )
         gradients = FactoredGradients(objective.taps.blocks, capture.parts(residuals))
         rotated = self._fitted.rotated(gradients)
-        facts = row_facts(objective, batch, capture.outputs)
+        facts = row_facts(objective, explained, capture.outputs)
         return _Asked(facts, gradients, rotated, self._fitted.keys(rotated))
 
     def _rescored(self, asked: _Asked, places: Tensor, top_k: int) -> tuple[Lists, Batch, RowFacts]:
@@ -167,24 +168,53 @@ class Searcher:
         place = torch.empty_like(candidates)
         place[at] = places
         raw, placed = self._batch(candidates)
-        f, gradients = self._training(placed, place)
-        fitted = self._fitted
-        factored = {one.region for one in fitted.layout.factors}
-        found = []
-        for number, region in enumerate(fitted.regions):
-            if number in factored:  # in the basis: the candidates are turned, not each query's solution
-                part = region.rotated(gradients)
-                queries = region.inverse[:, None] * asked.rotated[number].rows().T
-            else:
-                part, queries = region.of(gradients), region.solve(asked.gradients)
-            block = None if region.block is None else self._objective.taps.blocks[region.block]
-            found.append(pair_scores(queries, gathered(part, at.reshape(-1)), block))
-        w = 1.0 if placed.weights is None else placed.weights[at]
-        scores = (total(found) * w / fitted.rows).double().cpu().masked_fill(self._erased[places], 0)
+        scores, outputs = torch.zeros(rows.shape, dtype=torch.float64), []
+        queries = self._queries(asked)
+        size = block_rows(self._objective, self._memory // 4, 2 * self._objective.taps.row_numel)
+        for start in range(0, len(candidates), size):
+            some = slice(start, start + size)
+            f, gradients = self._gradients(
+                placed[some], None if self._residuals is None else self._residuals[place[some]]
+            )
+            outputs.append(f)
+            self._put_scores(scores, queries, gradients, at - start)
+        scores *= 1.0 if placed.weights is None else placed.weights[at].cpu()
+        scores = (scores / self._fitted.rows).masked_fill(self._erased[places], 0)
         lists = sorted_lists(rows, scores, top_k)
         chosen = torch.searchsorted(candidates, _listed(lists))
-        facts = row_facts(self._objective, placed, f)
+        facts = row_facts(self._objective, placed, torch.cat(outputs))
         return lists, _some(raw, chosen), facts.some(chosen.numpy())
+
+    def _queries(self, asked: _Asked) -> list[Tensor]:
+        """Return the rows that are asked about, solved for, in each region, (q, m).
+
+        Where a row is kept as factors it is in the basis: there the candidates are turned, not each solution back.
+        """
+        return [
+            region.inverse[:, None] * rotated.rows().T if number in self._factored else region.solve(asked.gradients)
+            for number, (region, rotated) in enumerate(zip(self._fitted.regions, asked.rotated, strict=True))
+        ]
+
+    def _put_scores(self, scores: Tensor, queries: list[Tensor], gradients: FactoredGradients, at: Tensor) -> None:
+        """Write n times the scores of candidates, without their weights, to their places.
+
+        Args:
+            scores: (m, c).
+            queries: as `_queries` returns them.
+            gradients: of B candidates.
+            at: which candidate has which place, (m, c); below 0 and from B on it is another's.
+        """
+        here = (at >= 0) & (at < len(gradients.parts[0]))
+        for number, (region, query) in enumerate(zip(self._fitted.regions, queries, strict=True)):
+            part = region.rotated(gradients) if number in self._factored else region.of(gradients)
+            block = None if region.block is None else self._objective.taps.blocks[region.block]
+            if bool(here.all()):
+                scores += pair_scores(query, gathered(part, at.reshape(-1)), block).cpu()
+                continue
+            for row in here.any(dim=1).nonzero()[:, 0].tolist():
+                mine = here[row]
+                found = pair_scores(query[:, row : row + 1], gathered(part, at[row, mine]), block)
+                scores[row, mine] += found[0].cpu()
 
     def _guaranteed(self, asked: _Asked, lists: Lists, top_k: int) -> tuple[Lists, int]:
         """Score all rows that could be listed, by their bounds; return the lists, and how many rows there were.
@@ -199,7 +229,7 @@ class Searcher:
         order = torch.argsort(self._keys, descending=True, stable=True)
         keys = self._keys[order].double()
         done = 0
-        for places in self._blocks(order):
+        for places in order.split(block_rows(self._objective, self._memory // 2)):
             worth = (last * self._fitted.rows / (asked.keys.double().cpu() * (1 + _SLACK))).min()
             if keys[done] < worth or keys[done] == 0:
                 break
@@ -212,15 +242,10 @@ class Searcher:
         (good, of_good), (bad, of_bad) = ((rows.cpu(), of.cpu()) for rows, of in (helpful.result(), harmful.result()))
         return (good, of_good, bad, -of_bad), done
 
-    def _blocks(self, order: Tensor) -> Iterator[Tensor]:
-        size = block_rows(self._objective, self._memory // 2)
-        return iter(order.split(size))
-
     def _scores(self, places: Tensor, solved: Tensor) -> Iterator[tuple[Batch, Tensor]]:
         """Yield some rows and their scores, (m, B), by their places."""
         numbers, at = self._numbers[places].sort()
         places = places[at]
-        start = 0
 
         def work(placed: Batch) -> Tensor:
             residuals = None if self._residuals is None else self._residuals[_places(placed.index, numbers, places)]
@@ -228,7 +253,7 @@ class Searcher:
             w = 1.0 if placed.weights is None else placed.weights[:, None]
             return (gradients.dot(solved) * w / self._fitted.rows).T
 
-        yield from each_block(self._objective, self.rows, max(1, len(numbers) - start), work, numbers.tolist())
+        yield from each_block(self._objective, self.rows, max(1, len(numbers)), work, numbers.tolist())
 
     def _solved(self, gradients: FactoredGradients) -> Tensor:
         """Return (curvature + λI)⁻¹ ∇m_t, (P, m)."""
@@ -239,10 +264,6 @@ class Searcher:
                 return region.solve(gradients)
             blocks[region.block].put(region.solve(gradients), found)
         return found
-
-    def _training(self, placed: Batch, places: Tensor) -> tuple[Tensor, FactoredGradients]:
-        residuals = None if self._residuals is None else self._residuals[places]
-        return self._gradients(placed, residuals)
 
     def _gradients(self, placed: Batch, residuals: Tensor | None) -> tuple[Tensor, FactoredGradients]:
         """Return the outputs of training rows, and their gradients as they are scored."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Batch, Rows
-from undue_service.engine.fisher import cotangents
+from undue_service.engine.fisher import cotangents, is_exact
 from undue_service.engine.gradients import FactoredGradients, block_rows, each_block
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
@@ -81,11 +81,12 @@ def drifted(
         memory_bytes: budget of the intermediate values of a block.
         progress: told after each block.
     """
+    exact = is_exact(objective.outputs_per_row, objective.taps.kept_numel)
 
     def work(batch: Batch) -> Sequence[Tensor]:
         capture = objective.taps.capture(batch.inputs)
         sums = [torch.zeros_like(squares) for squares in before.squares]
-        for vector in cotangents(objective.loss, capture.outputs, batch, seed):
+        for vector in cotangents(objective.loss, capture.outputs, batch, seed, exact=exact):
             gradients = FactoredGradients(objective.taps.blocks, capture.parts(vector))
             for total, region in zip(sums, fitted.regions, strict=True):
                 total += region.squares(gradients)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from undue_service.domain.errors import Error, Reason
+from undue_service.domain.errors import Error, Reason, ResourceExhausted
 from undue_service.domain.reports import CallFailure, ExplainReport, TaskResult
 from undue_service.domain.results import Questions
 from undue_service.domain.tasks import ExplainCall, ExplainTask
@@ -18,7 +18,7 @@ from undue_service.runner.faults import out_of_memory, typed
 from undue_service.runner.rows import tensor
 from undue_service.wire.attachments import AnswerArrays, decode_questions, encode_answers
 
-from .listing import list_rows
+from .listing import list_rows, no_room
 from .resident import Resident, Residents
 
 
@@ -66,10 +66,7 @@ def explain(task: ExplainTask, attachment: bytes, residents: Residents) -> TaskR
     for members in _groups(index, task.calls, questions, outcome):
         _answer(index, members, outcome)
     started = time.perf_counter()
-    listed, too_large = list_rows(outcome.found, outcome.answers, task.calls, index.rows)
-    outcome.failures |= too_large
-    answers = {place: one for place, one in outcome.answers.items() if place not in too_large}
-    data = encode_answers(answers, listed)
+    data = _encoded(index, task.calls, outcome)
     seconds = {"instances": time.perf_counter() - started}
     for found in outcome.found:
         for stage, spent in found.seconds.items():
@@ -84,6 +81,19 @@ def explain(task: ExplainTask, attachment: bytes, residents: Residents) -> TaskR
         stage_seconds=seconds,
     )
     return TaskResult(report, attachment=data)
+
+
+def _encoded(index: Resident, calls: Sequence[ExplainCall], outcome: _Outcome) -> bytes:
+    """Return the answers of a batch with the rows that they list; those that are too large become failures."""
+    listed, too_large = list_rows(outcome.found, outcome.answers, calls, index.rows)
+    outcome.failures |= too_large
+    answers = {place: one for place, one in outcome.answers.items() if place not in too_large}
+    try:
+        return encode_answers(answers, listed)
+    except ResourceExhausted as error:
+        why = _failure(error) if len(answers) == 1 else no_room()
+        outcome.failures |= dict.fromkeys(answers, why)
+        return encode_answers({}, list_rows([], {}, calls, index.rows)[0])
 
 
 def _groups(

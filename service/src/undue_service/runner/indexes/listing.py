@@ -9,8 +9,9 @@ from undue_service.domain.reports import CallFailure
 from undue_service.domain.tasks import ExplainCall
 from undue_service.engine.index import Found
 from undue_service.engine.queries import RowFacts
-from undue_service.wire.attachments import MAX_ANSWER_BYTES, AnswerArrays, ListedRows
+from undue_service.wire.attachments import AnswerArrays, ListedRows
 from undue_service.wire.examples import Array
+from undue_service.wire.framing import MAX_ANSWER_BYTES
 
 from .rows import JoinedRows
 
@@ -72,14 +73,18 @@ def _shown(
         if len(together) * row_bytes <= limit:
             shown = together
         else:
-            failures[place] = _too_large(len(listed), row_bytes, limit)
+            fits = len(listed) * row_bytes <= limit
+            failures[place] = no_room() if fits else _too_large(len(listed), row_bytes, limit)
     return shown, failures
 
 
+def no_room() -> CallFailure:
+    """Return the failure of a call whose answer fits, but not together with the others of its batch."""
+    text = "what other callers asked for at the same time left no room for the answer: ask again"
+    return CallFailure("UNAVAILABLE", Reason.TOO_MANY_REQUESTS, text)
+
+
 def _too_large(count: int, row_bytes: int, limit: int) -> CallFailure:
-    if count * row_bytes <= limit:
-        text = "what other callers asked for at the same time left no room for the instances: ask again"
-        return CallFailure("UNAVAILABLE", Reason.TOO_MANY_REQUESTS, text)
     text = (
         f"the instances of the {count:,} rows that the answer lists take {count * row_bytes:,} bytes, more than the "
         f"{limit:,} of one answer: ask about fewer rows, with a smaller top_k, or without instances"

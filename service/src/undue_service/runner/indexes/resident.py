@@ -5,9 +5,12 @@ indexes of it. Not counted is what the system's cache holds of training data, an
 Parquet data take on disk: they are written once, on opening, into nameless files in which any row is found at once.
 """
 
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from undue_service.datasets.opening import open_source
 from undue_service.domain.errors import Reason, ResourceExhausted
@@ -24,6 +27,11 @@ from .origin import origin_of
 from .parts import placed_shard
 from .rows import JoinedRows, NamedSource
 from .watch import Watch
+
+WARM_SECONDS = 1.0
+"""That opening takes, at most, for reading training data ahead."""
+WARM_ROWS = 64
+"""At a time."""
 
 _Model = tuple[object, ...]
 """All that an objective is made of."""
@@ -98,10 +106,14 @@ class Residents:
         files = HeldFiles(held, place.artifacts)
         manifest, names = files.manifest, [one.name for one in held.datasets]
         manifest.origin.check(held.name, origin_of(held.spec, held.model, held.datasets), names)
+        watch = Watch([one.source for one in held.datasets])
+        watch.check()
         objective = self._objective(held, manifest, earlier, place)
         pieces = _Pieces(earlier, files, objective, place)
         rows = JoinedRows([pieces.source(one) for one in held.datasets])
         fitted, shards = pieces.fitted(), [pieces.shard(role) for role in manifest.shards]
+        if pieces.opened:
+            _warm(rows, shards)
         return Resident(
             held=held,
             manifest=manifest,
@@ -112,7 +124,7 @@ class Residents:
             sources={one.name: pieces.source(one) for one in held.datasets},
             rows=rows,
             searcher=Searcher(fitted, objective, shards, rows, erased=held.erased, memory_bytes=self._memory),
-            watch=Watch([one.source for one in held.datasets]),
+            watch=watch,
         )
 
     def _objective(self, held: HeldIndex, manifest: Manifest, earlier: Resident | None, place: Place) -> Objective:
@@ -149,7 +161,11 @@ class Residents:
 
 
 class _Pieces:
-    """What an index is opened from: of its earlier revision what stays, the rest from its files."""
+    """What an index is opened from: of its earlier revision what stays, the rest from its files.
+
+    Attributes:
+        opened: how many data sets were opened anew.
+    """
 
     def __init__(self, earlier: Resident | None, files: HeldFiles, objective: Objective, place: Place) -> None:
         self._files = files
@@ -158,6 +174,7 @@ class _Pieces:
         fits = earlier is not None and earlier.objective is objective
         self._earlier = earlier if fits else None
         self._sources = dict(earlier.sources) if earlier is not None else {}
+        self.opened = 0
 
     def fitted(self) -> FittedIndex:
         """Return what all rows share."""
@@ -179,7 +196,18 @@ class _Pieces:
             place = self._place
             found = open_source(dataset.source, place.artifacts.__getitem__, place.scratch, by_row=True)
             self._sources[dataset.name] = NamedSource(dataset.name, found)
+            self.opened += 1
         return self._sources[dataset.name]
+
+
+def _warm(rows: JoinedRows, shards: Sequence[Shard]) -> None:
+    """Read the rows of the largest keys once, which are listed most often: images are decoded, files come from disk."""
+    numbers = torch.cat([shard.rows for shard in shards])
+    order = torch.argsort(torch.cat([shard.keys for shard in shards]), descending=True)
+    end = time.monotonic() + WARM_SECONDS
+    for _ in rows.batches(WARM_ROWS, numbers[order].tolist()):
+        if time.monotonic() >= end:
+            return
 
 
 def objective_bytes(objective: Objective) -> int:
