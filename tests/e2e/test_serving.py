@@ -155,7 +155,7 @@ def test_a_deadline_ends_a_call_and_nothing_else(folder, digits):
         with grpc.insecure_channel(address) as channel:
             stub = indexes_pb2_grpc.IndexServiceStub(channel)
             with pytest.raises(grpc.RpcError) as caught:
-                stub.Explain(request, timeout=0.01)
+                stub.Explain(request, timeout=0.005)
             assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         client.explain("live", inputs=digits.X_test[:1])
         assert runner(address, "serve").pid == before
