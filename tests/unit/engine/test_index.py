@@ -292,6 +292,16 @@ def test_recall_is_measured_and_notices_a_search_that_finds_nothing(monkeypatch)
     assert 0.3 < measured_recall(half, fitted, of.objective, numbers, reference) < 0.7
 
 
+def test_screening_keeps_what_the_hessian_is_small_or_negative_in():
+    """There rows have gradients all the same, and 1/(Λ + l2 + λ) is largest."""
+    of = world("convolutions", n=600, seed=1)
+    fitted, blocks = built(of, "exact", damping=0.1)
+    assert int((fitted.regions[0].eigenvalues < 0).sum()) > 10
+    numbers, reference = (torch.cat([getattr(block, name) for block in blocks]) for name in ("rows", "reference"))
+    search = searcher(of, fitted, [Shard.of(blocks)])
+    assert measured_recall(search, fitted, of.objective, numbers, reference) > 0.97
+
+
 def test_staleness_is_nothing_for_rows_alike_and_grows_with_rows_that_are_not():
     of = world("mlp", n=2000)
     first = World(of.objective, of.x[:1000], of.y[:1000], of.asked)
