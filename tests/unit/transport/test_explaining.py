@@ -110,3 +110,16 @@ def test_an_answer_says_which_rows_of_which_data_sets():
     assert second.inputs["x"].data == np.array([[3, 4], [5, 6]], "<f4").tobytes()
     assert list(second.inputs["x"].shape) == [2, 2]
     assert response(answer, Index("t", "i", spec, NOW, jobs), report, exact=True).recall == 1.0
+
+
+
+@pytest.mark.parametrize("field", ["inputs[x]", "targets"])
+@pytest.mark.parametrize("shape", [[2**62, 4, 0], [0, 2**62, 4], [2**40, 2**40, 0], [2**63 - 1, 0]])
+def test_an_empty_tensor_of_a_shape_that_no_array_has_is_refused(shape, field):
+    odd = tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_FLOAT32, shape=shape, data=b"")
+    even = tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_FLOAT32, shape=[1, 1], data=bytes(4))
+    inputs, targets = ({"x": odd}, None) if field == "inputs[x]" else ({"x": even}, odd)
+    with pytest.raises(InvalidArgument, match="larger than any array") as refused:
+        questions(indexes_pb2.ExplainRequest(inputs=inputs, targets=targets))
+    assert refused.value.reason is Reason.INVALID_FIELD
+    assert refused.value.violations[0].field == f"{field}.shape"

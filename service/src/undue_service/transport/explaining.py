@@ -77,6 +77,8 @@ def _array(field: str, tensor: tensors_pb2.Tensor) -> npt.NDArray[Any]:
     if dtype == "utf8":
         raise InvalidArgument.at(f"{field}.dtype", "a model takes numbers: send what its data set has, not strings")
     shape, kind = tuple(tensor.shape), np.dtype(dtype).newbyteorder("<")
+    if kind.itemsize * math.prod(max(1, size) for size in shape) >= 2**63:  # numpy has none, were it empty
+        raise InvalidArgument.at(f"{field}.shape", f"{shape} is larger than any array")
     if len(tensor.data) != kind.itemsize * math.prod(shape):
         text = f"{len(tensor.data):,} bytes; {dtype} of shape {shape} has {kind.itemsize * math.prod(shape):,}"
         raise InvalidArgument.at(f"{field}.data", text)
