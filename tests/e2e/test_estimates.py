@@ -64,14 +64,13 @@ def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
     client, data, models = bench
     arguments = {"train": data, **settings} | ({} if ask in ("self_influence", "leverage") else {"test": data})
     estimate = client.estimate(models[model], **arguments)
-    [runner] = [one.pid for one in client.server_info().runners if one.lane == "batch"]
-    Path(f"/proc/{runner}/clear_refs").write_text("5")  # the most memory held is counted anew
+    peak = _peak_of(client)
     started = time.perf_counter()
     result = getattr(client, ask)(models[model], **arguments).result(timeout=120)
     waited = time.perf_counter() - started
-    [peak] = [line for line in Path(f"/proc/{runner}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    held = peak()
     retrained = result.diagnostics.fidelity.seconds if result.diagnostics.fidelity else 0.0
-    seconds, held = result.diagnostics.seconds + retrained, int(peak.split()[1]) * 1024
+    seconds = result.diagnostics.seconds + retrained
     print(
         f"{model} {ask} {settings.get('method', '')}: {estimate.seconds:.3f} s estimated, {seconds:.3f} s measured "
         f"({estimate.seconds / seconds:.2f}), {waited:.2f} s waited; {estimate.peak_bytes >> 20} MiB estimated, "
@@ -80,3 +79,35 @@ def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):
     assert seconds < SECONDS * estimate.seconds + 1.0  # a second of a busy machine is no fault of a job of milliseconds
     assert estimate.seconds < SECONDS * seconds + 0.1
     assert 1 / BYTES < estimate.peak_bytes / held < BYTES
+
+
+@pytest.mark.parametrize(
+    ("model", "method"), [("softmax", "exact"), ("mlp", "gauss_newton"), ("mlp", "ekfac"), ("softmax", "ekfac")]
+)
+def test_an_estimate_is_near_what_building_an_index_takes(bench, model, method):
+    client, data, models = bench
+    estimate = client.indexes.estimate(models[model], train=data, method=method)
+    assert estimate.rows == len(data)
+    peak = _peak_of(client)
+    started = time.perf_counter()
+    client.indexes.build(models[model], train=data, method=method).result(timeout=120)
+    seconds, held = time.perf_counter() - started, peak()
+    print(
+        f"{model} index {method}: {estimate.seconds:.3f} s estimated, {seconds:.3f} s waited; "
+        f"{estimate.peak_bytes >> 20} MiB estimated, {held >> 20} MiB measured ({estimate.peak_bytes / held:.2f})"
+    )
+    assert seconds < SECONDS * estimate.seconds + 1.0
+    assert estimate.seconds < SECONDS * seconds + 0.1
+    assert 1 / BYTES < estimate.peak_bytes / held < BYTES
+
+
+def _peak_of(client):
+    """Return a function that says how much memory the batch runner has held at most since this was called."""
+    [runner] = [one.pid for one in client.server_info().runners if one.lane == "batch"]
+    Path(f"/proc/{runner}/clear_refs").write_text("5")  # the most memory held is counted anew
+
+    def peak():
+        [line] = [line for line in Path(f"/proc/{runner}/status").read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+    return peak

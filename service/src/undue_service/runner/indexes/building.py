@@ -81,7 +81,8 @@ def build(task: IndexBuildTask, models: Models, place: Place, memory_bytes: int)
         staleness=0.0,
         diagnostics=fit.diagnostics,
     )
-    return finished(manifest, place, (Produced(FIT, path.name), *shards.produced), ())
+    files = (Produced(FIT, path.name), *shards.produced)
+    return finished(manifest, place, files, (), rows_read=len(rows))
 
 
 def index_objective(spec: IndexSpec, model: ModelSpec, models: Models, place: Place) -> Objective:
@@ -97,7 +98,9 @@ def workspace_of(place: Place, origin: Origin, objective: Objective, *more: obje
     return Workspace(place.workspace or place.scratch, key)
 
 
-def finished(manifest: Manifest, place: Place, files: tuple[Produced, ...], kept: tuple[str, ...]) -> TaskResult:
+def finished(
+    manifest: Manifest, place: Place, files: tuple[Produced, ...], kept: tuple[str, ...], *, rows_read: int = 0
+) -> TaskResult:
     """Write the manifest and return what a task leaves.
 
     Args:
@@ -105,6 +108,7 @@ def finished(manifest: Manifest, place: Place, files: tuple[Produced, ...], kept
         place: where they are.
         files: those that are new.
         kept: roles of the others.
+        rows_read: how many rows of training data were.
     """
     written, size = write_manifest(place.scratch, manifest)
     shards = manifest.shards.values()
@@ -119,6 +123,7 @@ def finished(manifest: Manifest, place: Place, files: tuple[Produced, ...], kept
         recall_queries=manifest.recall_queries,
         staleness=manifest.staleness,
         diagnostics=manifest.diagnostics,
+        rows_read=rows_read,
     )
     return TaskResult(report, (written, *files), kept)
 

@@ -59,7 +59,7 @@ def extend(task: IndexExtendTask, models: Models, place: Place, memory_bytes: in
     changed = {DRIFT: file, **shards.files}
     found = replace(manifest, origin=origin, files=manifest.files | changed, staleness=drift.staleness(fitted))
     kept = tuple(role for role in manifest.files if role not in changed)
-    return finished(found, place, (Produced(DRIFT, path.name), *shards.produced), kept)
+    return finished(found, place, (Produced(DRIFT, path.name), *shards.produced), kept, rows_read=len(rows) - first)
 
 
 def compact(task: IndexCompactTask, place: Place) -> TaskResult:
