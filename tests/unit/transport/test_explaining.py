@@ -61,7 +61,13 @@ ROWS = tensor(np.zeros((2, 3), np.float32))
         ({"x": tensor(np.zeros((0, 3)))}, None, "inputs[x]", Reason.INVALID_FIELD, "1 to 256"),
         ({"x": tensor(np.zeros((257, 1)))}, None, "inputs[x]", Reason.INVALID_FIELD, "257 rows"),
         ({"x": tensor(np.zeros(3), shape=(4,))}, None, "inputs[x].data", Reason.INVALID_FIELD, "has 32"),
-        ({"x": tensor(np.zeros(3), shape=(2**62, 2**62))}, None, "inputs[x].data", Reason.INVALID_FIELD, "24 bytes"),
+        (
+            {"x": tensor(np.zeros(3), shape=(2**62, 2**62))},
+            None,
+            "inputs[x].shape",
+            Reason.INVALID_FIELD,
+            "larger than any",
+        ),
         (
             {"x": tensors_pb2.Tensor(dtype=12, shape=[1], upload="uploads/u")},
             None,
@@ -110,7 +116,6 @@ def test_an_answer_says_which_rows_of_which_data_sets():
     assert second.inputs["x"].data == np.array([[3, 4], [5, 6]], "<f4").tobytes()
     assert list(second.inputs["x"].shape) == [2, 2]
     assert response(answer, Index("t", "i", spec, NOW, jobs), report, exact=True).recall == 1.0
-
 
 
 @pytest.mark.parametrize("field", ["inputs[x]", "targets"])

@@ -31,6 +31,8 @@ ATTEMPTS = 2
 """A runner that was lost may have been lost to another caller's rows: the second time each is asked by itself."""
 EXPLAIN_SECONDS = 120.0
 """A runner that works on one batch for longer hangs."""
+EXACT_SECONDS = 600.0
+"""So does one that scores every row which could be listed."""
 OPEN_SECONDS = 600.0
 WARM_INDEXES = 16
 """As many are opened after a start, if there is memory for them."""
@@ -179,7 +181,8 @@ class Explainer:
         # Read when the batch is made: what was erased before any of its calls came is in no answer.
         index = await asyncio.to_thread(self._indexes.resolve, line.tenant, "index", line.name)
         work = self._planner.plan_explain(line.tenant, new_token(), index, calls, attachment)
-        result = await self._run(work, slot, EXPLAIN_SECONDS)
+        limit = EXACT_SECONDS if any(call.exact for call in calls) else EXPLAIN_SECONDS
+        result = await self._run(work, slot, limit)
         if not _report(result).resident:
             try:
                 await self._open(index, slot)
@@ -188,7 +191,7 @@ class Explainer:
                 index = await asyncio.to_thread(self._indexes.resolve, line.tenant, "index", line.name)
                 await self._open(index, slot)
             work = self._planner.plan_explain(line.tenant, new_token(), index, calls, attachment)
-            result = await self._run(work, slot, EXPLAIN_SECONDS)
+            result = await self._run(work, slot, limit)
             if not _report(result).resident:
                 raise RunnerLostError("the runner does not hold the index that it has opened", "nonsense")
         return index, calls, result
