@@ -9,6 +9,7 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
     print(client.influence(model, train=train, test=train, rows=[0]).result())
 """
 
+from ._architectures import Architecture, ArchitectureInfo, ArchitectureOption
 from ._async.client import AsyncClient
 from ._async.index_jobs import AsyncIndexJob
 from ._async.indexes import AsyncIndexes
@@ -92,6 +93,9 @@ __all__ = [
     "Agreement",
     "Alias",
     "AlreadyExists",
+    "Architecture",
+    "ArchitectureInfo",
+    "ArchitectureOption",
     "Arrays",
     "AsyncClient",
     "AsyncDatasets",

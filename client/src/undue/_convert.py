@@ -7,6 +7,7 @@ from typing import Any, cast
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
+from ._architectures import ArchitectureInfo, ArchitectureOption, architecture
 from ._errors import Internal
 from ._inputs import Objective, ObjectiveName
 from ._recipes import Optimizer, Schedule, Training, WeightsFormat, is_initialiser
@@ -123,6 +124,7 @@ def model(message: models_pb2.Model) -> Model:
         etag=message.etag,
         training=_training(message.training) if message.HasField("training") else None,
         checkpoints=_checkpoints(message),
+        architecture=architecture(message.architecture) if message.HasField("architecture") else None,
     )
 
 
@@ -230,7 +232,16 @@ def server_info(message: server_info_pb2.ServerInfo) -> ServerInfo:
         devices=tuple(device.name for device in message.devices),
         runners=tuple(RunnerInfo(r.pid, r.device, r.lane, name(states, r.state, "STATE_")) for r in message.runners),
         libraries=dict(message.libraries),
+        architectures=tuple(_architecture_info(one) for one in message.architectures),
     )
+
+
+def _architecture_info(message: server_info_pb2.ArchitectureInfo) -> ArchitectureInfo:
+    options = (
+        ArchitectureOption(o.name, o.meaning, o.allowed, o.default_value if o.HasField("default_value") else None)
+        for o in message.options
+    )
+    return ArchitectureInfo(message.name, message.built_in, message.meaning, tuple(options))
 
 
 def _method(message: server_info_pb2.MethodInfo) -> MethodInfo:

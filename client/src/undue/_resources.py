@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ._architectures import Architecture, ArchitectureInfo
 from ._inputs import Objective
 from ._recipes import Training
 
@@ -148,7 +149,7 @@ class Model:
     """`models/{id}/versions/{n}`."""
     state: State
     format: str
-    """"onnx" or "pt2"."""
+    """"onnx", "pt2" or "safetensors" (weights alone, of an architecture)."""
     objective: Objective
     parameters: tuple[str, ...]
     """fnmatch patterns of the parameters that influence runs over; none means all."""
@@ -167,6 +168,8 @@ class Model:
     training: Training | None = None
     """The recipe by which it was trained; its `init` is "torch", "weights" (a file that the service keeps) or None."""
     checkpoints: tuple[CheckpointInfo, ...] = ()
+    architecture: Architecture | None = None
+    """Of weights alone: what they are loaded into."""
 
     @property
     def version(self) -> int:
@@ -341,6 +344,8 @@ class ServerInfo:
     runners: tuple[RunnerInfo, ...]
     libraries: Mapping[str, str]
     """Versions of the libraries that compute, by name; empty until a runner has started."""
+    architectures: tuple[ArchitectureInfo, ...] = ()
+    """What weights alone may be registered as."""
 
 
 def _version(name: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from ._columns import idx_column
 from ._errors import Error, invalid
+from ._foreign import refuse_foreign
 from .v1 import datasets_pb2, models_pb2
 
 MODEL_FORMATS = {".onnx": models_pb2.Model.FORMAT_ONNX, ".pt2": models_pb2.Model.FORMAT_PT2}
@@ -42,7 +43,8 @@ _MODEL_ADVICE = {
     ".pt": "may run code when it is opened; pass the nn.Module with example_inputs, or a .pt2 of torch.export.save",
     ".pkl": "runs code when it is opened; export the model as .onnx (for scikit-learn: skl2onnx) or pass an nn.Module",
     ".h5": "is not read; export the model as .onnx (tf2onnx)",
-    ".safetensors": "holds weights without a model; load them into the nn.Module and pass that with example_inputs",
+    ".safetensors": "holds weights without a model: say what they are loaded into (architecture=), or load them into "
+    "the nn.Module and pass that with example_inputs",
 }
 _MODEL_ADVICE |= {".pth": _MODEL_ADVICE[".pt"], ".ckpt": _MODEL_ADVICE[".pt"], ".bin": _MODEL_ADVICE[".pt"]}
 _MODEL_ADVICE |= {".pickle": _MODEL_ADVICE[".pkl"], ".joblib": _MODEL_ADVICE[".pkl"], ".keras": _MODEL_ADVICE[".h5"]}
@@ -85,9 +87,12 @@ def model_file(source: object) -> tuple[Path, models_pb2.Model.Format.ValueType]
     """Return the path of a model's file and its format.
 
     Raises:
-        InvalidArgument: it is no path, or of a format that is not read.
+        InvalidArgument: it is no path, or of a format that is not read: by its content, where torch or pickle wrote it.
     """
+    if isinstance(source, Mapping):
+        raise invalid("source", "is a mapping of weights: say what they are loaded into (architecture=)")
     path = _path(source, "a path of a .onnx or .pt2 file, an nn.Module or an ExportedProgram")
+    refuse_foreign(path)
     suffix = path.suffix.lower()
     if suffix not in MODEL_FORMATS:
         advice = _MODEL_ADVICE.get(suffix, "is not read; models are .onnx or .pt2 files, or an nn.Module")

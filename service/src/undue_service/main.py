@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from . import logs
+from .adapters.architectures import installed
 from .adapters.artifacts import LocalArtifacts, LocalStaging
 from .adapters.clock import SystemClock
 from .adapters.data_dir import DataDir
@@ -51,6 +52,7 @@ from .application.scheduler import Scheduler
 from .application.serving import ServeLane
 from .application.superseding import Superseding
 from .application.uploads import Uploads
+from .domain.architectures import Architectures
 from .domain.errors import Error, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from .settings import Settings
 from .transport.server import start_server
@@ -90,7 +92,8 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
 
         uploads = Uploads(SqlUploadStore(engine), artifacts, staging, clock, settings.max_upload_bytes)
         registry, locator = SqlRegistry(engine), LocalLocator(settings.dataset_roots, private=data.path)
-        registrations = Registrations(registry, artifacts, changes, metrics, clock, locator)
+        allowed = Architectures.of_setting(settings.architectures, installed())
+        registrations = Registrations(registry, artifacts, changes, metrics, clock, locator, allowed)
         job_cases = Jobs(jobs, registrations, changes, metrics, clock, settings.block_bytes)
         index_store, erasures = SqlIndexStore(engine), SqlErasureStore(engine)
         reader = SafetensorsResults()
@@ -232,6 +235,7 @@ async def _check(settings: Settings) -> None:
         "devices": found.devices,
         "libraries": dict(found.libraries),
         "data_dir": str(settings.data_dir.resolve()),
+        "architectures": Architectures.of_setting(settings.architectures, installed()).allowed,
         "dataset_roots": {str(root): "a folder" if root.is_dir() else "no folder" for root in settings.dataset_roots},
     }
     print(json.dumps(facts, indent=2))  # noqa: T201  the command's answer

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from .domain.architectures import BUILT_IN
 from .domain.costs import BLOCK_BYTES, SERVE_BYTES
 
 
@@ -42,6 +43,10 @@ class Settings(BaseSettings):
     dataset_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders whose files may be registered by file:// URI and read where they lie: absolute paths or file:// URIs,
     separated by commas; empty for none. Everybody who may register a data set may read everything below them."""
+
+    architectures: Annotated[tuple[str, ...], NoDecode] = (BUILT_IN,)
+    """Architectures that weights in safetensors may be registered with, separated by commas: names of entry points of
+    the group undue.architectures, whose code runners then run, names of those built in, or builtin for all of these."""
 
     block_bytes: int = Field(default=BLOCK_BYTES, ge=1 << 20)
     """Memory that a runner takes for the intermediate values of a block of rows, beside the model and what its method
@@ -88,6 +93,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         return tuple(_folder(str(part)) for part in value) if isinstance(value, (list, tuple)) else value
+
+    @field_validator("architectures", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("log_level")
     @classmethod

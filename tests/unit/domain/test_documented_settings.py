@@ -37,6 +37,7 @@ def test_the_size_at_which_the_default_changes_is_the_documented_one():
 @pytest.mark.parametrize(
     "name",
     [
+        "UNDUE_ARCHITECTURES",
         "UNDUE_BLOCK_BYTES",
         "UNDUE_DATA_DIR",
         "UNDUE_EXPLAIN_WINDOW_MS",

@@ -4,11 +4,12 @@
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 from undue import _convert
+from undue._architectures import OptionValue, architecture_message, weights_source
 from undue._blobs import blob_of_file
 from undue._errors import ModelWarning, invalid
 from undue._export import is_program, write_pt2
@@ -48,6 +49,8 @@ class Models:
         checkpoints: Iterable[Checkpoint] = (),
         wait: bool = True,
         example_inputs: object = None,
+        architecture: str | None = None,
+        architecture_options: Mapping[str, OptionValue] | None = None,
     ) -> Model:
         """Register a new version of a model and have it checked.
 
@@ -55,7 +58,8 @@ class Models:
             name: its id: lower-case letters, digits and hyphens, starting with a letter.
             source: path of a .onnx or .pt2 file, or an nn.Module or ExportedProgram. A module is exported with the
                 caller's torch, in evaluation mode and on the CPU, and is left as it was. Weights that lie in a file
-                beside the .onnx are joined to it.
+                beside the .onnx are joined to it. With an architecture, weights alone: a .safetensors file, a mapping
+                of name to array, or a plain state_dict (.pt, .pth), which the caller's torch reads; no code in it runs.
             objective: what its weights minimise.
             parameters: fnmatch patterns of the parameters that influence runs over; None means all.
             output: name of the output that is the prediction; needed where there are several.
@@ -65,6 +69,8 @@ class Models:
             wait: whether to wait until it is READY; otherwise it is returned as VALIDATING.
             example_inputs: for an nn.Module: a tensor, a tuple of tensors, or a dict of input name to tensor; a row or
                 two suffice.
+            architecture: of weights alone: what they are loaded into; `client.server_info().architectures` lists them.
+            architecture_options: of the architecture, e.g. {"classes": 10}; those left out have their defaults.
 
         Returns:
             The new version. What its report warns of is also issued as ModelWarning.
@@ -81,12 +87,17 @@ class Models:
         if sample is not None:
             message.sample = resource_name("sample", "datasets", sample)
         recipe, others = checked_recipe(training, checkpoints)
+        of = architecture_message(architecture, architecture_options)
         with tempfile.TemporaryDirectory(prefix="undue-") as scratch:
-            if is_program(source):
-                path: Path = in_thread(write_pt2, source, example_inputs, Path(scratch))
+            if of is not None:
+                path: Path = in_thread(weights_source, source, Path(scratch))
+                message.format = models_pb2.Model.FORMAT_SAFETENSORS
+                message.architecture.CopyFrom(of)
+            elif is_program(source):
+                path = in_thread(write_pt2, source, example_inputs, Path(scratch))
                 message.format = models_pb2.Model.FORMAT_PT2
             else:
-                named, message.format = model_file(source)
+                named, message.format = in_thread(model_file, source)
                 path = in_thread(whole_model, named, Path(scratch))
             message.upload = send(self._connection, in_thread(blob_of_file, path, "source"))
         if recipe is not None:

@@ -94,7 +94,13 @@ def timeout(parser: argparse.ArgumentParser) -> None:
 def model(parser: argparse.ArgumentParser) -> None:
     """Add what registers a model."""
     parser.add_argument("id", help="lower-case letters, digits and hyphens")
-    parser.add_argument("file", help=".onnx or .pt2")
+    parser.add_argument(
+        "file", help=".onnx or .pt2; with --architecture .safetensors, or a plain state_dict (.pt, .pth)"
+    )
+    named = "what weights alone are loaded into; `undue server-info` lists them"
+    parser.add_argument("--architecture", metavar="NAME", help=named)
+    option = "of the architecture: classes=10, sizes=784,128,10; several times"
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=option)
     parser.add_argument("--objective", required=True, choices=get_args(ObjectiveName), help="what the weights minimise")
     parser.add_argument("--l2", type=float, default=0.0, help="strength of the L2 term, l2/2 · ‖θ‖²")
     parser.add_argument("--temperature", type=float, default=None, metavar="T", help="of smooth_hinge, more than 0")

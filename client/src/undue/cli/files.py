@@ -4,6 +4,7 @@ import argparse
 import os
 
 from undue import Input, InvalidArgument, Schema
+from undue._architectures import OptionValue
 from undue._schema import image_folder_schema
 from undue._sources import Source, dataset_source
 
@@ -50,6 +51,33 @@ def schema(found: Source, options: argparse.Namespace) -> Schema | None:
         weight=options.weight,
         groups=options.group,
     )
+
+
+def architecture_options(words: list[str]) -> dict[str, OptionValue]:
+    """Return the options that words of the form NAME=VALUE mean: numbers, true and false, lists by commas, or text.
+
+    Raises:
+        InvalidArgument: a word is of another form, or one option is there twice.
+    """
+    found: dict[str, OptionValue] = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not name or not sign or name in found:
+            problem = "is there twice" if name in found else "is not of the form NAME=VALUE"
+            raise InvalidArgument(f"--option: {word!r} {problem}", reason="USAGE")
+        found[name] = _option(text)
+    return found
+
+
+def _option(text: str) -> OptionValue:
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float, lambda listed: tuple(int(part) for part in listed.split(",") if part)):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 def is_pair(word: str) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 
 from undue import (
     Alias,
+    Architecture,
+    ArchitectureOption,
     Dataset,
     Error,
     Estimate,
@@ -59,6 +61,7 @@ class Output:
             ("name", model.name),
             ("state", model.state),
             ("format", model.format),
+            *([("architecture", _architecture(model.architecture))] if model.architecture else []),
             ("objective", f"{model.objective.name}, l2 {model.objective.l2:g}"),
             ("validation job", model.validation_job),
         ]
@@ -254,10 +257,24 @@ class Output:
         rows += [(f"runner {each.pid}", f"{each.lane} on {each.device}, {each.state.lower()}") for each in info.runners]
         _print_rows(rows)
         print()
-        return _print_table(
+        _print_table(
             ("method", "scale", "damping", "rank", "estimand"),
             [(m.name, m.scale, "yes" if m.uses_damping else "no", m.rank or "no", m.estimand) for m in info.methods],
         )
+        print()
+        records = [
+            (one.name if place == 0 else "", option.name, option.default or "needed", option.allowed, option.meaning)
+            for one in info.architectures
+            for place, option in enumerate(one.options or (_UNKNOWN,))
+        ]
+        return _print_table(("architecture", "option", "default", "allowed", "meaning"), records)
+
+
+_UNKNOWN = ArchitectureOption("", "installed by the operator of the service", "", "")
+
+
+def _architecture(one: Architecture) -> str:
+    return f"{one.name}({', '.join(f'{name}={value}' for name, value in one.options.items())})"
 
 
 def report(error: Error, as_json: bool) -> None:

@@ -37,6 +37,8 @@ def register_model(client: Client, options: argparse.Namespace, out: Output) -> 
             training=_training(options),
             checkpoints=[_checkpoint(*each) for each in options.checkpoint],
             wait=options.wait,
+            architecture=options.architecture,
+            architecture_options=files.architecture_options(options.option),
         )
     )
 

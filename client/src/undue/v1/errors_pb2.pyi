@@ -124,6 +124,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The model was registered without the checkpoints that are asked for."""
     ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 110
     """A file of weights does not hold exactly the model's parameters in their shapes."""
+    ERROR_REASON_ARCHITECTURE_UNKNOWN: _ErrorReason.ValueType  # 111
+    """The service has no architecture of that name, or does not allow it; GetServerInfo lists them."""
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 120
     """The job was cancelled."""
     ERROR_REASON_JOB_DEADLINE: _ErrorReason.ValueType  # 121
@@ -266,6 +268,8 @@ ERROR_REASON_CHECKPOINTS_MISSING: ErrorReason.ValueType  # 109
 """The model was registered without the checkpoints that are asked for."""
 ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 110
 """A file of weights does not hold exactly the model's parameters in their shapes."""
+ERROR_REASON_ARCHITECTURE_UNKNOWN: ErrorReason.ValueType  # 111
+"""The service has no architecture of that name, or does not allow it; GetServerInfo lists them."""
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 120
 """The job was cancelled."""
 ERROR_REASON_JOB_DEADLINE: ErrorReason.ValueType  # 121

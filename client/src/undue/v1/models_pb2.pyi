@@ -67,6 +67,8 @@ class Model(_message.Message):
         """ONNX."""
         FORMAT_PT2: Model._Format.ValueType  # 2
         """torch.export archive; read as data and rewritten before torch sees it."""
+        FORMAT_SAFETENSORS: Model._Format.ValueType  # 3
+        """safetensors: the weights alone; `architecture` says of what."""
 
     class Format(_Format, metaclass=_FormatEnumTypeWrapper):
         """Format is the format of the model's file."""
@@ -77,6 +79,8 @@ class Model(_message.Message):
     """ONNX."""
     FORMAT_PT2: Model.Format.ValueType  # 2
     """torch.export archive; read as data and rewritten before torch sees it."""
+    FORMAT_SAFETENSORS: Model.Format.ValueType  # 3
+    """safetensors: the weights alone; `architecture` says of what."""
 
     NAME_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
@@ -93,6 +97,7 @@ class Model(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{version}`."""
     format: Global___Model.Format.ValueType
@@ -137,6 +142,12 @@ class Model(_message.Message):
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
         """The same model at other weights: of earlier epochs, or of other seeds."""
 
+    @_builtins.property
+    def architecture(self) -> Global___Architecture:
+        """What the weights of FORMAT_SAFETENSORS are loaded into; unset for every other format. Answers have every option of
+        one that is built in.
+        """
+
     def __init__(
         self,
         *,
@@ -155,14 +166,126 @@ class Model(_message.Message):
         etag: _builtins.str = ...,
         training: Global___Training | None = ...,
         checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
+        architecture: Global___Architecture | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "objective", b"objective", "report", b"report", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "create_time", b"create_time", "error", b"error", "objective", b"objective", "report", b"report", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "create_time", b"create_time", "error", b"error", "etag", b"etag", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "training", b"training", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "checkpoints", b"checkpoints", "create_time", b"create_time", "error", b"error", "etag", b"etag", "format", b"format", "name", b"name", "objective", b"objective", "output", b"output", "parameters", b"parameters", "report", b"report", "sample", b"sample", "state", b"state", "training", b"training", "upload", b"upload", "validation_job", b"validation_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Architecture(_message.Message):
+    """Architecture is one of those that the service has; GetServerInfo lists them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Option(_message.Message):
+        """Option is the value of one option."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INTEGER_FIELD_NUMBER: _builtins.int
+        NUMBER_FIELD_NUMBER: _builtins.int
+        TEXT_FIELD_NUMBER: _builtins.int
+        FLAG_FIELD_NUMBER: _builtins.int
+        INTEGERS_FIELD_NUMBER: _builtins.int
+        integer: _builtins.int
+        """A whole number."""
+        number: _builtins.float
+        """Any other number."""
+        text: _builtins.str
+        """A word."""
+        flag: _builtins.bool
+        """Yes or no."""
+        @_builtins.property
+        def integers(self) -> Global___Architecture.Integers:
+            """Several whole numbers."""
+
+        def __init__(
+            self,
+            *,
+            integer: _builtins.int = ...,
+            number: _builtins.float = ...,
+            text: _builtins.str = ...,
+            flag: _builtins.bool = ...,
+            integers: Global___Architecture.Integers | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "integers", b"integers", "number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "integer", b"integer", "integers", b"integers", "number", b"number", "text", b"text", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["integer", "number", "text", "flag", "integers"]  # noqa: Y015
+        _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+    @_typing.final
+    class Integers(_message.Message):
+        """Integers are whole numbers in order."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VALUES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """The numbers."""
+
+        def __init__(
+            self,
+            *,
+            values: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Architecture.Option: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Architecture.Option | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, "resnet18" for one."""
+    @_builtins.property
+    def options(self) -> _containers.MessageMap[_builtins.str, Global___Architecture.Option]:
+        """Option to value; those left out have their defaults."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, Global___Architecture.Option] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Architecture: _TypeAlias = Architecture  # noqa: Y015
 
 @_typing.final
 class WeightsFile(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from undue.v1 import jobs_pb2 as undue_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aundue/v1/server_info.proto\x12\x08undue.v1\x1a\x13undue/v1/jobs.proto\"\x16\n\x14GetServerInfoRequest\"\xe1\x02\n\nServerInfo\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12.\n\x07methods\x18\x02 \x03(\x0b\x32\x14.undue.v1.MethodInfoR\x07methods\x12(\n\x06limits\x18\x03 \x01(\x0b\x32\x10.undue.v1.LimitsR\x06limits\x12.\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x14.undue.v1.DeviceInfoR\x07\x64\x65vices\x12.\n\x07runners\x18\x05 \x03(\x0b\x32\x14.undue.v1.RunnerInfoR\x07runners\x12\x41\n\tlibraries\x18\x06 \x03(\x0b\x32#.undue.v1.ServerInfo.LibrariesEntryR\tlibraries\x1a<\n\x0eLibrariesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xce\x03\n\nMethodInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12%\n\x05scale\x18\x02 \x01(\x0e\x32\x0f.undue.v1.ScaleR\x05scale\x12\x1a\n\x08\x65stimand\x18\x03 \x01(\tR\x08\x65stimand\x12!\n\x0cuses_damping\x18\x04 \x01(\x08R\x0busesDamping\x12!\n\x0cis_iterative\x18\x05 \x01(\x08R\x0bisIterative\x12\x36\n\x17has_leverage_correction\x18\x06 \x01(\x08R\x15hasLeverageCorrection\x12\x12\n\x04rank\x18\x07 \x01(\tR\x04rank\x12+\n\x11has_normalization\x18\x08 \x01(\x08R\x10hasNormalization\x12+\n\x11needs_checkpoints\x18\t \x01(\x08R\x10needsCheckpoints\x12&\n\x0f\x64raws_at_random\x18\n \x01(\x08R\rdrawsAtRandom\x12,\n\x12has_self_influence\x18\x0b \x01(\x08R\x10hasSelfInfluence\x12\'\n\x0fparameter_limit\x18\x0c \x01(\x03R\x0eparameterLimit\"~\n\x06Limits\x12(\n\x10max_upload_bytes\x18\x01 \x01(\x03R\x0emaxUploadBytes\x12&\n\x0fmax_chunk_bytes\x18\x02 \x01(\x03R\rmaxChunkBytes\x12\"\n\rmax_page_size\x18\x03 \x01(\x05R\x0bmaxPageSize\" \n\nDeviceInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"\xd0\x01\n\nRunnerInfo\x12\x10\n\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x16\n\x06\x64\x65vice\x18\x02 \x01(\tR\x06\x64\x65vice\x12\x12\n\x04lane\x18\x03 \x01(\tR\x04lane\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.undue.v1.RunnerInfo.StateR\x05state\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0e\n\nSTATE_IDLE\x10\x02\x12\x0e\n\nSTATE_BUSY\x10\x03\x32V\n\rServerService\x12\x45\n\rGetServerInfo\x12\x1e.undue.v1.GetServerInfoRequest\x1a\x14.undue.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aundue/v1/server_info.proto\x12\x08undue.v1\x1a\x13undue/v1/jobs.proto\"\x16\n\x14GetServerInfoRequest\"\xa3\x03\n\nServerInfo\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12.\n\x07methods\x18\x02 \x03(\x0b\x32\x14.undue.v1.MethodInfoR\x07methods\x12(\n\x06limits\x18\x03 \x01(\x0b\x32\x10.undue.v1.LimitsR\x06limits\x12.\n\x07\x64\x65vices\x18\x04 \x03(\x0b\x32\x14.undue.v1.DeviceInfoR\x07\x64\x65vices\x12.\n\x07runners\x18\x05 \x03(\x0b\x32\x14.undue.v1.RunnerInfoR\x07runners\x12\x41\n\tlibraries\x18\x06 \x03(\x0b\x32#.undue.v1.ServerInfo.LibrariesEntryR\tlibraries\x12@\n\rarchitectures\x18\x07 \x03(\x0b\x32\x1a.undue.v1.ArchitectureInfoR\rarchitectures\x1a<\n\x0eLibrariesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x97\x01\n\x10\x41rchitectureInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n\x08\x62uilt_in\x18\x02 \x01(\x08R\x07\x62uiltIn\x12\x18\n\x07meaning\x18\x03 \x01(\tR\x07meaning\x12:\n\x07options\x18\x04 \x03(\x0b\x32 .undue.v1.ArchitectureOptionInfoR\x07options\"\x9c\x01\n\x16\x41rchitectureOptionInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07meaning\x18\x02 \x01(\tR\x07meaning\x12\x18\n\x07\x61llowed\x18\x03 \x01(\tR\x07\x61llowed\x12(\n\rdefault_value\x18\x04 \x01(\tH\x00R\x0c\x64\x65\x66\x61ultValue\x88\x01\x01\x42\x10\n\x0e_default_value\"\xce\x03\n\nMethodInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12%\n\x05scale\x18\x02 \x01(\x0e\x32\x0f.undue.v1.ScaleR\x05scale\x12\x1a\n\x08\x65stimand\x18\x03 \x01(\tR\x08\x65stimand\x12!\n\x0cuses_damping\x18\x04 \x01(\x08R\x0busesDamping\x12!\n\x0cis_iterative\x18\x05 \x01(\x08R\x0bisIterative\x12\x36\n\x17has_leverage_correction\x18\x06 \x01(\x08R\x15hasLeverageCorrection\x12\x12\n\x04rank\x18\x07 \x01(\tR\x04rank\x12+\n\x11has_normalization\x18\x08 \x01(\x08R\x10hasNormalization\x12+\n\x11needs_checkpoints\x18\t \x01(\x08R\x10needsCheckpoints\x12&\n\x0f\x64raws_at_random\x18\n \x01(\x08R\rdrawsAtRandom\x12,\n\x12has_self_influence\x18\x0b \x01(\x08R\x10hasSelfInfluence\x12\'\n\x0fparameter_limit\x18\x0c \x01(\x03R\x0eparameterLimit\"~\n\x06Limits\x12(\n\x10max_upload_bytes\x18\x01 \x01(\x03R\x0emaxUploadBytes\x12&\n\x0fmax_chunk_bytes\x18\x02 \x01(\x03R\rmaxChunkBytes\x12\"\n\rmax_page_size\x18\x03 \x01(\x05R\x0bmaxPageSize\" \n\nDeviceInfo\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"\xd0\x01\n\nRunnerInfo\x12\x10\n\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x16\n\x06\x64\x65vice\x18\x02 \x01(\tR\x06\x64\x65vice\x12\x12\n\x04lane\x18\x03 \x01(\tR\x04lane\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.undue.v1.RunnerInfo.StateR\x05state\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x0e\n\nSTATE_IDLE\x10\x02\x12\x0e\n\nSTATE_BUSY\x10\x03\x32V\n\rServerService\x12\x45\n\rGetServerInfo\x12\x1e.undue.v1.GetServerInfoRequest\x1a\x14.undue.v1.ServerInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +37,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=61
   _globals['_GETSERVERINFOREQUEST']._serialized_end=83
   _globals['_SERVERINFO']._serialized_start=86
-  _globals['_SERVERINFO']._serialized_end=439
-  _globals['_SERVERINFO_LIBRARIESENTRY']._serialized_start=379
-  _globals['_SERVERINFO_LIBRARIESENTRY']._serialized_end=439
-  _globals['_METHODINFO']._serialized_start=442
-  _globals['_METHODINFO']._serialized_end=904
-  _globals['_LIMITS']._serialized_start=906
-  _globals['_LIMITS']._serialized_end=1032
-  _globals['_DEVICEINFO']._serialized_start=1034
-  _globals['_DEVICEINFO']._serialized_end=1066
-  _globals['_RUNNERINFO']._serialized_start=1069
-  _globals['_RUNNERINFO']._serialized_end=1277
-  _globals['_RUNNERINFO_STATE']._serialized_start=1195
-  _globals['_RUNNERINFO_STATE']._serialized_end=1277
-  _globals['_SERVERSERVICE']._serialized_start=1279
-  _globals['_SERVERSERVICE']._serialized_end=1365
+  _globals['_SERVERINFO']._serialized_end=505
+  _globals['_SERVERINFO_LIBRARIESENTRY']._serialized_start=445
+  _globals['_SERVERINFO_LIBRARIESENTRY']._serialized_end=505
+  _globals['_ARCHITECTUREINFO']._serialized_start=508
+  _globals['_ARCHITECTUREINFO']._serialized_end=659
+  _globals['_ARCHITECTUREOPTIONINFO']._serialized_start=662
+  _globals['_ARCHITECTUREOPTIONINFO']._serialized_end=818
+  _globals['_METHODINFO']._serialized_start=821
+  _globals['_METHODINFO']._serialized_end=1283
+  _globals['_LIMITS']._serialized_start=1285
+  _globals['_LIMITS']._serialized_end=1411
+  _globals['_DEVICEINFO']._serialized_start=1413
+  _globals['_DEVICEINFO']._serialized_end=1445
+  _globals['_RUNNERINFO']._serialized_start=1448
+  _globals['_RUNNERINFO']._serialized_end=1656
+  _globals['_RUNNERINFO_STATE']._serialized_start=1574
+  _globals['_RUNNERINFO_STATE']._serialized_end=1656
+  _globals['_SERVERSERVICE']._serialized_start=1658
+  _globals['_SERVERSERVICE']._serialized_end=1744
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,7 @@ class ServerInfo(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     RUNNERS_FIELD_NUMBER: _builtins.int
     LIBRARIES_FIELD_NUMBER: _builtins.int
+    ARCHITECTURES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the service."""
     @_builtins.property
@@ -91,6 +92,10 @@ class ServerInfo(_message.Message):
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Versions of the libraries that compute, by name; empty until a runner has started."""
 
+    @_builtins.property
+    def architectures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchitectureInfo]:
+        """Architectures that a file of weights can name."""
+
     def __init__(
         self,
         *,
@@ -100,14 +105,87 @@ class ServerInfo(_message.Message):
         devices: _abc.Iterable[Global___DeviceInfo] | None = ...,
         runners: _abc.Iterable[Global___RunnerInfo] | None = ...,
         libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        architectures: _abc.Iterable[Global___ArchitectureInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "libraries", b"libraries", "limits", b"limits", "methods", b"methods", "runners", b"runners", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architectures", b"architectures", "devices", b"devices", "libraries", b"libraries", "limits", b"limits", "methods", b"methods", "runners", b"runners", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServerInfo: _TypeAlias = ServerInfo  # noqa: Y015
+
+@_typing.final
+class ArchitectureInfo(_message.Message):
+    """ArchitectureInfo is one architecture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BUILT_IN_FIELD_NUMBER: _builtins.int
+    MEANING_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, as a registration asks for it."""
+    built_in: _builtins.bool
+    """Whether it comes with the service; otherwise its operator has installed it, and it is unknown what it takes."""
+    meaning: _builtins.str
+    """What it is; empty where it is not built in."""
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArchitectureOptionInfo]:
+        """Its options."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        built_in: _builtins.bool = ...,
+        meaning: _builtins.str = ...,
+        options: _abc.Iterable[Global___ArchitectureOptionInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_in", b"built_in", "meaning", b"meaning", "name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchitectureInfo: _TypeAlias = ArchitectureInfo  # noqa: Y015
+
+@_typing.final
+class ArchitectureOptionInfo(_message.Message):
+    """ArchitectureOptionInfo is one option of an architecture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEANING_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name."""
+    meaning: _builtins.str
+    """What it is."""
+    allowed: _builtins.str
+    """What may be given, in words."""
+    default_value: _builtins.str
+    """Its value where it is left out; unset where it has to be given."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        meaning: _builtins.str = ...,
+        allowed: _builtins.str = ...,
+        default_value: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "default_value", b"default_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_value", b"_default_value", "allowed", b"allowed", "default_value", b"default_value", "meaning", b"meaning", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__default_value: _TypeAlias = _typing.Literal["default_value"]  # noqa: Y015
+    _WhichOneofArgType__default_value: _TypeAlias = _typing.Literal["_default_value", b"_default_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__default_value) -> _WhichOneofReturnType__default_value | None: ...
+
+Global___ArchitectureOptionInfo: _TypeAlias = ArchitectureOptionInfo  # noqa: Y015
 
 @_typing.final
 class MethodInfo(_message.Message):

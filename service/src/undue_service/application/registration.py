@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from undue_service.domain.architectures import Architectures
 from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, check_id, new_token, parse_version
@@ -29,6 +30,7 @@ class Registrations:
         metrics: Metrics,
         clock: Clock,
         locator: SourceLocator,
+        architectures: Architectures | None = None,
     ) -> None:
         self._registry = registry
         self._artifacts = artifacts
@@ -36,12 +38,13 @@ class Registrations:
         self._metrics = metrics
         self._clock = clock
         self._locator = locator
+        self.architectures = architectures or Architectures()
 
     def create_model(self, tenant: str, model_id: str, spec: ModelSpec, request: RequestKey | None) -> Registration:
         """Register a model.
 
         Raises:
-            InvalidArgument: the id or the objective is wrong.
+            InvalidArgument: the id or the objective is wrong; ARCHITECTURE_UNKNOWN, or an option of it is wrong.
             FailedPrecondition: the sample data set is not READY; UPLOAD_INCOMPLETE.
             NotFound: the sample data set does not exist.
         """
@@ -128,7 +131,9 @@ class Registrations:
         return replace(source, files=self._locator.locate(source.uri, source.format))
 
     def _settled(self, tenant: str, spec: ModelSpec) -> ModelSpec:
-        """Return the spec with the version of its sample that it means today."""
+        """Return the spec with every option of its architecture, and the version of its sample that it means today."""
+        if spec.architecture is not None:
+            spec = replace(spec, architecture=self.architectures.settle("model.architecture", spec.architecture))
         if spec.sample is None:
             return spec
         return replace(spec, sample=self.usable(tenant, "datasets", "model.sample", spec.sample).name)

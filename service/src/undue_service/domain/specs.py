@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .architectures import ArchitectureChoice
 from .errors import InvalidArgument
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
@@ -211,11 +212,15 @@ class CheckpointSpec:
     """η of the steps that it stands for."""
 
 
+ModelFormat = Literal["onnx", "pt2", "safetensors"]
+""""safetensors" holds weights alone, of an architecture."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as it was registered."""
 
-    format: Literal["onnx", "pt2"]
+    format: ModelFormat
     digest: str
     objective: ObjectiveSpec
     parameters: tuple[str, ...] = ()
@@ -226,6 +231,8 @@ class ModelSpec:
     """Resource name of the data set whose rows the parity and fit checks use."""
     training: TrainingSpec | None = None
     checkpoints: tuple[CheckpointSpec, ...] = ()
+    architecture: ArchitectureChoice | None = None
+    """Of safetensors: what the weights are loaded into."""
 
     def digests(self) -> tuple[str, ...]:
         """Return the artifacts that this model is made of."""

@@ -24,9 +24,11 @@ class Models:
 
     def open(self, model: ModelSpec, artifacts: Mapping[str, Path], scratch: Path) -> OpenedModel:
         """Return the model of a file."""
-        if self._opened is None or self._opened[0] != model.digest:
+        key = f"{model.digest} {model.format} {model.architecture!r}"  # weights may be of several architectures
+        if self._opened is None or self._opened[0] != key:
             self._opened = None  # the old one's memory goes before the new one comes
-            self._opened = (model.digest, open_model(artifacts[model.digest], model.format, scratch))
+            opened = open_model(artifacts[model.digest], model.format, scratch, model.architecture)
+            self._opened = (key, opened)
         return self._opened[1]
 
     def forget(self) -> None:

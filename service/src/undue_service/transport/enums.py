@@ -8,7 +8,7 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.indexes import IndexState
 from undue_service.domain.jobs import JobState
 from undue_service.domain.resources import ResourceState
-from undue_service.domain.specs import DType
+from undue_service.domain.specs import DType, ModelFormat
 
 D = TypeVar("D")
 
@@ -37,7 +37,13 @@ class Words(Generic[D]):
         return self._to_proto[word]
 
 
-FORMATS: Words[str] = Words({models_pb2.Model.FORMAT_ONNX: "onnx", models_pb2.Model.FORMAT_PT2: "pt2"})
+FORMATS: Words[ModelFormat] = Words(
+    {
+        models_pb2.Model.FORMAT_ONNX: "onnx",
+        models_pb2.Model.FORMAT_PT2: "pt2",
+        models_pb2.Model.FORMAT_SAFETENSORS: "safetensors",
+    }
+)
 FILE_FORMATS: Words[str] = Words(
     {
         datasets_pb2.FileSource.FORMAT_NPZ: "npz",

@@ -20,7 +20,7 @@ from undue_service.domain.specs import (
     check_temperature,
 )
 
-from . import fidelity, recipes, sources
+from . import architectures, fidelity, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
@@ -31,8 +31,9 @@ MAX_WITHOUT_ROWS = 1_000_000
 def model_spec(request: models_pb2.CreateModelRequest, digest: Digest) -> ModelSpec:
     """Return the model that a request registers."""
     model = request.model
+    file_format = FORMATS.to_domain("model.format", model.format)
     return ModelSpec(
-        format=cast(Any, FORMATS.to_domain("model.format", model.format)),
+        format=file_format,
         digest=digest("model.upload", model.upload),
         objective=_objective(model.objective),
         parameters=tuple(model.parameters),
@@ -44,6 +45,7 @@ def model_spec(request: models_pb2.CreateModelRequest, digest: Digest) -> ModelS
         checkpoints=tuple(
             recipes.read_checkpoint(f"model.checkpoints[{i}]", one, digest) for i, one in enumerate(model.checkpoints)
         ),
+        architecture=architectures.read("model.architecture", model, file_format),
     )
 
 

@@ -25,7 +25,7 @@ from undue_service.domain.specs import (
     ObjectiveSpec,
 )
 
-from . import recipes, sources
+from . import architectures, recipes, sources
 from .enums import (
     DATASET_STATES,
     DTYPES,
@@ -76,6 +76,7 @@ def model(value: Registration) -> models_pb2.Model:
         etag=value.etag,
         training=recipes.write_training(value.spec.training) if value.spec.training else None,
         checkpoints=[recipes.write_checkpoint(one) for one in value.spec.checkpoints],
+        architecture=architectures.write(value.spec.architecture) if value.spec.architecture else None,
     )
 
 
@@ -157,7 +158,11 @@ def dataset_report(value: DatasetReport) -> datasets_pb2.DatasetReport:
 
 
 def server_info(
-    version: str, methods: Iterable[MethodSpec], limits: server_info_pb2.Limits, pool: PoolStatus
+    version: str,
+    methods: Iterable[MethodSpec],
+    limits: server_info_pb2.Limits,
+    pool: PoolStatus,
+    allowed: Iterable[str] = (),
 ) -> server_info_pb2.ServerInfo:
     """Return what this installation is."""
     return server_info_pb2.ServerInfo(
@@ -191,6 +196,7 @@ def server_info(
             for one in pool.runners
         ],
         libraries=pool.libraries,
+        architectures=architectures.listing(allowed),
     )
 
 

@@ -13,8 +13,13 @@ import onnx
 
 from undue_service.models.refusals import quoted
 
+from .element_types import FLOATS
+from .operators import qualified
+
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
-    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Pow": (1,),
+    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "OneHot": (1, 2), "Pad": (2,), "Pow": (1,),
+    "Range": (0, 1, 2),
+    "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
 }  # fmt: skip
 """Inputs that no training changes: running statistics, bounds, ratios, exponents."""
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
@@ -23,6 +28,8 @@ _CALL = "pkg.torch.onnx.fx_node"
 _RULES = "pkg.onnxscript.rewriter.rule_name"
 _NAMELESS = re.compile(r"onnx::Conv(Transpose)?_[0-9]+")
 """What torch.onnx.export(dynamo=False) calls a weight of a convolution that it computed itself."""
+_TURNED = re.compile(r"onnx::(MatMul|Gemm|Add|Mul|Gather)_[0-9]+")
+"""What it calls any other: the weight of a Linear on sequences, transposed, among them."""
 _MAX_NAMED = 5
 
 
@@ -103,6 +110,9 @@ def _by_signature(
     rest = sorted(set(missing.values()) - accounted)
     if rest:
         text = "unused, or of the same values as another tensor and merged with it"
+        computed = [name for name in uses.stored if name in more - signature.fixed and _is_matrix(uses.stored[name])]
+        if computed:
+            text += f", or folded into the constants {_named(computed)}; no score runs over them"
         told.append(f"the file does not hold the parameters {_named(rest)} of the exported module: {text}")
     return more, told
 
@@ -154,13 +164,17 @@ class _Signature:
 
 
 def _fixed_inputs(node: onnx.NodeProto) -> Iterator[int]:
-    for index in _FIXED_INPUTS.get(node.op_type, ()):
-        if index < len(node.input) and node.input[index] and node.domain in ("", "ai.onnx"):
+    for index in _FIXED_INPUTS.get(qualified(node), ()):
+        if index < len(node.input) and node.input[index]:
             yield index
 
 
 def _is_fixed(node: onnx.NodeProto, index: int) -> bool:
     return index in _fixed_inputs(node)
+
+
+def _is_matrix(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in FLOATS and len(tensor.dims) > 1
 
 
 def _is_folded(readers: Iterable[tuple[onnx.NodeProto, int]]) -> bool:
@@ -191,6 +205,12 @@ def _nameless(uses: _Uses) -> Iterator[str]:
         yield _folded(
             f"computed {_named(computed)} and kept no names, as it does where it folds BatchNorm into a convolution",
             "do_constant_folding=False",
+        )
+    turned = [name for name in uses.stored if _TURNED.fullmatch(name) and uses.readers(name)]
+    if turned:
+        yield (
+            f"the exporter computed {_named(turned)} and kept no names, as it does where it transposes the weight of a "
+            "Linear; name them so in parameters, or export with dynamo=True"
         )
 
 

@@ -87,6 +87,8 @@ class Origin:
 def origin_of(spec: IndexSpec, model: ModelSpec, datasets: Sequence[IndexedDataset]) -> Origin:
     """Return what an index would be made of now."""
     objective = {"objective": asdict(model.objective), "output": model.output, "parameters": model.parameters}
+    if model.architecture is not None:
+        objective["architecture"] = str(model.architecture)
     return Origin(
         model=model.digest,
         objective=hashlib.sha256(json.dumps(objective, sort_keys=True).encode()).hexdigest(),

@@ -221,7 +221,7 @@ def objective_bytes(objective: Objective) -> int:
 def _model(held: HeldIndex) -> _Model:
     model = held.model
     return (
-        model.digest,
+        f"{model.digest} {model.format} {model.architecture!r}",
         model.output,
         model.objective,
         held.spec.parameters or model.parameters,

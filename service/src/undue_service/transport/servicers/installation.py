@@ -26,4 +26,5 @@ class ServerServicer(server_info_pb2_grpc.ServerServiceServicer):
         limits = server_info_pb2.Limits(
             max_upload_bytes=self._cases.uploads.max_bytes, max_chunk_bytes=MAX_CHUNK_BYTES, max_page_size=MAX_PAGE_SIZE
         )
-        return responses.server_info(__version__, METHODS.values(), limits, self._cases.pool.status())
+        allowed = self._cases.registrations.architectures.allowed
+        return responses.server_info(__version__, METHODS.values(), limits, self._cases.pool.status(), allowed)

@@ -1,0 +1,70 @@
+"""The light architectures of the onnx wheel: real graphs without weights, which are drawn here."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+NAMES = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19",
+         "zfnet512")  # fmt: skip
+
+
+def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
+    """Return an architecture with weights drawn at random and any number of rows.
+
+    A ConstantOfShape that stands for weights becomes an initialiser: by He et al. 2015 for two axes and more, scales
+    and variances around 1, the rest around 0.
+    """
+    model = onnx.load(FOLDER / f"light_{name}.onnx")
+    graph = model.graph
+    _draw_weights(graph, np.random.default_rng(seed))
+    _free_rows(graph)
+    model.ir_version = 4  # before it, weights had to be inputs too
+    del graph.value_info[:]
+    return model
+
+
+def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    positive = {
+        name for node in graph.node if node.op_type == "BatchNormalization" for name in (node.input[1], node.input[4])
+    }
+    kept, weights = [], []
+    for node in graph.node:
+        if node.op_type != "ConstantOfShape" or node.input[0] not in stored:
+            kept.append(node)
+            continue
+        shape = tuple(int(size) for size in stored[node.input[0]])
+        array = rng.standard_normal(shape)
+        if len(shape) > 1:
+            array *= math.sqrt(2 / math.prod(shape[1:]))
+        else:
+            array *= 0.05
+        if node.output[0] in positive:
+            array = 1 + np.abs(array)
+        weights.append(numpy_helper.from_array(array.astype(np.float32), node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(weights)
+    read = {name for node in kept for name in node.input}
+    used = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(used)
+    inputs = [value for value in graph.input if value.name in read - {tensor.name for tensor in used}]
+    del graph.input[:]
+    graph.input.extend(inputs)
+
+
+def _free_rows(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "rows"
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    for tensor in graph.initializer:
+        if tensor.name in shapes:
+            sizes = numpy_helper.to_array(tensor).copy()
+            if sizes[0] == 1:
+                sizes[0] = 0
+            tensor.CopyFrom(numpy_helper.from_array(sizes, tensor.name))

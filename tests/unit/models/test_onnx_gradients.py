@@ -1,0 +1,314 @@
+"""Every differentiable operator has the first and second derivatives that central differences say, in float64.
+
+One table of cases: floating-point inputs are differentiated; integers, `Shape` values and None are passed as they are.
+An operator that is not in the table is in `WITHOUT`, with the reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch.autograd import gradcheck, gradgradcheck
+
+from undue_service.models.onnx.operators import OPERATORS
+from undue_service.models.onnx.values import Node, Shape, Weight, dense
+
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """Normal numbers, none within 0.02 of zero, where many operators have a kink."""
+    drawn = np.random.default_rng([seed, *shape]).normal(size=shape) * scale
+    return torch.from_numpy(drawn + 0.02 * np.sign(drawn))
+
+
+def positive(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Numbers between 0.3 and 1.7."""
+    return torch.from_numpy(np.random.default_rng([seed, *shape]).uniform(0.3, 1.7, size=shape))
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Numbers between −0.9 and 0.9."""
+    return torch.from_numpy(np.random.default_rng([seed, *shape]).uniform(-0.9, 0.9, size=shape))
+
+
+def ints(*values: int) -> Shape:
+    """Integers of the graph: axes, sizes, indices."""
+    return Shape.of(values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node, called on its inputs."""
+
+    operator: str
+    inputs: tuple[Any, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    opset: int = NEWEST
+    outputs: int = 1
+    """How many the node gives; those that are floating-point are differentiated."""
+    weight: int | None = None
+    """Which input is a parameter of the model."""
+    fixed: tuple[int, ...] = ()
+    """Floating-point inputs that are no data, such as running statistics: passed as they are."""
+
+    @property
+    def data(self) -> tuple[torch.Tensor, ...]:
+        """What is differentiated, as float64."""
+        return tuple(value.double().clone() for index, value in enumerate(self.inputs) if self._is_data(index, value))
+
+    def __str__(self) -> str:
+        told = ",".join(f"{name}={value}" for name, value in self.attributes.items() if isinstance(value, int | str))
+        return f"{self.operator}-{self.opset}-{told}" if told else f"{self.operator}-{self.opset}"
+
+    def __call__(self, *differentiated: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the floating-point outputs as a function of the floating-point inputs."""
+        left = iter(differentiated)
+        values = [next(left) if self._is_data(index, value) else value for index, value in enumerate(self.inputs)]
+        if self.weight is not None:
+            values[self.weight] = Weight(values[self.weight])
+        names = ["" if value is None else f"i{index}" for index, value in enumerate(self.inputs)]
+        domain, _, kind = self.operator.rpartition("::")
+        outputs = [f"o{index}" for index in range(self.outputs)]
+        proto = helper.make_node(kind, names, outputs, domain=domain, **self.attributes)
+        found = OPERATORS[self.operator](Node(proto, self.opset, values, lambda _: True, lambda _: None, _no_subgraph))
+        listed = found if isinstance(found, tuple) else (found,)
+        dense_outputs = [dense(value) for value in listed if value is not None and not isinstance(value, Shape)]
+        return tuple(value for value in dense_outputs if value.is_floating_point())
+
+    def _is_data(self, index: int, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.is_floating_point() and index not in self.fixed
+
+
+def _no_subgraph(graph: onnx.GraphProto) -> NoReturn:
+    raise AssertionError("the case has a graph among its attributes")
+
+
+def case(operator: str, *inputs: Any, opset: int = NEWEST, outputs: int = 1, weight=None, fixed=(), **attributes):
+    """A row of the table."""
+    return Case(operator, inputs, attributes, opset, outputs, weight, fixed)
+
+
+def tensor(*values: Any) -> onnx.TensorProto:
+    """A tensor attribute."""
+    return numpy_helper.from_array(np.array(values))
+
+
+x, row, matrix = normal(2, 3), normal(3, seed=1), normal(3, 4, seed=2)
+signal, image, volume = normal(2, 2, 7), normal(2, 2, 5, 4), normal(1, 2, 3, 4, 3)
+
+LINEAR = [
+    case("Add", x, row),
+    case("Gemm", x, matrix, normal(4), weight=1),
+    case("Gemm", normal(3, 2), normal(4, 3), normal(2, 4), transA=1, transB=1, alpha=0.5, beta=2.0),
+    case("MatMul", x, matrix, weight=1),
+    case("MatMul", normal(2, 2, 3), normal(2, 3, 2)),
+]
+CONVOLUTION_AND_POOLING = [
+    case("AveragePool", image, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1]),
+    case("AveragePool", signal, kernel_shape=[2], dilations=[2]),
+    case("Conv", signal, normal(2, 2, 3), normal(2), dilations=[2]),
+    case("Conv", image, normal(2, 1, 3, 3), normal(2), group=2, pads=[1, 0, 0, 1], weight=1),
+    case("Conv", volume, normal(2, 2, 2, 2, 2)),
+    case("GlobalAveragePool", image),
+    case("GlobalMaxPool", image),
+    case("MaxPool", image, kernel_shape=[2, 2], pads=[1, 0, 0, 1]),
+]
+NORMALISATION = [
+    case("BatchNormalization", image, row[:2], normal(2), normal(2, seed=3), positive(2), fixed=(3, 4)),
+    case("Dropout", x),
+    case("LayerNormalization", normal(2, 3, 4), normal(4), normal(4, seed=1)),
+    case("LayerNormalization", normal(2, 3, 4), normal(3, 4), axis=1),
+]
+ACTIVATIONS = [
+    case("Clip", normal(3, 3), torch.tensor(-0.8), torch.tensor(0.8)),
+    case("Clip", normal(3, 3), min=-0.8, max=0.8, opset=9),
+    case("Elu", x, alpha=0.5),
+    case("Celu", x, alpha=0.6),
+    case("Erf", x),
+    case("Gelu", x),
+    case("Gelu", x, approximate="tanh"),
+    case("HardSigmoid", normal(4, 4, scale=3.0), alpha=0.3, beta=0.4),
+    case("HardSwish", normal(4, 4, scale=3.0)),
+    case("LeakyRelu", x, alpha=0.2),
+    case("LogSoftmax", x),
+    case("LogSoftmax", normal(2, 2, 3), opset=9),
+    case("Mish", x),
+    case("PRelu", x, row),
+    case("Relu", x),
+    case("Selu", x),
+    case("Selu", x, alpha=1.2, gamma=0.9),
+    case("Shrink", normal(3, 3), bias=0.2, lambd=0.4),
+    case("Sigmoid", x),
+    case("Softmax", normal(2, 3, 2), axis=1),
+    case("Softmax", normal(2, 2, 3), opset=9),
+    case("Softplus", x),
+    case("Softsign", x),
+    case("SwiGLU", x, normal(2, 3, seed=4), alpha=1.5),
+    case("Swish", x),
+    case("Swish", x, alpha=0.7),
+    case("Tanh", x),
+    case("ThresholdedRelu", normal(3, 3), alpha=0.3),
+]
+ARITHMETIC = [
+    case("Abs", x),
+    case("Acos", unit(2, 3)),
+    case("Acosh", positive(2, 3) + 1),
+    case("Asin", unit(2, 3)),
+    case("Asinh", x),
+    case("Atan", x),
+    case("Atanh", unit(2, 3)),
+    case("Ceil", x),
+    case("Cos", x),
+    case("Cosh", x),
+    case("Div", x, positive(3)),
+    case("Exp", x),
+    case("Floor", x),
+    case("Log", positive(2, 3)),
+    case("Max", x, row, normal(2, 1)),
+    case("Mean", x, row, normal(2, 1)),
+    case("Min", x, row, normal(2, 1)),
+    case("Mod", 3 * x, positive(3)),
+    case("Mod", 3 * x, row, fmod=1),
+    case("Mul", x, row),
+    case("Neg", x),
+    case("Pow", positive(2, 3), normal(3)),
+    case("Pow", x, Shape.of([3], ())),
+    case("Reciprocal", positive(2, 3)),
+    case("Round", x),
+    case("Sign", x),
+    case("Sin", x),
+    case("Sinh", x),
+    case("Sqrt", positive(2, 3)),
+    case("Sub", x, row),
+    case("Sum", x, row, normal(2, 1)),
+    case("Tan", unit(2, 3)),
+    case("Where", torch.tensor([True, False, True]), x, row),
+]
+REDUCTIONS = [
+    case("CumProd", normal(2, 4), ints(1), exclusive=1, reverse=1),
+    case("CumProd", torch.tensor([[1.5, 0.0, -2.0, 0.7]]), ints(1)),
+    case("CumSum", normal(2, 4), ints(-1), exclusive=1),
+    case("CumSum", normal(2, 4), ints(1), reverse=1),
+    case("Det", normal(2, 3, 3)),
+    case("LpNormalization", normal(2, 3), p=1),
+    case("LpNormalization", normal(2, 3, 2), axis=1),
+    case("ReduceL1", normal(2, 3, 4), ints(1)),
+    case("ReduceL2", normal(2, 3, 4), ints(1, 2), keepdims=0),
+    case("ReduceLogSum", positive(2, 3), ints(1)),
+    case("ReduceLogSumExp", normal(2, 3, 4), ints(2, 1)),
+    case("ReduceMax", normal(2, 3, 4), ints(1)),
+    case("ReduceMean", normal(2, 3, 4), ints(1, 2), keepdims=0),
+    case("ReduceMin", normal(2, 3, 4), axes=[2], opset=13),
+    case("ReduceProd", normal(2, 3, 2), ints(1, 2)),
+    case("ReduceProd", torch.tensor([[1.5, 0.0, -2.0, 0.7]]), axes=[1], opset=13),
+    case("ReduceSum", normal(2, 3, 4), ints(-1)),
+    case("ReduceSumSquare", normal(2, 3, 4), ints(1)),
+    case("TopK", normal(2, 5), ints(3), outputs=2),
+    case("TopK", normal(2, 5), ints(2), outputs=2, largest=0),
+    case("Unique", torch.tensor([1.5, 0.2, 1.3, -3.0]), outputs=4, sorted=0),
+]
+MOVEMENT = [
+    case("CenterCropPad", image, ints(2, 3, 3, 7)),
+    case("Col2Im", normal(1, 8, 6), ints(4, 3), ints(2, 2), pads=[0, 1, 0, 0], dilations=[2, 1]),
+    case("Compress", normal(2, 4), torch.tensor([True, False, True]), axis=1),
+    case("Concat", x, normal(2, 2), axis=1),
+    case("DepthToSpace", normal(1, 8, 2, 1), blocksize=2, mode="CRD"),
+    case("Expand", normal(2, 1, 3), ints(1, 4, 1)),
+    case("Flatten", image),
+    case("Gather", matrix, torch.tensor([[0, 2], [1, 1]]), weight=0),
+    case("Gather", matrix, ints(1, -1), axis=1),
+    case("GatherElements", x, torch.tensor([[0, 2, -1, 0], [1, 1, 0, 2]]), axis=1),
+    case("GatherND", normal(2, 3, 2), torch.tensor([[[0], [2]], [[-1], [1]]]), batch_dims=1),
+    case("GatherND", normal(2, 3, 2), torch.tensor([[0, 2], [1, -1]])),
+    case("OneHot", torch.tensor([1, -1, 5]), ints(4), normal(2)),
+    case("Pad", x, ints(0, 2, 0, 1), mode="reflect"),
+    case("Pad", x, ints(0, 3, 1, 4), mode="edge"),
+    case("Pad", x, ints(0, 4, 0, 1), mode="wrap"),
+    case("Pad", x, ints(0, 1, 0, 2), torch.tensor(0.5)),
+    case("Reshape", image, ints(2, -1)),
+    case("ReverseSequence", normal(2, 4, 2), torch.tensor([3, 4]), batch_axis=0, time_axis=1),
+    case("Scatter", normal(2, 4), torch.tensor([[0, 3], [2, 1]]), normal(2, 2), axis=1, opset=9),
+    case("ScatterElements", normal(2, 4), torch.tensor([[0, 3], [2, -1]]), normal(2, 2), axis=1),
+    case("ScatterElements", normal(2, 4), torch.tensor([[0, 0], [2, 1]]), normal(2, 2), axis=1, reduction="add"),
+    case("ScatterElements", normal(2, 4), torch.tensor([[0, 0], [2, 1]]), normal(2, 2), axis=1, reduction="mul"),
+    case("ScatterElements", normal(1, 2), torch.tensor([[1, 1]]), torch.tensor([[0.0, 2.0]]), axis=1, reduction="mul"),
+    case("ScatterElements", normal(2, 4), torch.tensor([[0, 0], [2, 1]]), normal(2, 2), axis=1, reduction="max"),
+    case("ScatterElements", normal(2, 4), torch.tensor([[0, 0], [2, 1]]), normal(2, 2), axis=1, reduction="min"),
+    case("ScatterND", normal(3, 2), torch.tensor([[2], [0]]), normal(2, 2)),
+    case("ScatterND", normal(3, 2), torch.tensor([[2], [2]]), normal(2, 2), reduction="add"),
+    case("ScatterND", normal(3, 2), torch.tensor([[2, 0], [2, 0]]), normal(2), reduction="mul"),
+    case("ScatterND", normal(3, 2), torch.tensor([[2], [2]]), normal(2, 2), reduction="max"),
+    case("ScatterND", normal(3, 2), torch.tensor([[2], [2]]), normal(2, 2), reduction="min"),
+    case("Slice", image, ints(3, 0), ints(-9, 9), ints(2, 3), ints(-2, 2)),
+    case("SpaceToDepth", normal(1, 1, 4, 2), blocksize=2),
+    case("Split", normal(2, 5), axis=1, outputs=3, num_outputs=3),
+    case("Split", normal(2, 5), axis=1, outputs=2, split=[1, 4], opset=11),
+    case("Squeeze", normal(2, 1, 3), ints(1)),
+    case("TensorScatter", normal(2, 4, 3), normal(2, 2, 3), torch.tensor([1, 3]), mode="circular"),
+    case("Tile", x, ints(1, 3)),
+    case("Transpose", normal(2, 3, 2), perm=[1, 2, 0]),
+    case("Trilu", normal(2, 3, 3), ints(-1), upper=0),
+    case("Unsqueeze", x, ints(1)),
+]
+TYPES = [
+    case("Cast", x, to=onnx.TensorProto.DOUBLE),
+    case("CastLike", x, normal(1)),
+    case("Identity", x),
+]
+CASES = [
+    *LINEAR, *CONVOLUTION_AND_POOLING, *NORMALISATION, *ACTIVATIONS, *ARITHMETIC, *REDUCTIONS, *MOVEMENT, *TYPES,
+]  # fmt: skip
+
+COMPARES = "gives true or false"
+COUNTS = "gives integers"
+ON_BITS = "of integers"
+IS_CONSTANT = "does not depend on a floating-point input"
+WITHOUT: Mapping[str, str] = {
+    "And": COMPARES,
+    "ArgMax": COUNTS,
+    "ArgMin": COUNTS,
+    "BitCast": "reads bits as another number",
+    "BitShift": ON_BITS,
+    "BitwiseAnd": ON_BITS,
+    "BitwiseNot": ON_BITS,
+    "BitwiseOr": ON_BITS,
+    "BitwiseXor": ON_BITS,
+    "Constant": IS_CONSTANT,
+    "ConstantOfShape": IS_CONSTANT,
+    "Equal": COMPARES,
+    "EyeLike": IS_CONSTANT,
+    "Greater": COMPARES,
+    "GreaterOrEqual": COMPARES,
+    "Hardmax": "constant between its jumps",
+    "IsInf": COMPARES,
+    "IsNaN": COMPARES,
+    "Less": COMPARES,
+    "LessOrEqual": COMPARES,
+    "NonZero": COUNTS,
+    "Not": COMPARES,
+    "Or": COMPARES,
+    "Range": "counts in steps that are fixed before anything is differentiated",
+    "Shape": COUNTS,
+    "Size": COUNTS,
+    "Xor": COMPARES,
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_first_and_second_derivatives(case):
+    data = tuple(value.requires_grad_() for value in case.data)
+    assert case(*data), "the case gives no floating-point output"
+    assert gradcheck(case, data)
+    assert gradgradcheck(case, data)
+
+
+def test_every_operator_is_held_against_differences_or_has_a_reason_not_to_be():
+    tested = {case.operator for case in CASES}
+    assert not tested & set(WITHOUT)
+    assert sorted(tested | set(WITHOUT)) == sorted(OPERATORS)
