@@ -112,7 +112,12 @@ def exported(case, route, path):
             )  # fmt: skip
         else:
             torch.onnx.export(
-                case.module, args, path, dynamo=False, input_names=names, dynamic_axes={name: {0: "n"} for name in names}
+                case.module,
+                args,
+                path,
+                dynamo=False,
+                input_names=names,
+                dynamic_axes={name: {0: "n"} for name in names},
             )
     return "onnx"
 

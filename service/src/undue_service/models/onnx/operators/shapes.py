@@ -77,13 +77,16 @@ def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
     if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
-        return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
+        sizes = np.broadcast_shapes(value.array.shape, node.fixed(1))
+        if math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+            return value.moved(np.broadcast_to(value.array, sizes))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
     wanted = [1] * (rank - len(target)) + list(target)
-    sizes = [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
-    return x.expand(sizes)
+    return x.expand(
+        [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
+    )
 
 
 def constant_of_shape(node: Node) -> Value:
