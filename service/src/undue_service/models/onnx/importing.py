@@ -20,6 +20,7 @@ from .preprocessing import preprocessing
 from .reading import read_onnx
 from .session import OnnxRuntime
 from .signature import graph_inputs, graph_outputs
+from .support import require_derivatives
 
 _TRACED_ROWS = 61
 """How many rows the trace sees: unlike any size that a model is likely to have, so that no axis is mistaken for it."""
@@ -36,6 +37,7 @@ def open_onnx(path: Path) -> OpenedModel:
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     model, predictions = read_onnx(path)
+    require_derivatives(model.graph)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
     read = module_of(model, preprocessing(model))
     module = read.module
