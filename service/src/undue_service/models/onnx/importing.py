@@ -15,6 +15,7 @@ from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static
 from undue_service.models.running import require_rows_stay_rows
 
 from .graphs import module_of
+from .locating import Locator
 from .module import OnnxModule
 from .preprocessing import preprocessing
 from .reading import read_onnx
@@ -46,7 +47,8 @@ def open_onnx(path: Path) -> OpenedModel:
     name_inputs(exported, tuple(column.name for column in inputs))
     require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
     reference = OnnxRuntime(path, outputs, predictions)
-    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings))
+    locate = Locator(path, module, tuple(column.name for column in inputs))
+    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings), locate)
 
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:

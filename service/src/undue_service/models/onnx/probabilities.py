@@ -47,17 +47,23 @@ def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
     Its label is the second class where d > 0, contrary to the order of the columns: only by itself is d what a loss of
     the second class takes.
     """
-    name, node = output.name, graph.maker(output.name)
-    while node is not None and node.op_type in ("Identity", "Cast") and graph.readers(name) == 1:
+    last = graph.maker(output.name)
+    name, node = output.name, last
+    while node is not None and _passes_on(graph, node) and graph.readers(name) == 1:
         name, node = node.input[0], graph.maker(node.input[0])
     classifier = graph.scorer(name)
-    if classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
+    if last is None or classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
         return False
     if not graph.is_of_one_score(classifier) or graph.text(classifier, "post_transform") not in ("", "NONE"):
         return False
-    classifier.attribute.append(helper.make_attribute("single", 1))
+    graph.single(classifier, last)
     output.type.CopyFrom(helper.make_tensor_type_proto(output.type.tensor_type.elem_type, None))
     return True
+
+
+def _passes_on(graph: "_Graph", node: onnx.NodeProto) -> bool:
+    is_float = graph.integer(node, "to", 0) == onnx.TensorProto.FLOAT
+    return node.op_type == "Identity" or (node.op_type == "Cast" and is_float)
 
 
 def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
@@ -104,8 +110,7 @@ def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
     is_plain = graph.text(classifier, "post_transform") in ("", "NONE") and graph.is_of_one_score(classifier)
     if not is_plain or classifier.op_type != "LinearClassifier":
         return
-    classifier.attribute.append(helper.make_attribute("single", 1))
-    graph.replace(node, [helper.make_node("Identity", node.input[:1], node.output)])
+    graph.single(classifier, node)
 
 
 class _Graph:
@@ -251,6 +256,14 @@ class _Graph:
                 sizes = [size or None for size in shape]
                 model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes))
         return known
+
+    def single(self, classifier: onnx.NodeProto, node: onnx.NodeProto) -> None:
+        """Let a classifier give one score, under a name of its own, and a node that picked it hand it on."""
+        classifier.attribute.append(helper.make_attribute("single", 1))
+        score = self.fresh(f"{classifier.output[1]}.score")
+        classifier.output[1] = score
+        self._makers[score] = classifier
+        self.replace(node, [helper.make_node("Identity", [score], node.output)])
 
     def fresh(self, wanted: str) -> str:
         """Return a name that nothing has."""
