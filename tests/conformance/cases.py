@@ -54,10 +54,28 @@ def _case(kind: str, case: Any) -> Case:
 
 
 def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of an old opset as `onnx.version_converter` converts it to 9, but for two operators.
+
+    The converter leaves a Scan without the batch axis that it had before opset 9, and a slope of PRelu without the axes
+    that it needs from opset 7 on: there the model is left as it is, here the axes are added first.
+    """
     default = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if default and default[0] < OLDEST_OPSET:
-        return version_converter.convert_version(model, OLDEST_OPSET)
-    return model
+    if not default or default[0] >= OLDEST_OPSET or "Scan" in _operators(model.graph):
+        return model
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
+    slopes = {node.input[1]: ranks[node.input[0]] for node in model.graph.node if node.op_type == "PRelu"}
+    for tensor in (*model.graph.initializer, *model.graph.input):
+        if tensor.name in slopes:
+            _append_axes(tensor, slopes[tensor.name] - 2)
+    return version_converter.convert_version(model, OLDEST_OPSET)
+
+
+def _append_axes(tensor: onnx.TensorProto | onnx.ValueInfoProto, count: int) -> None:
+    for _ in range(count):
+        if isinstance(tensor, onnx.TensorProto):
+            tensor.dims.append(1)
+        else:
+            tensor.type.tensor_type.shape.dim.add().dim_value = 1
 
 
 def _stored(folder: Path, model: onnx.ModelProto) -> Iterator[tuple[list[Any], list[Any]]]:

@@ -50,7 +50,12 @@ def read_reasons() -> list[Reason]:
     ]
 
 
-def unexpected(case: Case, outcome: Outcome, reason: Reason | None) -> str:
+def reason_of(case: Case, reasons: list[Reason]) -> Reason | None:
+    """Return the first entry that covers a case."""
+    return next((reason for reason in reasons if reason.covers(case)), None)
+
+
+def unexpected(outcome: Outcome, reason: Reason | None) -> str:
     """Return what is wrong with how a case ended, "" where it passed or failed as it is listed."""
     ended = f"{outcome.status}: {outcome.says}"
     if reason is None:

@@ -267,7 +267,7 @@ def test_what_is_no_weights_is_refused(client, trained, tmp_path):
     (tmp_path / "pickle.safetensors").write_bytes(saved(trained.nets[0].state_dict()))
     with pytest.raises(undue.JobFailed, match=r"checkpoints\[0\]: .*save_file") as caught:
         trained.register("wrong", trained.last, checkpoints=[undue.Checkpoint(tmp_path / "pickle.safetensors", 1.0)])
-    assert caught.value.reason == "MODEL_MALFORMED"
+    assert caught.value.reason == "MODEL_UNSAFE"
     holes = trained.nets[0].state_dict() | {"last.bias": torch.tensor([0.0, torch.nan, 0.0])}
     with pytest.raises(undue.JobFailed, match=r"checkpoints\[0\]: .*'last\.bias' hold NaN") as caught:
         trained.register("wrong", trained.last, checkpoints=[undue.Checkpoint(holes, 1.0)])

@@ -15,24 +15,22 @@ _LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """At the start of what torch.save wrote before 1.6."""
 _LEGACY_PICKLES = 4
 """Magic number, version, system and the object itself."""
-_PLAIN = frozenset(
-    [
-        "torch",
-        "torch._utils",
-        "torch._tensor",
-        "torch.storage",
-        "torch.serialization",
-        "torch.nn.parameter",
-        "collections",
-        "__builtin__",
-        "builtins",
-        "_codecs",
-        "numpy",
-        "numpy.core.multiarray",
-        "numpy._core.multiarray",
-    ]
+_PLAIN = frozenset(("torch", "torch._utils", "torch._tensor", "torch.storage", "torch.serialization", "collections"))
+"""Modules of what torch writes for tensors."""
+_PLAIN_NAMES = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "torch.nn.parameter": ("Parameter", "Buffer"),
+        "builtins": ("set", "frozenset", "bytearray", "complex"),
+        "__builtin__": ("set", "frozenset", "bytearray", "complex"),
+        "_codecs": ("encode",),
+        "numpy": ("dtype", "ndarray"),
+        "numpy.core.multiarray": ("scalar", "_reconstruct"),
+        "numpy._core.multiarray": ("scalar", "_reconstruct"),
+    }.items()
+    for name in names
 )
-"""Modules of what torch itself writes for tensors, and of plain containers and numbers."""
+"""And for plain containers and numbers beside them."""
 _PICKLE_BYTES = 1 << 26
 
 _TORCHSCRIPT = (
@@ -64,7 +62,7 @@ def foreign(path: Path) -> tuple[Foreign, str] | None:
         start = file.read(15)
         if start.startswith(b"PK\x03\x04"):
             return _of_zip(path)
-        if start[:1] != b"\x80" or start[1:2] > b"\x05":
+        if start[:1] != b"\x80" or start[1:2] > b"\x05" or start[8:9] == b"{":  # safetensors: a length, then JSON
             return None
         if _LEGACY_MAGIC not in start:
             return "pickle", ""
@@ -103,13 +101,17 @@ def _of_zip(path: Path) -> tuple[Foreign, str] | None:
                 return None
             with archive.open(names["data.pkl"]) as file:
                 return _of_objects(file, 1)  # type: ignore[arg-type]  # it reads as a file does
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
-        return None  # no archive after all; the service says what is wrong with it
+    except Exception:  # noqa: BLE001  zipfile raises whatever a damaged record makes it stumble over
+        return None  # no archive that can be told apart; the service says what is wrong with it
 
 
 def _of_objects(file: BinaryIO, pickles: int) -> tuple[Foreign, str]:
-    strange = list(dict.fromkeys(name for name in _globals(file, pickles) if name.rpartition(".")[0] not in _PLAIN))
+    strange = list(dict.fromkeys(name for name in _globals(file, pickles) if not _is_plain(name)))
     return ("objects", ", ".join(strange[:3]) + (", …" if len(strange) > 3 else "")) if strange else ("tensors", "")
+
+
+def _is_plain(name: str) -> bool:
+    return name.rpartition(".")[0] in _PLAIN or name in _PLAIN_NAMES
 
 
 def _globals(file: BinaryIO, pickles: int) -> Iterator[str]:

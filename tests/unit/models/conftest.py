@@ -176,7 +176,7 @@ def agrees(runs: Callable[..., list[Any]]) -> Callable[..., None]:
         if expected is None:
             content = _one_node(node, inputs, (), opset).SerializeToString()
             session = onnxruntime.InferenceSession(content, _quiet(), providers=["CPUExecutionProvider"])
-            expected = session.run(None, {name: inputs[name] for name in node.input if name})
+            expected = session.run(None, {name: np.asarray(inputs[name]) for name in node.input if name})
         for stored in {(), tuple(store)}:
             for want, got in zip(expected, runs(node, inputs, stored, opset), strict=True):
                 assert (got.dtype, got.shape) == (want.dtype, want.shape)

@@ -31,7 +31,7 @@ def zipped():
     return content.getvalue()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"not a model at all", zipped(), b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"not a model at all", zipped()])
 def test_what_is_not_onnx_is_malformed(content, open_bytes):
     assert refused(open_bytes, content).reason is Reason.MODEL_MALFORMED
 
@@ -181,7 +181,7 @@ def test_functions_that_multiply_or_recurse_are_refused(open_bytes, onnx_bytes):
 
 
 def test_an_unknown_format_is_refused(open_bytes):
-    with pytest.raises(InvalidArgument, match="there are onnx and pt2"):
+    with pytest.raises(InvalidArgument, match="there are onnx, pt2, and safetensors with an architecture"):
         open_bytes(b"", "pickle")
 
 

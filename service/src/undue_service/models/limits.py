@@ -14,6 +14,8 @@ MAX_ENTRIES = 20_000
 """Records of a `.pt2` archive."""
 MAX_ROW_ELEMENTS = 2**28
 """Elements in one row of one input."""
+MAX_SHAPE_NUMBERS = 2**16
+"""Integers that are computed with one by one, as shapes are."""
 MAX_RANK = 16
 
 

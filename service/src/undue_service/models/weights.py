@@ -10,6 +10,7 @@ from torch import Tensor
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.specs import WeightsFormat
 
+from .foreign import refuse_foreign
 from .limits import MAX_ENTRIES, MAX_FILE_BYTES, too_large
 from .opening import open_model
 from .pt2.strict import parse_json
@@ -66,6 +67,7 @@ def _entries(path: Path) -> dict[str, Any]:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
             # Most such files are of another format, whose first bytes are no length.
+            refuse_foreign(path, "a file of weights in safetensors")
             raise _malformed(f"its header would have {size:,} bytes, and may have {MAX_HEADER_BYTES:,}")
         header = file.read(size)
     try:

@@ -58,12 +58,10 @@ def has_definition(domain: str, name: str, opset: int) -> bool:
 def defined_by(domain: str, name: str, opset: int) -> onnx.FunctionProto | None:
     """Return the definition of an operator; None where it depends on the types of the inputs."""
     schema = _schema(domain, name, opset)
-    versions = (
-        [] if schema is None else [v for v in schema.function_opset_versions if v <= max(opset, schema.since_version)]
-    )
-    if schema is None or not versions:
+    if schema is None:
         return None
-    return _parsed(schema.get_function_with_opset_version(max(versions))).node
+    usable = [version for version in schema.function_opset_versions if version <= max(opset, schema.since_version)]
+    return _parsed(schema.get_function_with_opset_version(max(usable))) if usable else None
 
 
 def schema_function(node: Node) -> Function:

@@ -15,7 +15,7 @@ from .expanding import versions
 from .initializers import read_initializers
 from .module import OnnxModule
 from .provenance import give_statistics_their_own, trace_provenance
-from .reading import gather_tensors, inline_functions
+from .reading import gather_tensors, inline_functions, require_opset
 from .support import require_supported
 from .values import Listed, Maybe, Shape, Text, Value, dense
 
@@ -35,6 +35,7 @@ def read_graph(model: onnx.ModelProto) -> OnnxModule:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
+    require_opset(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     inlined = inline_functions(copy)

@@ -1,5 +1,6 @@
 """An ONNX file to an ExportedProgram."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from .preprocessing import preprocessing
 from .reading import read_onnx
 from .session import OnnxRuntime
 from .signature import graph_inputs, graph_outputs
+from .support import require_derivatives
 
 _TRACED_ROWS = 61
 """How many rows the trace sees: unlike any size that a model is likely to have, so that no axis is mistaken for it."""
 _PLAUSIBLE_ROWS = range(1, 1025)
+_OPEN_SIZE = re.compile(r"\bs[0-9]+\b")
+"""What torch calls the number of rows where it does not fit."""
 
 
 def open_onnx(path: Path) -> OpenedModel:
@@ -34,6 +38,7 @@ def open_onnx(path: Path) -> OpenedModel:
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
     model, predictions = read_onnx(path)
+    require_derivatives(model.graph)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
     read = module_of(model, preprocessing(model))
     module = read.module
@@ -59,6 +64,10 @@ def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.expor
         rows = _only_rows(module, inputs)
         if rows is not None:
             raise static_batch(f"the model works for exactly {rows} rows", ONNX_EXPORT) from error
+        if _OPEN_SIZE.search(str(error)):
+            raise static_batch(
+                f"the number of rows meets a size that is fixed: {quoted(error)}", ONNX_EXPORT
+            ) from error
         raise malformed(f"the model's shapes or types do not fit together: {quoted(error)}") from error
 
 

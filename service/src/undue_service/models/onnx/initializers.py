@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import torch
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.refusals import malformed, quoted, unsafe, unsupported
 
 from .element_types import CARRIED, FLOATS, element_type, onnx_code, to_tensor
@@ -55,7 +56,7 @@ def read_initializers(
         if value.dtype.kind in "OU":
             texts[name] = value
             continue
-        if value.dtype.kind in "iub" and value.ndim <= 1:
+        if value.dtype.kind in "iub" and value.ndim <= 1 and value.size <= MAX_SHAPE_NUMBERS:
             integers[name] = value
             continue
         tensor = to_tensor(value, f"the weight {quoted(name)}")
@@ -95,11 +96,17 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def _stored(graph: onnx.GraphProto, read: set[str]) -> Iterator[tuple[str, np.ndarray, bool]]:
     for tensor in graph.initializer:
         if tensor.name in read:
-            yield tensor.name, stored_array(tensor, tensor.name), True
+            value = stored_array(tensor, tensor.name)
+            yield tensor.name, value, value.size != 1 or _is_finite(value)
     for node in graph.node:
         if node.op_type == "Constant" and node.output and node.output[0] in read:
             value = constant_value(node.attribute, node.output[0])
-            yield node.output[0], value, value.size > 1
+            # A number alone, and infinity, which fills masks, are no weights; NaN is refused as either.
+            yield node.output[0], value, value.size > 1 and _is_finite(value)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+    return value.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
 def _check_name(name: str) -> None:

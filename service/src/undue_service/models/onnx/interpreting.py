@@ -13,6 +13,7 @@ from undue_service.models.refusals import malformed, quoted, unsupported
 from .expanding import Function, schema_function, version_of
 from .initializers import subgraphs
 from .operators import OPERATORS, qualified
+from .operators.generation import require_room
 from .values import Node, Subgraph, Value
 
 Values = ChainMap[str, Value | None]
@@ -71,7 +72,7 @@ class Interpreter:
             raise malformed(f"the model's functions and subgraphs nest deeper than {_MAX_DEPTH}")
         reads = _Reads.of(nodes, outputs)
         for node in nodes:
-            if node.op_type == "Constant" and node.output[0] in values:
+            if node.op_type == "Constant" and node.output[0] in values.maps[0]:
                 continue
             self._steps += 1
             if self._steps > MAX_STEPS:
@@ -99,9 +100,12 @@ class Interpreter:
         opset = version_of(node, opsets)
         bound = Node(node, opset, inputs, reads.once, self._stored.get, subgraph)
         compute = OPERATORS.get(qualified(node))
-        found = compute(bound) if compute else self._call(schema_function(bound), bound, depth)
+        found = compute(bound) if compute else self._call(schema_function(bound), bound, values, depth)
         given = found if isinstance(found, tuple) else (found,)
         named = {name: value for name, value in zip(node.output, given, strict=False) if name and value is not None}
+        for value in named.values():
+            if isinstance(value, torch.Tensor):
+                require_room(bound, value.shape)
         lacking = [name for name in node.output if name in reads.by_name and name and name not in named]
         if lacking:
             place = list(node.output).index(lacking[0])
@@ -123,10 +127,13 @@ class Interpreter:
         inner = values.new_child({entry.name: value for entry, value in zip(graph.input, given, strict=True)})
         return self.run(graph.node, opsets, inner, [entry.name for entry in graph.output], depth + 1)
 
-    def _call(self, function: Function, node: Node, depth: int) -> tuple[Value | None, ...]:
-        """Return a function's outputs, as far as the node asks for them."""
+    def _call(self, function: Function, node: Node, around: Values, depth: int) -> tuple[Value | None, ...]:
+        """Return a function's outputs, as far as the node asks for them.
+
+        A graph among the node's attributes becomes part of the function and still sees what is around the node.
+        """
         given = [*node.inputs, *[None] * len(function.inputs)]
-        values: Values = ChainMap(dict(zip(function.inputs, given, strict=False)))
+        values = around.new_child(dict(zip(function.inputs, given, strict=False)))
         asked = [name if given else "" for name, given in zip(function.outputs, node.proto.output, strict=False)]
         found = self.run(function.nodes, function.opsets, values, [name for name in asked if name], depth + 1)
         by_name = dict(zip((name for name in asked if name), found, strict=True))

@@ -17,10 +17,13 @@ from .element_types import FLOATS
 from .operators import qualified
 
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
-    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Pow": (1,),
-    "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
+    "Attention": (3,), "BatchNormalization": (3, 4), "Clip": (1, 2), "DequantizeLinear": (1, 2), "Dropout": (1,),
+    "MelWeightMatrix": (3, 4), "NegativeLogLikelihoodLoss": (2,), "OneHot": (1, 2), "Pad": (2,), "Pow": (1,),
+    "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6), "QuantizeLinear": (1, 2), "Range": (0, 1, 2),
+    "Resize": (1, 2), "RoiAlign": (1,), "RotaryEmbedding": (1, 2), "SoftmaxCrossEntropyLoss": (2,), "STFT": (2,),
+    "Upsample": (1,), "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
 }  # fmt: skip
-"""Inputs that no training changes: running statistics, bounds, ratios, exponents."""
+"""Inputs that no training changes: running statistics, bounds, ratios, exponents, scales, masks, windows."""
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _SIGNATURE_LINE = re.compile(r"^(\w+): (PARAMETER|BUFFER|CONSTANT_TENSOR) target='([^'\n]+)'", re.MULTILINE)
 _CALL = "pkg.torch.onnx.fx_node"
@@ -74,7 +77,7 @@ def trace_provenance(graph: onnx.GraphProto) -> Provenance:
         fixed |= more
     folded = [name for name in folded if name not in fixed]
     warnings = [_folded(f"folded BatchNorm into {_named(folded)}", "optimize=False")] if folded else []
-    return Provenance(frozenset(fixed), (*warnings, *told, *_aliases(graph, uses), *_nameless(uses)))
+    return Provenance(frozenset(fixed), (*warnings, *told, *_aliases(graph, uses), *_nameless(uses), *_quantised(uses)))
 
 
 def _by_signature(
@@ -210,6 +213,15 @@ def _nameless(uses: _Uses) -> Iterator[str]:
         yield (
             f"the exporter computed {_named(turned)} and kept no names, as it does where it transposes the weight of a "
             "Linear; name them so in parameters, or export with dynamo=True"
+        )
+
+
+def _quantised(uses: _Uses) -> Iterator[str]:
+    stored = [n for n in uses.tensors if any(qualified(r) == "DequantizeLinear" and not i for r, i in uses.readers(n))]
+    if stored:
+        yield (
+            f"{_named(stored)} are stored as quantised integers: they are constants here, and no influence runs over "
+            "them; register the model as it was before it was quantised"
         )
 
 

@@ -9,6 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
+from undue_service.models.foreign import refuse_foreign
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
@@ -35,7 +36,7 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     content = _read(path)
     model = _parse(content)
     _refuse_external_data(model)
-    _check_opset(model)
+    require_opset(model)
     inlined = inline_functions(model)
     predictions = keep_predictions(inlined.graph)
     require_supported(inlined.graph, versions(inlined.opset_import))
@@ -72,8 +73,7 @@ def _read(path: Path) -> bytes:
     content = path.read_bytes()
     if not content:
         raise malformed("the ONNX file is empty")
-    if content.startswith(b"PK\x03\x04"):
-        raise malformed("this is a zip archive, not an ONNX file; register a .pt2 archive as format pt2")
+    refuse_foreign(path, "an ONNX file")
     return content
 
 
@@ -131,12 +131,19 @@ def _refuse_external_data(model: onnx.ModelProto) -> None:
         )
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
+def require_opset(model: onnx.ModelProto) -> None:
+    """Refuse a model of operators of the default domain that are older or newer than those that are read.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
     newest = onnx.defs.onnx_opset_version()
-    versions = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
-    if len(versions) != 1:
-        raise malformed(f"the model imports {len(versions)} versions of the default operator set, not one")
-    version = versions.pop()
+    found = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
+    if not found and not any(node.domain in DEFAULT_DOMAINS for node in model.graph.node):
+        return
+    if len(found) != 1:
+        raise malformed(f"the model imports {len(found)} versions of the default operator set, not one")
+    version = found.pop()
     if not OLDEST_OPSET <= version <= newest:
         raise unsupported(
             f"the model uses opset {version}; supported are {OLDEST_OPSET} to {newest}. Export it again with "

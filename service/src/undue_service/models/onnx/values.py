@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch.nn import functional
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS, too_large
 from undue_service.models.refusals import malformed, quoted, unsupported
 
 Integer = int | torch.SymInt
@@ -52,6 +53,10 @@ class Shape:
     """Of Python objects, so that NumPy moves them without looking at them."""
     dtype: torch.dtype = torch.int64
     """What they become as a tensor; a flag is 0 or 1 here and may be torch.bool there."""
+
+    def __post_init__(self) -> None:
+        if self.array.size > MAX_SHAPE_NUMBERS:
+            raise too_large("the number of integers in a shape", self.array.size, MAX_SHAPE_NUMBERS)
 
     @classmethod
     def of(
@@ -219,6 +224,8 @@ class Node:
         tensor = self.tensor(index)
         if tensor.dtype.is_floating_point or not is_known(tensor):
             raise unsupported(f"{self} takes a shape that depends on the data")
+        if tensor.numel() > MAX_SHAPE_NUMBERS:
+            raise too_large("the number of integers in a shape", tensor.numel(), MAX_SHAPE_NUMBERS)
         return Shape.of(tensor.reshape(-1).tolist(), tuple(tensor.shape), tensor.dtype)
 
     def fixed(self, index: int) -> tuple[int, ...]:

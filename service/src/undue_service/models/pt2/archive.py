@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from undue_service.domain.errors import InvalidArgument
+from undue_service.models.foreign import of_records, of_start
 from undue_service.models.limits import MAX_ENTRIES, MAX_FILE_BYTES, MAX_GRAPH_BYTES, too_large
 from undue_service.models.refusals import PT2_EXPORT, malformed, quoted, unsafe, unsupported
+from undue_service.models.zips import ZIP_START, open_zip
 
 PROGRAM = "models/model.json"
 WEIGHTS_CONFIG = "data/weights/model_weights_config.json"
@@ -30,8 +31,6 @@ _NOT_READ = re.compile(
 _EXTRA = re.compile(r"extra/.+")
 _PICKLES = re.compile(r"data/(weights|constants)/(model\.pt|custom_obj_[0-9]+|opaque_obj_[0-9]+)")
 _COMPILED = re.compile(r"data/(aotinductor|executorch|mtia)\b.*|.*\.(so|dylib|dll|cubin|ptx|pte)", re.DOTALL)
-_DIRECTORY_BYTES = 512 * MAX_ENTRIES
-"""Bound on the zip's table of contents, before it is read."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     if size > MAX_FILE_BYTES:
         raise too_large("the .pt2 file in bytes", size, MAX_FILE_BYTES)
     _check_kind(path)
-    with _open_zip(path) as file:
+    with open_zip(path) as file:
         entries = file.infolist()
         if len(entries) > MAX_ENTRIES:
             raise too_large("the number of records in the archive", len(entries), MAX_ENTRIES)
@@ -99,44 +98,14 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 def _check_kind(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(16)
     if not start:
         raise malformed("the .pt2 file is empty")
-    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        raise _pickled()
-    if start != b"PK\x03\x04":
+    found = of_start(start)
+    if found is not None:
+        raise found
+    if not start.startswith(ZIP_START):
         raise malformed(f"this is not a .pt2 archive, which is a zip file. Write it with\n    {PT2_EXPORT}")
-
-
-def _pickled() -> InvalidArgument:
-    return unsafe(
-        "this is a pickle (torch.save), which runs code when it is loaded and is never opened here. "
-        f"Export the module instead:\n    {PT2_EXPORT}"
-    )
-
-
-@contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    with path.open("rb") as raw:
-        _check_directory(raw)
-        try:
-            file = zipfile.ZipFile(raw)
-        except Exception as error:
-            raise malformed(f"the .pt2 file is truncated, or not a zip archive: {quoted(error)}") from error
-        with file:
-            yield file
-
-
-def _check_directory(raw: BinaryIO) -> None:
-    """Bound the table of contents before `zipfile.ZipFile` reads all of it."""
-    try:
-        end = zipfile._EndRecData(raw)  # type: ignore[attr-defined]  # no public name
-    except Exception as error:
-        raise malformed(f"the .pt2 file is truncated, or not a zip archive: {quoted(error)}") from error
-    if end is None:
-        raise malformed("the .pt2 file is truncated: it has no table of contents")
-    if end[5] > _DIRECTORY_BYTES:
-        raise too_large("the archive's table of contents in bytes", end[5], _DIRECTORY_BYTES)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], archive_size: int) -> None:
@@ -185,11 +154,7 @@ def _sort(file: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> Archive:
 def _check_format(records: set[str], names: set[str]) -> None:
     if "archive_format" in records or LEGACY_PROGRAM in names:
         return
-    if "constants.pkl" in records or any(name.startswith("code/") for name in records):
-        raise unsupported(f"this is TorchScript. Load it, and export the module instead:\n    {PT2_EXPORT}")
-    if "data.pkl" in records:
-        raise _pickled()
-    raise malformed(f"this zip archive is not a .pt2 archive. Write it with\n    {PT2_EXPORT}")
+    raise of_records(records) or malformed(f"this zip archive is not a .pt2 archive. Write it with\n    {PT2_EXPORT}")
 
 
 def _foreign(name: str) -> InvalidArgument:

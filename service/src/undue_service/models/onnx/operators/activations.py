@@ -31,9 +31,11 @@ def leaky_relu(node: Node) -> torch.Tensor:
 
 
 def parametric_relu(node: Node) -> torch.Tensor:
-    """Y = X where X ≥ 0, else S X; the slope S is broadcast from the last axis on."""
-    x = node.tensor(0)
-    return torch.where(x >= 0, x, node.tensor(1) * x)
+    """Y = X where X ≥ 0, else S X; the slope S is broadcast from the last axis on, before opset 7 it is per channel."""
+    x, slope = node.tensor(0), node.tensor(1)
+    if node.opset < 7 and slope.numel() > 1:
+        slope = slope.reshape(-1, *(1 for _ in x.shape[2:]))
+    return torch.where(x >= 0, x, slope * x)
 
 
 def elu(node: Node) -> torch.Tensor:

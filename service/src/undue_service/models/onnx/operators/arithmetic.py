@@ -1,5 +1,6 @@
 """Elementwise arithmetic with NumPy's broadcasting, on data and on shapes."""
 
+import math
 import operator
 from collections.abc import Callable
 from functools import reduce
@@ -8,8 +9,12 @@ import numpy as np
 import torch
 
 from undue_service.models.onnx.values import Integer, Node, Operator, Shape, Value
+from undue_service.models.refusals import malformed
 
 from .unsigned import choosing, comparing, is_wide, modular, quotient
+
+_MAX_INTEGERS = 2**14
+_MAX_EXPONENT = 64
 
 
 def _binary(
@@ -28,17 +33,33 @@ def _binary(
 def combine(node: Node, compute: Callable[..., Integer], dtype: torch.dtype | None = None) -> Shape:
     """Return the inputs, all of them shapes, combined element by element with broadcasting.
 
-    The result has the type of the last input unless one is given.
+    The result has the type of the last input unless one is given, and wraps around where that does.
     """
     shapes = [node.integers(index) for index in range(len(node.inputs))]
     arrays = np.broadcast_arrays(*(shape.array for shape in shapes))
     together = zip(*(array.reshape(-1) for array in arrays), strict=True)
-    return Shape.of([compute(*values) for values in together], arrays[0].shape, dtype or shapes[-1].dtype)
+    wanted = dtype or shapes[-1].dtype
+    return Shape.of([_wrapped(compute(*values), wanted) for values in together], arrays[0].shape, wanted)
+
+
+def _wrapped(number: Integer, dtype: torch.dtype) -> Integer:
+    if dtype == torch.bool or not isinstance(number, int):
+        return number
+    least = torch.iinfo(dtype).min
+    return (number - least) % 2 ** torch.iinfo(dtype).bits + least
 
 
 def are_shapes(node: Node) -> bool:
-    """Return whether a node computes with shapes alone."""
-    return all(isinstance(value, Shape) for value in node.inputs)
+    """Return whether a node computes with shapes alone, and few numbers: many are computed as a tensor."""
+    arrays = [value.array for value in node.inputs if isinstance(value, Shape)]
+    return len(arrays) == len(node.inputs) and math.prod(_together(arrays)) <= _MAX_INTEGERS
+
+
+def _together(arrays: list[np.ndarray]) -> tuple[int, ...]:
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays))
+    except ValueError as error:
+        raise malformed(f"the shapes {[array.shape for array in arrays]} cannot be broadcast") from error
 
 
 def _whole_quotient(a: Integer, b: Integer) -> Integer:
@@ -116,7 +137,7 @@ def mean(node: Node) -> torch.Tensor:
 
 def power(node: Node) -> Value:
     """Y = X^E. The result has the type of X, whatever the exponent's."""
-    if are_shapes(node) and all(isinstance(exponent, int) and exponent >= 0 for exponent in node.integers(1).values):
+    if are_shapes(node) and all(isinstance(e, int) and 0 <= e < _MAX_EXPONENT for e in node.integers(1).values):
         return combine(node, operator.pow, node.integers(0).dtype)
     x, exponent = node.tensor(0), node.operand(1)
     if isinstance(exponent, torch.Tensor) and is_wide(exponent):

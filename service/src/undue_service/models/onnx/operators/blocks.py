@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.values import Node, Shape, Value
 from undue_service.models.refusals import malformed, quoted
 
@@ -41,8 +42,7 @@ def split(node: Node) -> tuple[Value, ...]:
 def tile(node: Node) -> Value:
     """Y = X repeated along each axis."""
     value, repeats = node.value(0), node.integers(1).values
-    if isinstance(value, Shape):
-        require_room(node, [value.array.size, *node.fixed(1)])
+    if isinstance(value, Shape) and math.prod((value.array.size, *node.fixed(1))) <= MAX_SHAPE_NUMBERS:
         return value.moved(np.tile(value.array, node.fixed(1)))
     x = node.tensor(0)
     if len(repeats) != x.dim() or any(isinstance(times, int) and times < 0 for times in repeats):
@@ -54,7 +54,7 @@ def tile(node: Node) -> Value:
 
 
 def depth_to_space(node: Node) -> torch.Tensor:
-    """Y (rows, C/b², b H, b W) of X (rows, C, H, W): channels (b, b, C/b²) become blocks, in the mode CRD (C/b², b, b)."""
+    """Y (rows, C/b², b H, b W) of X (rows, C, H, W): channels (b, b, C/b²) become blocks; (C/b², b, b) in mode CRD."""
     x, size = _blocked(node)
     rows, channels, height, width = x.shape
     if int(channels) % (size * size):
@@ -95,7 +95,7 @@ def _column_first(node: Node) -> bool:
 
 
 def column_to_image(node: Node) -> torch.Tensor:
-    """Y (rows, C, *image) = the sum of blocks X (rows, C · Π block, L), each at its place: the transpose of unfolding."""
+    """Y (rows, C, *image) = the sum of blocks X (rows, C · Π block, L), each at its place: unfolding transposed."""
     x, image, block = node.tensor(0), node.fixed(1), node.fixed(2)
     rank, size = len(image), math.prod(block)
     if x.dim() != 3 or rank < 1 or len(block) != rank or min(image + block) < 1 or int(x.shape[1]) % size:

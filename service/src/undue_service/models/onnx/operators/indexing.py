@@ -55,7 +55,7 @@ def gather_nd(node: Node) -> torch.Tensor:
     batch, chosen = x.shape[:batches], indices.shape[batches:-1]
     slices = x.reshape(*batch, math.prod(within), *rest)
     if not batches:
-        return slices.index_select(0, places.reshape(-1)).reshape(*chosen, *rest)
+        return slices.index_select(0, places.reshape(-1)).reshape([*chosen, *rest])
     flat = places.reshape(*batch, math.prod(chosen), *(1 for _ in rest))
     found = torch.gather(slices, batches, flat.expand(*flat.shape[: batches + 1], *rest))
     return found.reshape(*batch, *chosen, *rest)
@@ -136,6 +136,10 @@ def tensor_scatter(node: Node) -> torch.Tensor:
     if axis == 0 or mode not in ("linear", "circular"):
         raise malformed(f"{node} writes along axis {axis} in the mode {quoted(mode)}")
     size, new = int(cache.shape[axis]), int(update.shape[axis])
+    rows = update.shape[0] if starts is None else starts.shape[0]
+    fits = all(a == b for place, (a, b) in enumerate(zip(cache.shape, update.shape, strict=True)) if place != axis)
+    if not fits or rows != cache.shape[0]:
+        raise malformed(f"{node} writes {tuple(update.shape)} at {rows} places into a cache {tuple(cache.shape)}")
     places = torch.arange(new, device=cache.device)
     places = places.unsqueeze(0) if starts is None else starts.to(torch.int64).reshape(-1, 1) + places
     if mode == "circular":

@@ -2,6 +2,7 @@
 
 import torch
 
+from undue_service.models.onnx.element_types import to_tensor
 from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Node, Shape, Value
 from undue_service.models.refusals import malformed, quoted, unsupported
@@ -9,8 +10,8 @@ from undue_service.models.refusals import malformed, quoted, unsupported
 
 def scaler(node: Node) -> torch.Tensor:
     """Y = (X − offset) · scale, of one number or one for each feature."""
-    x = node.tensor(0).to(torch.float32)
     offset, scale = node.tensor(1), node.tensor(2)
+    x = node.tensor(0).to(scale.dtype)
     if any(len(one) not in (1, x.shape[-1]) for one in (offset, scale)):
         raise malformed(f"{node} scales {x.shape[-1]} features by {len(offset)} offsets and {len(scale)} scales")
     return (x - offset) * scale
@@ -130,14 +131,14 @@ def _listed(node: Node, name: str) -> torch.Tensor | None:
         if attribute.name == f"{name}_int64s":
             return torch.tensor(list(attribute.ints), dtype=torch.int64)
         if attribute.name == f"{name}_tensor":
-            return torch.from_numpy(stored_array(attribute.t, str(node)).copy())
+            return to_tensor(stored_array(attribute.t, str(node)), str(node))
     return None
 
 
 def _default(node: Node, values: torch.Tensor) -> torch.Tensor:
     for attribute in node.proto.attribute:
         if attribute.name == "default_tensor":
-            stored = torch.from_numpy(stored_array(attribute.t, str(node)).copy())
+            stored = to_tensor(stored_array(attribute.t, str(node)), str(node))
             if stored.numel() != 1 or stored.dtype != values.dtype:
                 raise malformed(f"{node} has a default of another type than its values")
             return stored.reshape(())

@@ -81,7 +81,7 @@ def _linear(node: Node) -> torch.Tensor:
     x, weight, intercepts = node.tensor(0), node.tensor(1), node.optional(2)
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise malformed(f"{node} has {weight.shape[1]} features, its input the shape {tuple(x.shape)}")
-    x = x.to(torch.float32)
+    x = x.to(weight.dtype)
     if intercepts is None or len(intercepts) == len(weight):
         return functional.linear(x, weight, intercepts)
     return functional.linear(x, weight) + intercepts

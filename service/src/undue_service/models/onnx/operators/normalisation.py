@@ -33,7 +33,7 @@ def batch_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return functional.batch_norm(x.to(kind), mean, variance, scale, shift, False, 0.0, epsilon).to(x.dtype)
     axes = [axis for axis in range(x.dim()) if axis != 1]
     found_variance, found_mean = torch.var_mean(x.to(kind), axes, correction=0)
-    y = functional.batch_norm(x.to(kind), found_mean, found_variance, scale, shift, False, 0.0, epsilon)
+    y = functional.batch_norm(x.to(kind), None, None, scale, shift, True, 0.0, epsilon)
     running = ((mean, found_mean, weights[2]), (variance, found_variance, weights[3]))
     return y.to(x.dtype), *((old * momentum + new * (1 - momentum)).to(stored.dtype) for old, new, stored in running)
 

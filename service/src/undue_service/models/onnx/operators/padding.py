@@ -29,7 +29,7 @@ def pad(node: Node) -> torch.Tensor:
     for place, begin, end in zip(places, amounts[: len(places)], amounts[len(places) :], strict=True):
         by_axis[place] = (begin, end)
     node.keep_rows_apart(x, [place for place in places if by_axis[place] != (0, 0)], "adds rows")
-    require_room(node, [*x.shape[:1], *(int(size) + max(0, sum(by_axis[i + 1])) for i, size in enumerate(x.shape[1:]))])
+    require_room(node, [size + begin + end for size, (begin, end) in zip(x.shape, by_axis, strict=True)])
     if mode in _FROM_INSIDE:
         return _from_inside(node, x, by_axis, mode)
     if mode != "constant":

@@ -26,7 +26,7 @@ sign = of_each(_sign, lambda number: (number > 0) - (number < 0))
 
 
 def modulo(node: Node) -> Value:
-    """Y = A − B ⌊A / B⌋, of the sign of B; with `fmod` the quotient is rounded towards zero, and Y has the sign of A."""
+    """Y = A − B ⌊A / B⌋, of the sign of B; with `fmod` the quotient is rounded towards zero, Y has the sign of A."""
     truncates = bool(node.attribute("fmod", 0))
     if are_shapes(node):
         return combine(node, _truncated if truncates else _floored)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from undue_service.models.onnx.element_types import to_tensor
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
+from undue_service.models.onnx.element_types import CARRIED
 from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
 from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
@@ -76,22 +77,28 @@ def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
     if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
-        return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
+        sizes = np.broadcast_shapes(value.array.shape, node.fixed(1))
+        if math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+            return value.moved(np.broadcast_to(value.array, sizes))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
     wanted = [1] * (rank - len(target)) + list(target)
-    sizes = [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
-    return x.expand(sizes)
+    return x.expand(
+        [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
+    )
 
 
 def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = torch.zeros(1) if stored is None else to_tensor(stored_array(stored, str(node)), str(node))
-    if number.numel() != 1:
-        raise malformed(f"{node} fills with {number.numel()} numbers, not one")
-    if not (number.is_floating_point() or number.is_complex()) and all(isinstance(size, int) for size in sizes):
-        return Shape.of([int(number.item())] * math.prod(sizes), sizes, number.dtype)
-    return torch.full(list(sizes), number.item(), dtype=number.dtype)
+    numbers = np.zeros(1, np.float32) if stored is None else stored_array(stored, str(node))
+    if numbers.size != 1:
+        raise malformed(f"{node} fills with {numbers.size} numbers, not one")
+    dtype = CARRIED[stored.data_type] if stored is not None else torch.float32
+    number = numbers.reshape(-1)[0].item()
+    is_whole = not (dtype.is_floating_point or dtype.is_complex)
+    if is_whole and all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+        return Shape.of([int(number)] * math.prod(sizes), sizes, dtype)
+    return torch.full(list(sizes), number, dtype=dtype)

@@ -2,6 +2,7 @@
 
 import torch
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.element_types import to_tensor, torch_type
 from undue_service.models.onnx.initializers import constant_value
 from undue_service.models.onnx.values import Node, Shape, Text, Value, Weight
@@ -19,7 +20,7 @@ def constant(node: Node) -> Value:
     value = constant_value(node.proto.attribute, node.proto.output[0])
     if value.dtype.kind in "OU":
         return Text(value)
-    if value.dtype.kind in "iub" and value.ndim <= 1:
+    if value.dtype.kind in "iub" and value.ndim <= 1 and value.size <= MAX_SHAPE_NUMBERS:
         return Shape.from_numpy(value)
     return to_tensor(value, str(node))
 
