@@ -22,7 +22,7 @@ def string_concat(node: Node) -> Text:
 
 
 def string_normalizer(node: Node) -> Text:
-    """Y = the strings of X, (C,) or (1, C), without the stop words, in another case; one empty string if none is left."""
+    """Y = the strings of X, (C,) or (1, C), without the stop words, in another case; one "" where none is left."""
     x = _text(node, 0)
     if x.ndim not in (1, 2) or (x.ndim == 2 and x.shape[0] != 1):
         raise malformed(f"{node} takes one list of strings, not an array of shape {x.shape}")
@@ -44,6 +44,9 @@ def string_split(node: Node) -> tuple[Value, ...]:
     """
     x = _text(node, 0)
     delimiter, most = node.text("delimiter", "") or None, int(node.attribute("maxsplit", -1))
+    if delimiter is not None and "" in x.reshape(-1):
+        # ONNX's reference counts one part, which is empty, onnxruntime none.
+        raise unsupported(f"{node} splits an empty string, whose parts are counted in two ways")
     parts = [word.split(delimiter, most) for word in x.reshape(-1)]
     width = max((len(part) for part in parts), default=0)
     if width * x.size > _MAX_CHARACTERS:
