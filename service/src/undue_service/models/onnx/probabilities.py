@@ -1,6 +1,6 @@
 """Scores and probabilities that a graph computes in several steps, written as the one step that they are.
 
-The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a classifier
+The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot where a classifier
 joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
 (1 − σ(s), σ(s)) = softmax(0, s). Likewise skl2onnx multiplies s by −1 to give (−s, s), or picks s out of that again.
 """
@@ -231,7 +231,7 @@ class _Graph:
         return self._shapes.get(name)
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
-        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told, as far as their inputs are known."""
+        """Infer shapes by ONNX, which knows no `ai.onnx.ml`: they are told, as far as their inputs are known."""
         model = self._model
         for _ in range(_MAX_INFERENCES):
             try:

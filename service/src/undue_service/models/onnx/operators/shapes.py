@@ -51,7 +51,7 @@ def _copied(node: Node, x: torch.Tensor, target: Sequence[Integer]) -> list[Inte
 
 
 def _keeps_rows_open(first: torch.SymInt, sizes: Sequence[Integer]) -> bool:
-    """Whether a shape leaves the number of rows open: as its first size, or as its second where k · rows are laid out."""
+    """Whether a shape leaves the number of rows open: as its first size, or its second where k · rows are laid out."""
     is_open = [isinstance(size, torch.SymInt) or size == -1 for size in sizes[:2]]
     if not is_open or is_open[0]:
         return bool(is_open)
