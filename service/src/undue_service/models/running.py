@@ -85,7 +85,12 @@ def require_rows_stay_rows(
     few, more = (_run_on_shapes(exported, inputs, rows) for rows in _PROBED_ROWS)
     for name, small, large in zip(outputs, few, more, strict=True):
         if (small[:1], large[:1]) == tuple((rows,) for rows in _PROBED_ROWS):
-            continue
+            if small[1:] == large[1:]:
+                continue
+            text = (
+                f"the output {quoted(name)} has the shape {small} for {_PROBED_ROWS[0]} rows and {large} for one more"
+            )
+            raise unsupported(f"{text}; only the first axis may follow the number of rows, a row depends on no other")
         if small and small == large:
             raise static_batch(f"the output {quoted(name)} has the shape {small} for any number of rows", export_line)
         text = f"the output {quoted(name)} has the shape {small} for {_PROBED_ROWS[0]} rows; it needs one row for each"
