@@ -11,7 +11,7 @@ from undue_service.domain.reports import ColumnSchema
 from undue_service.models.naming import name_inputs, name_tensors
 from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
-from undue_service.models.running import require_rows_stay_rows
+from undue_service.models.running import require_rows_stay_rows, traced_rows_stay_rows
 
 from .initializers import read_initializers
 from .module import OnnxModule
@@ -41,7 +41,8 @@ def open_onnx(path: Path) -> OpenedModel:
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
-    require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
+    if not traced_rows_stay_rows(exported):
+        require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
     return OpenedModel(exported, inputs, outputs, OnnxRuntime(path, outputs), provenance.warnings)
 
 
