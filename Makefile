@@ -9,7 +9,7 @@ STAMP := $(VENV)/.undue-installed
 BENCH_BIN := .venv-bench/bin
 BENCH_STAMP := .venv-bench/.undue-installed
 
-.PHONY: setup demo test test-slow chaos bench check image-check proto sync format clean
+.PHONY: setup demo test test-slow conformance chaos bench check image-check proto sync format clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 # Long suites and the browser's (Debian: chromium).
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The ONNX backend suite of the installed onnx through the importer: docs/models.md. CONFORMANCE="--only conv --show" narrows.
+conformance: setup
+	@PYTHONPATH=tests $(BIN)/python -W ignore -m conformance $(CONFORMANCE)
 
 # Fifty rounds of SIGKILL at random instants; UNDUE_CHAOS_SEED repeats a run.
 chaos: setup

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
 
 from undue_service.domain.errors import Error, Reason
 from undue_service.models import OpenedModel, open_model
+from undue_service.models.onnx.graphs import from_arrays, read_graph, to_arrays
+
+NEWEST = onnx.defs.onnx_opset_version()
 
 DYNAMIC = {0: torch.export.Dim.DYNAMIC}
 
@@ -130,3 +134,61 @@ def tamper() -> Callable[..., bytes]:
         return new.getvalue()
 
     return build
+
+
+def _one_node(node: onnx.NodeProto, inputs: Mapping[str, np.ndarray], stored: Any, opset: int) -> onnx.ModelProto:
+    names = [name for name in dict.fromkeys(node.input) if name]
+    kinds = {name: helper.np_dtype_to_tensor_dtype(inputs[name].dtype) for name in names}
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info(name, kinds[name], inputs[name].shape) for name in names if name not in stored],
+        [helper.make_empty_tensor_value_info(name) for name in node.output],
+        [numpy_helper.from_array(inputs[name], name) for name in names if name in stored],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def runs() -> Callable[..., list[Any]]:
+    """Run one node on arrays by the importer, with some of its inputs stored in the graph, and return its outputs."""
+
+    def run(node: onnx.NodeProto, inputs: Mapping[str, np.ndarray], stored: Any = (), opset: int = NEWEST) -> list[Any]:
+        built = _one_node(node, inputs, stored, opset)
+        given = from_arrays(built.graph, [inputs[value.name] for value in built.graph.input])
+        with torch.no_grad():
+            return to_arrays(read_graph(built).run(*given))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def agrees(runs: Callable[..., list[Any]]) -> Callable[..., None]:
+    """Hold one node against onnxruntime, or what is expected, with its inputs as data, and with some of them stored."""
+
+    def hold(
+        node: onnx.NodeProto,
+        inputs: Mapping[str, np.ndarray],
+        opset: int = NEWEST,
+        store: Any = (),
+        expected: list[np.ndarray] | None = None,
+    ) -> None:
+        if expected is None:
+            content = _one_node(node, inputs, (), opset).SerializeToString()
+            session = onnxruntime.InferenceSession(content, _quiet(), providers=["CPUExecutionProvider"])
+            expected = session.run(None, {name: np.asarray(inputs[name]) for name in node.input if name})
+        for stored in {(), tuple(store)}:
+            for want, got in zip(expected, runs(node, inputs, stored, opset), strict=True):
+                assert (got.dtype, got.shape) == (want.dtype, want.shape)
+                if want.dtype.kind == "f":
+                    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+                else:
+                    np.testing.assert_array_equal(got, want)
+
+    return hold
+
+
+def _quiet() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options

@@ -185,10 +185,6 @@ SOFTMAX_OF_ROWS = [
     make_node("Transpose", ["s"], ["y"]),
 ]
 MASKED = [make_node("Dropout", ["x"], ["d", "mask"]), make_node("Cast", ["mask"], ["y"], to=TensorProto.FLOAT)]
-HALVES = [
-    make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
-    make_node("Cast", ["h"], ["y"], to=TensorProto.FLOAT),
-]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +198,6 @@ HALVES = [
         ([*SOFTMAX_OF_ROWS], 13, "across the rows"),
         ([make_node("LayerNormalization", ["x", "w"], ["y"], axis=0)], 20, "across the rows"),
         ([*MASKED], 13, "output 1"),
-        ([*HALVES], 13, "converts to FLOAT16"),
     ],
 )  # fmt: skip
 def test_what_is_not_inference_row_by_row_is_refused(nodes, opset, says, onnx_bytes, refusal):

@@ -278,12 +278,14 @@ TIMES_ITS_SHAPE = [
         ([make_node("Gather", ["x", "ten"], ["y"], axis=1)], "beyond the 4 slices"),
         ([make_node("Slice", ["x", "zero", "two"], ["y"])], "picks single rows"),
         ([make_node("Pad", ["x", "pads"], ["y"])], "adds rows"),
-        ([make_node("Pad", ["x", "pads"], ["y"], mode="reflect")], "supported is a constant"),
+        ([make_node("Pad", ["x", "pads"], ["y"], mode="reflect")], "adds rows"),
+        ([make_node("Pad", ["x", "cut"], ["y"], mode="reflect")], "cuts elements off"),
         ([make_node("Unsqueeze", ["x", "zero"], ["u"]), make_node("Squeeze", ["u", "two"], ["y"])], "must be 1"),
         (TIMES_ITS_SHAPE, "number of rows"),
     ],
 )  # fmt: skip
 def test_what_mixes_rows_or_does_not_fit_is_refused(nodes, says, onnx_bytes, refusal):
     weights = {"two": np.array([2]), "ten": np.array([10]), "zero": np.array([0]), "pads": np.array([1, 0, 0, 0])}
+    weights["cut"] = np.array([0, 1, 0, -1])
     content = onnx_bytes(nodes, {"x": ["n", 4]}, {"y": ["m", "k"]}, weights)
     assert says in refusal(content, Reason.MODEL_UNSUPPORTED, Reason.MODEL_MALFORMED)

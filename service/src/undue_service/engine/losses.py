@@ -81,7 +81,7 @@ class CrossEntropy:
 class BinaryLogistic:
     """ℓ = −log σ((2y−1) f), y ∈ {0, 1}, C = 1."""
 
-    activations: tuple[Activation, ...] = ("sigmoid",)
+    activations: tuple[Activation, ...] = ("sigmoid", "two_class_softmax", "opposite_scores")
     explains_label = True
 
     def check_outputs(self, outputs: int) -> None:
@@ -117,7 +117,7 @@ class SmoothHinge:
 
     temperature: float
     """t > 0."""
-    activations: ClassVar[tuple[Activation, ...]] = ()
+    activations: ClassVar[tuple[Activation, ...]] = ("opposite_scores",)
     explains_label: ClassVar[bool] = True
 
     def check_outputs(self, outputs: int) -> None:

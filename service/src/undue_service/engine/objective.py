@@ -33,8 +33,10 @@ class Objective:
         l2_mask: 1 where the L2 term covers a parameter, (P,).
         loss: ℓ as a function of the outputs.
         taps: θ as blocks, and where the program uses each.
+        row_numel: numbers that one row needs in a forward pass through which gradients in θ are taken.
         head: the linear head that θ is, where the outputs are linear in every selected parameter.
-        output_activation: the softmax or sigmoid at the model's end that the loss looks behind.
+        output_activation: the softmax or sigmoid at the model's end that the loss looks behind, or how two outputs are
+            made of the one score that it takes.
     """
 
     def __init__(self, program: Program, spec: ObjectiveSpec, parameters: Sequence[str] = ()) -> None:
@@ -49,10 +51,10 @@ class Objective:
         self.spec = spec
         self.loss = loss_of(spec)
         self._whole = program
-        looks_behind = program.output_activation in self.loss.activations
-        self.output_activation = program.output_activation if looks_behind else ""
-        self.program = program.behind_activation() if looks_behind else program
-        self.outputs_per_row = _outputs_per_row(program)
+        endings = [one for one in program.endings if one in self.loss.activations]
+        self.output_activation = endings[0] if endings else ""
+        self.program = program.behind(endings[0]) if endings else program
+        self.outputs_per_row = _outputs_per_row(self.program)
         self.loss.check_outputs(self.outputs_per_row)
         self.space = ParameterSpace(self.program, parameters)
         self.theta = self.space.flatten(self.program.parameters).detach()
@@ -61,6 +63,7 @@ class Objective:
             if name in self.space.shapes:
                 self.l2_mask[self.space.slice(name)] = 0
         self.l2 = spec.l2 * self.l2_mask
+        self.row_numel = self.program.graph.row_numel(self.space.names)
         self.head: LinearHead | None = find_head(self.program, self.space)
         self.taps: Taps = find_taps(self.program, self.space, self.l2)
         self._lookups = find_lookups(self.program)

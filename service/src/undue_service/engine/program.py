@@ -10,7 +10,7 @@ from torch.export.graph_signature import OutputKind
 
 from undue_service.domain.errors import InvalidArgument, Reason
 
-from .activation import Activation, final_activation
+from .activation import Activation, final_activation, score_of_two_classes
 from .exported import (
     InputSpec,
     choose_output,
@@ -33,7 +33,7 @@ _FROZEN_NORMALISATIONS = frozenset(
 class Program:
     """A model: named parameters and constants, named inputs, and the graph from them to the prediction.
 
-    Build it with `from_exported`. It never changes: `to`, `behind_activation` return another.
+    Build it with `from_exported`. It never changes: `to`, `behind` return another.
     """
 
     graph: Graph
@@ -201,8 +201,20 @@ class Program:
         activation, _ = final_activation(self.graph)
         return activation
 
-    def behind_activation(self) -> "Program":
-        """Return the program whose prediction is what the final activation receives: the logits."""
+    @property
+    def endings(self) -> tuple[Activation, ...]:
+        """What a loss can look behind, see `behind`."""
+        return tuple(one for one in (self.output_activation, score_of_two_classes(self.graph)[0]) if one)
+
+    def behind(self, ending: Activation) -> "Program":
+        """Return the program whose prediction is what an ending receives: the logits, or the one score of two classes.
+
+        Args:
+            ending: one of `endings`.
+        """
+        made, score = score_of_two_classes(self.graph)
+        if score is not None and made == ending:
+            return replace(self, graph=self.graph.ending_at(score), output_shape=(1,))
         _, nodes = final_activation(self.graph)
         return replace(self, graph=self.graph.without(*nodes))
 

@@ -1,5 +1,6 @@
 """An ONNX file to an ExportedProgram."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -13,16 +14,20 @@ from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
 from undue_service.models.running import require_rows_stay_rows, traced_rows_stay_rows
 
-from .initializers import read_initializers
+from .graphs import module_of
+from .locating import Locator
 from .module import OnnxModule
-from .provenance import give_statistics_their_own, trace_provenance
-from .reading import opset, read_onnx
+from .preprocessing import preprocessing
+from .reading import read_onnx
 from .session import OnnxRuntime
 from .signature import graph_inputs, graph_outputs
+from .support import require_derivatives
 
 _TRACED_ROWS = 61
 """How many rows the trace sees: unlike any size that a model is likely to have, so that no axis is mistaken for it."""
 _PLAUSIBLE_ROWS = range(1, 1025)
+_OPEN_SIZE = re.compile(r"\bs[0-9]+\b")
+"""What torch calls the number of rows where it does not fit."""
 
 
 def open_onnx(path: Path) -> OpenedModel:
@@ -32,18 +37,19 @@ def open_onnx(path: Path) -> OpenedModel:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSAFE, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS, STATIC_BATCH.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    model = read_onnx(path)
+    model, predictions = read_onnx(path)
+    require_derivatives(model.graph)
     inputs, outputs = graph_inputs(model.graph), graph_outputs(model.graph)
-    give_statistics_their_own(model.graph)
-    provenance = trace_provenance(model.graph)
-    stored = read_initializers(model.graph, provenance.untrained)
-    module = OnnxModule(model.graph, opset(model), stored, tuple(column.name for column in inputs), outputs).eval()
+    read = module_of(model, preprocessing(model))
+    module = read.module
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
     if not traced_rows_stay_rows(exported):
         require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
-    return OpenedModel(exported, inputs, outputs, OnnxRuntime(path, outputs), provenance.warnings)
+    reference = OnnxRuntime(path, outputs, predictions)
+    locate = Locator(path, module, tuple(column.name for column in inputs))
+    return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings), locate)
 
 
 def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.export.ExportedProgram:
@@ -59,6 +65,10 @@ def _export(module: OnnxModule, inputs: tuple[ColumnSchema, ...]) -> torch.expor
         rows = _only_rows(module, inputs)
         if rows is not None:
             raise static_batch(f"the model works for exactly {rows} rows", ONNX_EXPORT) from error
+        if _OPEN_SIZE.search(str(error)):
+            raise static_batch(
+                f"the number of rows meets a size that is fixed: {quoted(error)}", ONNX_EXPORT
+            ) from error
         raise malformed(f"the model's shapes or types do not fit together: {quoted(error)}") from error
 
 

@@ -1,15 +1,16 @@
 """An ONNX graph as a torch module."""
 
-from collections import Counter
+from collections import ChainMap
+from collections.abc import Mapping
 
 import onnx
 import torch
 
-from undue_service.models.refusals import malformed, quoted, unsupported
+from undue_service.models.refusals import quoted, unsupported
 
 from .initializers import Initializers
-from .operators import OPERATORS, qualified
-from .values import Node, Shape, Value, Weight, dense
+from .interpreting import Interpreter
+from .values import Listed, Maybe, Product, Shape, Text, Value, Weight, dense
 
 
 class OnnxModule(torch.nn.Module):
@@ -22,7 +23,7 @@ class OnnxModule(torch.nn.Module):
     def __init__(
         self,
         graph: onnx.GraphProto,
-        opset: int,
+        opsets: Mapping[str, int],
         stored: Initializers,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
@@ -34,49 +35,51 @@ class OnnxModule(torch.nn.Module):
             self.register_parameter(registered, torch.nn.Parameter(stored.parameters[name]))
         for registered, name in self.buffer_names.items():
             self.register_buffer(registered, stored.constants[name])
-        self._integers = stored.integers
+        self._stored = stored
         self._graph = graph
-        self._opset = opset
+        self._opsets = opsets
         self._inputs = inputs
         self._outputs = outputs
-        reads = Counter(name for node in graph.node for name in node.input)
-        reads.update(outputs)
-        self._read = frozenset(reads)
-        self._read_once = frozenset(name for name, times in reads.items() if times == 1) - set(outputs)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the outputs of the graph, in its order."""
-        values: dict[str, Value] = dict(zip(self._inputs, inputs, strict=True))
+        """Return the outputs of the graph, in its order.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED for an output that is no tensor, or a shape.
+        """
+        found = zip(self._outputs, self.run(*inputs), strict=True)
+        return tuple(self._tensor(name, value) for name, value in found)
+
+    def run(self, *inputs: Value) -> tuple[Value, ...]:
+        """Return the outputs of the graph, in its order, whatever kind of value they are."""
+        return self._run(self._stored_values(), inputs)
+
+    def trace(self, *inputs: Value) -> dict[str, Value | None]:
+        """Return every value of the graph by name, in the order of the nodes; those that are stored come first."""
+        values = self._stored_values()
+        self._run(values, inputs)
+        return values
+
+    def _stored_values(self) -> dict[str, Value | None]:
+        values: dict[str, Value | None] = {}
         for registered, name in self.parameter_names.items():
             values[name] = Weight(self.get_parameter(registered))
         for registered, name in self.buffer_names.items():
             values[name] = self.get_buffer(registered)
-        for name, array in self._integers.items():
-            values[name] = Shape.of(array.reshape(-1).tolist(), array.shape)
-        for node in self._graph.node:
-            if node.output[0] not in values:
-                values |= self._run(node, values)
-        return tuple(self._output(name, values) for name in self._outputs)
+        for name, array in self._stored.integers.items():
+            values[name] = Shape.from_numpy(array)
+        for name, array in self._stored.texts.items():
+            values[name] = Text(array)
+        return values
 
-    def _run(self, node: onnx.NodeProto, values: dict[str, Value]) -> dict[str, Value]:
-        """Return the outputs of a node, by name."""
-        missing = [name for name in node.input if name and name not in values]
-        if missing:
-            raise malformed(f"{node.op_type} reads {quoted(missing[0])} before anything computes it")
-        inputs = [values[name] if name else None for name in node.input]
-        found = OPERATORS[qualified(node)](Node(node, self._opset, inputs, self._read_once.__contains__))
-        outputs = found if isinstance(found, tuple) else (found,)
-        named = {name: value for name, value in zip(node.output, outputs, strict=False) if name and value is not None}
-        lacking = [name for name in node.output if name in self._read and name not in named]
-        if lacking:
-            place = list(node.output).index(lacking[0])
-            raise unsupported(
-                f"{node.op_type} gives {quoted(lacking[0])} as its output {place}, which is not supported"
-            )
-        return named
+    def _run(self, values: dict[str, Value | None], inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Run the nodes, which leave what they compute in `values`."""
+        values.update(zip(self._inputs, inputs, strict=True))
+        numbers = {**self._stored.parameters, **self._stored.constants}
+        return Interpreter(numbers).run(self._graph.node, self._opsets, ChainMap(values), self._outputs)
 
-    def _output(self, name: str, values: dict[str, Value]) -> torch.Tensor:
-        value = values.get(name)
-        if value is None or isinstance(value, Shape):
-            raise malformed(f"the output {quoted(name)} is not computed by any node, or is a shape")
-        return dense(value)
+    def _tensor(self, name: str, value: Value) -> torch.Tensor:
+        if isinstance(value, torch.Tensor | Weight | Product):
+            return dense(value)
+        kinds = {Shape: "a shape", Text: "strings", Listed: "a sequence", Maybe: "an optional"}
+        raise unsupported(f"the output {quoted(name)} is {kinds[type(value)]}, not numbers that depend on the inputs")

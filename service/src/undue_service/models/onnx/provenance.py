@@ -13,16 +13,25 @@ import onnx
 
 from undue_service.models.refusals import quoted
 
+from .element_types import FLOATS
+from .operators import qualified
+
 _FIXED_INPUTS: Mapping[str, tuple[int, ...]] = {
-    "BatchNormalization": (3, 4), "Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Pow": (1,),
+    "Attention": (3,), "BatchNormalization": (3, 4), "Clip": (1, 2), "DequantizeLinear": (1, 2), "Dropout": (1,),
+    "MelWeightMatrix": (3, 4), "NegativeLogLikelihoodLoss": (2,), "OneHot": (1, 2), "Pad": (2,), "Pow": (1,),
+    "QLinearConv": (1, 4, 6), "QLinearMatMul": (1, 4, 6), "QuantizeLinear": (1, 2), "Range": (0, 1, 2),
+    "Resize": (1, 2), "RoiAlign": (1,), "RotaryEmbedding": (1, 2), "SoftmaxCrossEntropyLoss": (2,), "STFT": (2,),
+    "Upsample": (1,), "ai.onnx.ml::Imputer": (1,), "ai.onnx.ml::Scaler": (1, 2),
 }  # fmt: skip
-"""Inputs that no training changes: running statistics, bounds, ratios, exponents."""
+"""Inputs that no training changes: running statistics, bounds, ratios, exponents, scales, masks, windows."""
 _SIGNATURE = "pkg.torch.export.ExportedProgram.graph_signature"
 _SIGNATURE_LINE = re.compile(r"^(\w+): (PARAMETER|BUFFER|CONSTANT_TENSOR) target='([^'\n]+)'", re.MULTILINE)
 _CALL = "pkg.torch.onnx.fx_node"
 _RULES = "pkg.onnxscript.rewriter.rule_name"
 _NAMELESS = re.compile(r"onnx::Conv(Transpose)?_[0-9]+")
 """What torch.onnx.export(dynamo=False) calls a weight of a convolution that it computed itself."""
+_TURNED = re.compile(r"onnx::(MatMul|Gemm|Add|Mul|Gather)_[0-9]+")
+"""What it calls any other: the weight of a Linear on sequences, transposed, among them."""
 _MAX_NAMED = 5
 
 
@@ -68,7 +77,7 @@ def trace_provenance(graph: onnx.GraphProto) -> Provenance:
         fixed |= more
     folded = [name for name in folded if name not in fixed]
     warnings = [_folded(f"folded BatchNorm into {_named(folded)}", "optimize=False")] if folded else []
-    return Provenance(frozenset(fixed), (*warnings, *told, *_aliases(graph, uses), *_nameless(uses)))
+    return Provenance(frozenset(fixed), (*warnings, *told, *_aliases(graph, uses), *_nameless(uses), *_quantised(uses)))
 
 
 def _by_signature(
@@ -80,7 +89,8 @@ def _by_signature(
     that the file no longer holds: then the call that reads it names that parameter's placeholder.
     """
     missing = {placeholder: name for name, placeholder in signature.parameters.items() if name not in uses.tensors}
-    more, renamed, accounted = set(), [], set()
+    more, accounted = set(), set()
+    renamed: dict[tuple[str, ...], list[str]] = {}
     for name in uses.tensors:
         calls = [_metadata(node).get(_CALL) for node, _ in uses.readers(name)]
         lost = {missing[p] for call in calls if call for p in re.findall(r"%(\w+)", call) if p in missing}
@@ -94,15 +104,17 @@ def _by_signature(
             more.add(name)
         elif name not in folded:
             accounted |= lost
-            renamed += [f"{one} as {name}" for one in sorted(lost)]
+            renamed.setdefault(tuple(sorted(lost)), []).append(name)
     told = []
-    if renamed:
-        told.append(
-            f"the exporter holds {_named(renamed)}, transposed or otherwise computed; name them so in parameters"
-        )
+    pairs = [f"{', '.join(old)} as {', '.join(new)}" for old, new in renamed.items() if old]
+    if pairs:
+        told.append(f"the exporter holds {_named(pairs)}, transposed or otherwise computed; name them so in parameters")
     rest = sorted(set(missing.values()) - accounted)
     if rest:
         text = "unused, or of the same values as another tensor and merged with it"
+        computed = [name for name in uses.stored if name in more - signature.fixed and _is_matrix(uses.stored[name])]
+        if computed:
+            text += f", or folded into the constants {_named(computed)}; no score runs over them"
         told.append(f"the file does not hold the parameters {_named(rest)} of the exported module: {text}")
     return more, told
 
@@ -154,13 +166,17 @@ class _Signature:
 
 
 def _fixed_inputs(node: onnx.NodeProto) -> Iterator[int]:
-    for index in _FIXED_INPUTS.get(node.op_type, ()):
-        if index < len(node.input) and node.input[index] and node.domain in ("", "ai.onnx"):
+    for index in _FIXED_INPUTS.get(qualified(node), ()):
+        if index < len(node.input) and node.input[index]:
             yield index
 
 
 def _is_fixed(node: onnx.NodeProto, index: int) -> bool:
     return index in _fixed_inputs(node)
+
+
+def _is_matrix(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in FLOATS and len(tensor.dims) > 1
 
 
 def _is_folded(readers: Iterable[tuple[onnx.NodeProto, int]]) -> bool:
@@ -191,6 +207,21 @@ def _nameless(uses: _Uses) -> Iterator[str]:
         yield _folded(
             f"computed {_named(computed)} and kept no names, as it does where it folds BatchNorm into a convolution",
             "do_constant_folding=False",
+        )
+    turned = [name for name in uses.stored if _TURNED.fullmatch(name) and uses.readers(name)]
+    if turned:
+        yield (
+            f"the exporter computed {_named(turned)} and kept no names, as it does where it transposes the weight of a "
+            "Linear; name them so in parameters, or export with dynamo=True"
+        )
+
+
+def _quantised(uses: _Uses) -> Iterator[str]:
+    stored = [n for n in uses.tensors if any(qualified(r) == "DequantizeLinear" and not i for r, i in uses.readers(n))]
+    if stored:
+        yield (
+            f"{_named(stored)} are stored as quantised integers: they are constants here, and no influence runs over "
+            "them; register the model as it was before it was quantised"
         )
 
 

@@ -1,6 +1,7 @@
 """Bytes to a checked ONNX model: one file, no external data, functions inlined, every operator known."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from undue_service.models.foreign import refuse_foreign
 from undue_service.models.limits import MAX_FILE_BYTES, MAX_NODES, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, unsupported
 
+from .expanding import versions
+from .hoisting import hoist_tensors
+from .lifting import lift_attributes
+from .predictions import Predictions, keep_predictions
+from .probabilities import simplify_scores
 from .support import require_supported
 
 OLDEST_OPSET = 9
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
     """Return the model in a file, valid by the ONNX checker, without functions, at an opset that is known.
+
+    What cannot be a prediction is left out, and `ai.onnx.ml` is written as `operators` read it.
 
     Raises:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
@@ -28,12 +36,34 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     content = _read(path)
     model = _parse(content)
     _refuse_external_data(model)
-    _check_opset(model)
-    _check_size_inlined(model)
-    inlined = _inline(model)
-    require_supported(inlined.graph)
+    require_opset(model)
+    inlined = inline_functions(model)
+    predictions = keep_predictions(inlined.graph)
+    require_supported(inlined.graph, versions(inlined.opset_import))
     _check(content)
-    return inlined
+    gather_tensors(inlined.graph)
+    return inlined, replace(predictions, columns=simplify_scores(inlined))
+
+
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without functions of its own.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED.
+        ResourceExhausted: UPLOAD_TOO_LARGE.
+    """
+    _check_size_inlined(model)
+    return _inline(model)
+
+
+def gather_tensors(graph: onnx.GraphProto) -> None:
+    """Make initialisers of the main graph, in place, of all that is stored elsewhere.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
+    hoist_tensors(graph)
+    lift_attributes(graph)
 
 
 def _read(path: Path) -> bytes:
@@ -101,22 +131,24 @@ def _refuse_external_data(model: onnx.ModelProto) -> None:
         )
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
+def require_opset(model: onnx.ModelProto) -> None:
+    """Refuse a model of operators of the default domain that are older or newer than those that are read.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
     newest = onnx.defs.onnx_opset_version()
-    versions = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
-    if len(versions) != 1:
-        raise malformed(f"the model imports {len(versions)} versions of the default operator set, not one")
-    version = versions.pop()
+    found = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
+    if not found and not any(node.domain in DEFAULT_DOMAINS for node in model.graph.node):
+        return
+    if len(found) != 1:
+        raise malformed(f"the model imports {len(found)} versions of the default operator set, not one")
+    version = found.pop()
     if not OLDEST_OPSET <= version <= newest:
         raise unsupported(
             f"the model uses opset {version}; supported are {OLDEST_OPSET} to {newest}. Export it again with "
             f"opset_version={min(newest, 20)}, or convert it with onnx.version_converter.convert_version"
         )
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """Return the version of the default operator set."""
-    return next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
 
 
 def _check_size_inlined(model: onnx.ModelProto) -> None:

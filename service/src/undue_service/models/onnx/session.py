@@ -9,6 +9,8 @@ import numpy as np
 
 from undue_service.models.refusals import quoted, unsupported
 
+from .predictions import Predictions
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """An onnxruntime session, started when it is first needed."""
 
-    def __init__(self, path: Path, outputs: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, outputs: tuple[str, ...], predictions: Predictions) -> None:
         self._path = path
         self._outputs = outputs
+        self._predictions = predictions
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs, by name.
@@ -30,7 +33,8 @@ class OnnxRuntime:
             values = self._session.run(list(self._outputs), dict(inputs))
         except Exception as error:  # onnxruntime's own have no common base
             raise unsupported(f"onnxruntime cannot run the model: {quoted(error)}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        named = zip(self._outputs, values, strict=True)
+        return {name: self._predictions.of_file(name, value) for name, value in named}
 
     @cached_property
     def _session(self) -> "InferenceSession":

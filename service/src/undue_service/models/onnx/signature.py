@@ -8,7 +8,7 @@ from undue_service.domain.reports import ColumnSchema
 from undue_service.models.limits import MAX_RANK, MAX_ROW_ELEMENTS, too_large
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch, unsupported
 
-from .initializers import FLOATS, INTEGERS, element_type
+from .element_types import FLOATS, INTEGERS, element_type
 
 
 def graph_inputs(graph: onnx.GraphProto) -> tuple[ColumnSchema, ...]:

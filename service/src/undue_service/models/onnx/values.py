@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Union
 
 import numpy as np
 import onnx
 import torch
 from torch.nn import functional
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS, too_large
 from undue_service.models.refusals import malformed, quoted, unsupported
 
 Integer = int | torch.SymInt
@@ -49,14 +51,31 @@ class Shape:
 
     array: np.ndarray
     """Of Python objects, so that NumPy moves them without looking at them."""
+    dtype: torch.dtype = torch.int64
+    """What they become as a tensor; a flag is 0 or 1 here and may be torch.bool there."""
+
+    def __post_init__(self) -> None:
+        if self.array.size > MAX_SHAPE_NUMBERS:
+            raise too_large("the number of integers in a shape", self.array.size, MAX_SHAPE_NUMBERS)
 
     @classmethod
-    def of(cls, values: Iterable[Integer], sizes: tuple[int, ...] | None = None) -> "Shape":
+    def of(
+        cls, values: Iterable[Integer], sizes: tuple[int, ...] | None = None, dtype: torch.dtype = torch.int64
+    ) -> "Shape":
         """Return integers in C order as an array of the given sizes, a list where there are none."""
         listed = list(values)
         array = np.empty(len(listed), dtype=object)
         array[:] = listed
-        return cls(array if sizes is None else array.reshape(sizes))
+        return cls(array if sizes is None else array.reshape(sizes), dtype)
+
+    @classmethod
+    def from_numpy(cls, array: np.ndarray) -> "Shape":
+        """Return the integers or flags of an array."""
+        return cls.of(array.reshape(-1).tolist(), array.shape, getattr(torch, array.dtype.name))
+
+    def moved(self, array: np.ndarray) -> "Shape":
+        """Return the same integers in another arrangement."""
+        return Shape(np.asarray(array, dtype=object), self.dtype)
 
     @property
     def values(self) -> tuple[Integer, ...]:
@@ -69,7 +88,29 @@ class Shape:
         return self.values[0] if self.array.size == 1 else None
 
 
-Value = torch.Tensor | Weight | Product | Shape
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Strings, which flow but are never computed with."""
+
+    array: np.ndarray
+    """Of Python strings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """An ONNX sequence."""
+
+    items: tuple["Value", ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Maybe:
+    """An ONNX optional: a tensor or a sequence, or nothing."""
+
+    value: "Value | None"
+
+
+Value = Union[torch.Tensor, Weight, Product, Shape, Text, Listed, Maybe]  # noqa: UP007 (names that come later)
 
 
 @dataclass(frozen=True)
@@ -78,9 +119,14 @@ class Node:
 
     proto: onnx.NodeProto
     opset: int
+    """Of the node's own domain."""
     inputs: Sequence[Value | None]
     is_read_once: Callable[[str], bool] = field(repr=False)
     """Whether exactly one node reads the value of that name, and it is no output of the graph."""
+    stored: Callable[[str], torch.Tensor | None] = field(repr=False)
+    """The numbers of a stored tensor, by name: they are known while the program is traced, the tensor's are not."""
+    subgraph: Callable[[onnx.GraphProto], "Subgraph"] = field(repr=False)
+    """A graph among the attributes, ready to be run where the node stands: it sees what the node sees."""
 
     def attribute(self, name: str, default: int | float) -> int | float:
         """Return a numeric attribute."""
@@ -92,6 +138,25 @@ class Node:
     def text(self, name: str, default: str) -> str:
         """Return an attribute that is a string."""
         return next((a.s.decode(errors="replace") for a in self.proto.attribute if a.name == name), default)
+
+    def texts(self, name: str) -> list[str]:
+        """Return an attribute that is a list of strings, empty where it is missing."""
+        return [s.decode(errors="replace") for a in self.proto.attribute if a.name == name for s in a.strings]
+
+    def reals(self, name: str) -> list[float]:
+        """Return an attribute that is a list of floating-point numbers, empty where it is missing."""
+        return [number for a in self.proto.attribute if a.name == name for number in a.floats]
+
+    def graph(self, name: str) -> "Subgraph":
+        """Return an attribute that is a graph.
+
+        Raises:
+            InvalidArgument: MODEL_MALFORMED, it is missing.
+        """
+        for attribute in self.proto.attribute:
+            if attribute.name == name and attribute.type == onnx.AttributeProto.GRAPH:
+                return self.subgraph(attribute.g)
+        raise malformed(f"{self} lacks the graph {name}")
 
     def axes(self, name: str) -> tuple[int, ...] | None:
         """Return an attribute that is a list of integers, None where it is missing."""
@@ -113,13 +178,27 @@ class Node:
         Raises:
             InvalidArgument: MODEL_MALFORMED where it is missing, MODEL_UNSUPPORTED where the number of rows is in it.
         """
+        return self.as_tensor(self.required(index))
+
+    def required(self, index: int) -> Value:
+        """Return one input.
+
+        Raises:
+            InvalidArgument: MODEL_MALFORMED, it is missing.
+        """
         value = self.value(index)
         if value is None:
             raise malformed(f"{self} lacks its input {index}")
+        return value
+
+    def as_tensor(self, value: Value) -> torch.Tensor:
+        """Return a value as a tensor; the errors are those of `tensor`."""
         if isinstance(value, Shape):
             if not all(isinstance(size, int) for size in value.values):
                 raise unsupported(f"{self} computes with the number of rows; a row must not depend on it")
-            return torch.tensor(value.values, dtype=torch.int64).reshape(value.array.shape)
+            return torch.tensor(value.values, dtype=value.dtype).reshape(value.array.shape)
+        if isinstance(value, Text | Listed | Maybe):
+            raise unsupported(f"{self} computes with {_KINDS[type(value)]}, where numbers are supported")
         return dense(value)
 
     def optional(self, index: int) -> torch.Tensor | None:
@@ -137,12 +216,17 @@ class Node:
         """Return one input as integers.
 
         Raises:
-            InvalidArgument: MODEL_UNSUPPORTED, it depends on the data.
+            InvalidArgument: MODEL_UNSUPPORTED, it depends on the data, and the data are not known yet.
         """
         value = self.value(index)
-        if not isinstance(value, Shape):
+        if isinstance(value, Shape):
+            return value
+        tensor = self.tensor(index)
+        if tensor.dtype.is_floating_point or not is_known(tensor):
             raise unsupported(f"{self} takes a shape that depends on the data")
-        return value
+        if tensor.numel() > MAX_SHAPE_NUMBERS:
+            raise too_large("the number of integers in a shape", tensor.numel(), MAX_SHAPE_NUMBERS)
+        return Shape.of(tensor.reshape(-1).tolist(), tuple(tensor.shape), tensor.dtype)
 
     def fixed(self, index: int) -> tuple[int, ...]:
         """Return one input as integers that do not depend on the number of rows.
@@ -154,6 +238,31 @@ class Node:
         if not all(isinstance(size, int) for size in values):
             raise unsupported(f"{self} depends on the number of rows")
         return tuple(int(size) for size in values)
+
+    def floats(self, index: int) -> tuple[float, ...]:
+        """Return one input as numbers that the graph holds, or that were computed already.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED, they depend on the data, and the data are not known yet.
+        """
+        if isinstance(self.value(index), Shape):
+            return tuple(float(number) for number in self.fixed(index))
+        found = self.stored(self.proto.input[index]) if index < len(self.proto.input) else None
+        tensor = self.tensor(index) if found is None else found
+        if not is_known(tensor):
+            raise unsupported(f"{self} takes numbers as its input {index} that depend on the data")
+        return tuple(float(number) for number in tensor.detach().reshape(-1).tolist())
+
+    def flag(self, index: int) -> bool:
+        """Return one input as a condition.
+
+        Raises:
+            InvalidArgument: MODEL_UNSUPPORTED, it depends on the data, and the data are not known yet.
+        """
+        values = self.fixed(index)
+        if len(values) != 1:
+            raise malformed(f"{self} takes one condition as its input {index}, not {len(values)}")
+        return bool(values[0])
 
     def axis(self, axis: int, rank: int) -> int:
         """Return an axis counted from the front.
@@ -180,6 +289,25 @@ class Node:
 
 Operator = Callable[[Node], Value | tuple[Value | None, ...]]
 """Returns the one output, or all that there are, in order; None for one that it does not compute."""
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph that a node runs, any number of times."""
+
+    proto: onnx.GraphProto
+    run: Callable[[Sequence[Value]], tuple[Value, ...]] = field(repr=False)
+    """Values of the graph's inputs, in order, to those of its outputs."""
+
+
+_KINDS = {Text: "strings", Listed: "a sequence", Maybe: "an optional"}
+
+
+def is_known(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor's numbers can be looked at: not while a program is traced, nor under vmap or grad."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not (
+        torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 def dense(value: torch.Tensor | Weight | Product) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from undue_service.models.onnx.values import Node
+from undue_service.models.refusals import malformed
 
 
 def relu(node: Node) -> torch.Tensor:
@@ -30,9 +31,11 @@ def leaky_relu(node: Node) -> torch.Tensor:
 
 
 def parametric_relu(node: Node) -> torch.Tensor:
-    """Y = X where X ≥ 0, else S X; the slope S is broadcast from the last axis on."""
-    x = node.tensor(0)
-    return torch.where(x >= 0, x, node.tensor(1) * x)
+    """Y = X where X ≥ 0, else S X; the slope S is broadcast from the last axis on, before opset 7 it is per channel."""
+    x, slope = node.tensor(0), node.tensor(1)
+    if node.opset < 7 and slope.numel() > 1:
+        slope = slope.reshape(-1, *(1 for _ in x.shape[2:]))
+    return torch.where(x >= 0, x, slope * x)
 
 
 def elu(node: Node) -> torch.Tensor:
@@ -59,6 +62,59 @@ def hard_sigmoid(node: Node) -> torch.Tensor:
 def hard_swish(node: Node) -> torch.Tensor:
     """Y = X · min(max(X/6 + 1/2, 0), 1)."""
     return functional.hardswish(node.tensor(0))
+
+
+def scaled_elu(node: Node) -> torch.Tensor:
+    """Y = γ X where X > 0, else γ α (exp(X) − 1) (Klambauer et al. 2017)."""
+    alpha = float(node.attribute("alpha", 1.67326319217681884765625))
+    gamma = float(node.attribute("gamma", 1.05070102214813232421875))
+    return gamma * functional.elu(node.tensor(0), alpha)
+
+
+def continuous_elu(node: Node) -> torch.Tensor:
+    """Y = max(0, X) + min(0, α (exp(X/α) − 1)) (Barron 2017)."""
+    return functional.celu(node.tensor(0), float(node.attribute("alpha", 1.0)))
+
+
+def mish(node: Node) -> torch.Tensor:
+    """Y = X tanh(log(1 + exp(X))) (Misra 2019)."""
+    x = node.tensor(0)
+    return x * torch.tanh(functional.softplus(x))
+
+
+def softsign(node: Node) -> torch.Tensor:
+    """Y = X / (1 + |X|)."""
+    return functional.softsign(node.tensor(0))
+
+
+def shrink(node: Node) -> torch.Tensor:
+    """Y = X + bias where X < −λ, X − bias where X > λ, else 0."""
+    x, bias, bound = node.tensor(0), float(node.attribute("bias", 0.0)), float(node.attribute("lambd", 0.5))
+    moved = torch.where(x < -bound, x + bias, torch.where(x > bound, x - bias, torch.zeros_like(x)))
+    return moved.to(x.dtype)
+
+
+def thresholded_relu(node: Node) -> torch.Tensor:
+    """Y = X where X > α, else 0."""
+    x = node.tensor(0)
+    return torch.where(x > float(node.attribute("alpha", 1.0)), x, torch.zeros_like(x))
+
+
+def swish(node: Node) -> torch.Tensor:
+    """Y = X / (1 + exp(−α X)) (Ramachandran et al. 2017)."""
+    return _swish(node.tensor(0), float(node.attribute("alpha", 1.0)))
+
+
+def swish_glu(node: Node) -> torch.Tensor:
+    """Y = Swish(A) B, of two values of one shape (Shazeer 2020)."""
+    gate, linear = node.tensor(0), node.tensor(1)
+    if gate.shape != linear.shape:
+        raise malformed(f"{node} multiplies {tuple(gate.shape)} by {tuple(linear.shape)}; the shapes must be the same")
+    return _swish(gate, float(node.attribute("alpha", 1.0))) * linear
+
+
+def _swish(x: torch.Tensor, alpha: float) -> torch.Tensor:
+    return functional.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
 def softmax(node: Node) -> torch.Tensor:

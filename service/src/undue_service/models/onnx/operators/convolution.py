@@ -13,7 +13,15 @@ _BY_RANK = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 def conv(node: Node) -> torch.Tensor:
     """Y = X ⋆ W + B, cross-correlation: X (rows, C, *sizes), W (M, C/group, *kernel), B (M), which is optional."""
-    x, weight, bias = node.tensor(0), node.tensor(1), node.optional(2)
+    return convolve(node, node.tensor(0), node.tensor(1), node.optional(2))
+
+
+def convolve(node: Node, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return X ⋆ W + B by the attributes of a node.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
     declared, groups = node.axes("kernel_shape"), int(node.attribute("group", 1))
     if declared is not None and declared != tuple(weight.shape[2:]):
         raise malformed(f"{node} declares the kernel {declared}, its weight has {tuple(weight.shape[2:])}")
@@ -23,5 +31,4 @@ def conv(node: Node) -> torch.Tensor:
     padding = sliding.begins
     if sliding.begins != sliding.ends:
         x, padding = sliding.pad(x, 0.0), (0,) * len(padding)
-    convolve = _BY_RANK[len(padding)]
-    return convolve(x, weight, bias, sliding.strides, padding, sliding.dilations, groups)
+    return _BY_RANK[len(padding)](x, weight, bias, sliding.strides, padding, sliding.dilations, groups)

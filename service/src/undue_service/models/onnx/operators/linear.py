@@ -8,6 +8,7 @@ from torch.nn import functional
 from undue_service.models.onnx.values import Node, Product, Value, Weight, dense, linear_weight
 
 from .arithmetic import are_shapes, combine
+from .unsigned import modular
 
 
 def gemm(node: Node) -> torch.Tensor:
@@ -51,4 +52,4 @@ def add(node: Node) -> Value:
             vector = dense(bias)
             if vector.dim() == 1 and vector.shape[0] == product.weight.columns:
                 return product.linear(vector)
-    return node.tensor(0) + node.tensor(1)
+    return modular(torch.add)(node.tensor(0), node.tensor(1))

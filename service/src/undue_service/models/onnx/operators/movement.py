@@ -4,15 +4,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.values import Node, Shape, Value, Weight
-from undue_service.models.refusals import malformed, quoted, unsupported
+from undue_service.models.refusals import malformed
 
 
 def transpose(node: Node) -> Value:
     """Y = X with its axes permuted, reversed where there is no `perm`. A matrix of weights stays as it is stored."""
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(value.array.transpose(node.axes("perm")))
+        return value.moved(value.array.transpose(node.axes("perm")))
     x = node.tensor(0)
     permutation = node.axes("perm") or tuple(reversed(range(x.dim())))
     if sorted(permutation) != list(range(x.dim())):
@@ -27,7 +28,7 @@ def squeeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(np.squeeze(value.array, axes))
+        return value.moved(np.squeeze(value.array, axes))
     x = node.tensor(0)
     if axes is None:
         axes = tuple(i for i, size in enumerate(x.shape) if isinstance(size, int) and size == 1)
@@ -43,7 +44,7 @@ def unsqueeze(node: Node) -> Value:
     axes = node.axes_since(13, 1)
     value = node.value(0)
     if isinstance(value, Shape):
-        return Shape(np.expand_dims(value.array, axes or ()))
+        return value.moved(np.expand_dims(value.array, axes or ()))
     x = node.tensor(0)
     for place in sorted(node.axis(axis, x.dim() + len(axes or ())) for axis in axes or ()):
         x = x.unsqueeze(place)
@@ -53,9 +54,9 @@ def unsqueeze(node: Node) -> Value:
 def concat(node: Node) -> Value:
     """Y = the inputs one after the other along an axis."""
     values = [node.value(index) for index in range(len(node.inputs))]
-    if all(isinstance(value, Shape) for value in values):
-        axis = int(node.attribute("axis", 0))
-        return Shape(np.concatenate([node.integers(index).array for index in range(len(values))], axis))
+    arrays = [value.array for value in values if isinstance(value, Shape)]
+    if len(arrays) == len(values) and sum(array.size for array in arrays) <= MAX_SHAPE_NUMBERS:
+        return node.integers(0).moved(np.concatenate(arrays, int(node.attribute("axis", 0))))
     tensors = [node.tensor(index) for index in range(len(values))]
     axis = node.axis(int(node.attribute("axis", 0)), tensors[0].dim())
     if any(tensor.dim() != tensors[0].dim() for tensor in tensors):
@@ -71,10 +72,12 @@ def gather(node: Node) -> Value:
     Integer data that looks rows up in a table of weights is an embedding.
     """
     value, places = node.value(0), node.value(1)
-    if isinstance(value, Shape):
-        chosen = node.fixed(1)
-        axis = int(node.attribute("axis", 0))
-        return Shape(np.take(value.array, np.reshape(chosen, node.integers(1).array.shape).astype(int), axis))
+    if isinstance(value, Shape) and isinstance(places, Shape):
+        axis = node.axis(int(node.attribute("axis", 0)), value.array.ndim)
+        chosen, size = np.reshape(node.fixed(1), places.array.shape).astype(int), value.array.shape[axis]
+        if ((chosen < -size) | (chosen >= size)).any():
+            raise malformed(f"{node} reads beyond the {size} integers of its axis {axis}")
+        return value.moved(np.take(value.array, chosen, axis))
     x = node.tensor(0)
     axis = node.axis(int(node.attribute("axis", 0)), x.dim())
     node.keep_rows_apart(x, [axis], "picks single rows")
@@ -89,7 +92,8 @@ def gather(node: Node) -> Value:
             return x.select(axis, node.fixed(1)[0])
         if places.array.ndim == 1:
             return x.index_select(axis, indices % size)
-    if axis == 0:
+    indices = torch.where(indices < 0, indices + size, indices)
+    if axis == 0 and x.is_floating_point():
         found = functional.embedding(indices, x if x.dim() == 2 else x.reshape(size, -1))
         return found.reshape(*indices.shape, *x.shape[1:])
     found = x.index_select(axis, indices.reshape(-1))
@@ -109,7 +113,7 @@ def slice_(node: Node) -> Value:
         array = value.array
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             array = array[(slice(None),) * node.axis(axis, array.ndim) + (slice(start, end, step),)]
-        return Shape(array)
+        return value.moved(array)
     x = node.tensor(0)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = node.axis(axis, x.dim())
@@ -122,25 +126,3 @@ def slice_(node: Node) -> Value:
         else:
             x = x.index_select(place, torch.tensor(list(chosen), dtype=torch.int64, device=x.device))
     return x
-
-
-def pad(node: Node) -> torch.Tensor:
-    """Y = X with a constant before and after each axis; amounts are attributes before opset 11."""
-    x, mode = node.tensor(0), node.text("mode", "constant")
-    if mode != "constant":
-        raise unsupported(f"{node} pads with {quoted(mode)}; supported is a constant")
-    amounts = (node.axes("pads") if node.opset < 11 else node.fixed(1)) or ()
-    axes = node.axes_since(18, 3) if node.opset >= 18 else None
-    places = [node.axis(axis, x.dim()) for axis in (axes if axes is not None else range(x.dim()))]
-    if len(amounts) != 2 * len(places):
-        raise malformed(f"{node} pads {len(places)} axes by {amounts}")
-    by_axis = [(0, 0)] * x.dim()
-    for place, begin, end in zip(places, amounts[: len(places)], amounts[len(places) :], strict=True):
-        by_axis[place] = (begin, end)
-    node.keep_rows_apart(x, [place for place in places if by_axis[place] != (0, 0)], "adds rows")
-    flat = [amount for pair in reversed(by_axis) for amount in pair]
-    value = node.optional(2) if node.opset >= 11 else None
-    if value is None:
-        return functional.pad(x, flat, value=float(node.attribute("value", 0.0)))
-    inside = functional.pad(torch.ones_like(x, dtype=torch.bool), flat, value=False)
-    return torch.where(inside, functional.pad(x, flat), value)

@@ -15,14 +15,52 @@ _AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.av
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-def max_pool(node: Node) -> torch.Tensor:
-    """Y = the largest element in each window; padding is smaller than every number."""
+def max_pool(node: Node) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Y = the largest element in each window; padding is smaller than every number.
+
+    The second output is where each came from, counted over all rows, channels and elements of X, in C order, or with
+    the first spatial axis the fastest where `storage_order` is 1.
+    """
     x = node.tensor(0)
     sliding = window(node, x, _kernel(node))
-    padding = sliding.begins
+    padding, padded = sliding.begins, x
     if not sliding.is_symmetric:
-        x, padding = sliding.pad(x, -math.inf), (0,) * len(padding)
-    return _MAX[len(padding)](x, sliding.kernel, sliding.strides, padding, sliding.dilations)
+        smallest = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+        padded, padding = sliding.pad(x, smallest), (0,) * len(padding)
+    pool = _MAX[len(padding)]
+    if len(node.proto.output) < 2 or not node.proto.output[1]:
+        return pool(padded, sliding.kernel, sliding.strides, padding, sliding.dilations)
+    node.keep_rows_apart(x, [0], "gives indices that count over all rows")
+    found, places = pool(padded, sliding.kernel, sliding.strides, padding, sliding.dilations, return_indices=True)
+    by_axis, rest = [], places
+    for axis in reversed(range(len(padding))):
+        size = int(padded.shape[axis + 2])
+        by_axis.insert(0, rest % size - (sliding.begins[axis] if padded is not x else 0))
+        rest = rest // size
+    axes = list(range(len(padding)))
+    index = torch.zeros_like(places)
+    for axis in reversed(axes) if node.attribute("storage_order", 0) else axes:
+        index = index * sliding.sizes[axis] + by_axis[axis]
+    planes = torch.arange(int(x.shape[0]) * int(x.shape[1]), device=x.device) * math.prod(sliding.sizes)
+    return found, index + planes.reshape(*x.shape[:2], *(1 for _ in axes))
+
+
+def lp_pool(node: Node) -> torch.Tensor:
+    """Y = (Σ |X|^p)^(1/p) over each window; padding counts as 0."""
+    x, p = node.tensor(0), _order(node)
+    sliding = window(node, x, _kernel(node))
+    powers = sliding.pad(x.abs() ** p, 0.0)
+    if set(sliding.dilations) == {1}:
+        mean = _AVERAGE[len(sliding.kernel)](powers, sliding.kernel, sliding.strides)
+    else:
+        mean = _dilated_mean(powers, sliding)
+    return _root(mean * math.prod(sliding.kernel), p)
+
+
+def global_lp_pool(node: Node) -> torch.Tensor:
+    """Y = (Σ |X|^p)^(1/p) over all spatial axes, which stay as axes of size 1."""
+    x, p = node.tensor(0), _order(node)
+    return _root((x.abs() ** p).sum(dim=_spatial(node, x), keepdim=True), p)
 
 
 def average_pool(node: Node) -> torch.Tensor:
@@ -58,6 +96,21 @@ def global_max_pool(node: Node) -> torch.Tensor:
     flat = x.reshape(x.shape[0], x.shape[1], -1)
     largest = functional.max_pool1d(flat, int(flat.shape[-1]))
     return largest.reshape(x.shape[0], x.shape[1], *(1 for _ in axes))
+
+
+def _order(node: Node) -> int:
+    p = int(node.attribute("p", 2))
+    if p < 1:
+        raise malformed(f"{node} has the order {p}")
+    return p
+
+
+def _root(total: torch.Tensor, p: int) -> torch.Tensor:
+    """Return the p-th root; at 0, where it has no derivative, the gradient is 0."""
+    if p == 1:
+        return total
+    positive = total > 0
+    return torch.where(positive, torch.where(positive, total, torch.ones_like(total)) ** (1 / p), total)
 
 
 def _kernel(node: Node) -> tuple[int, ...]:

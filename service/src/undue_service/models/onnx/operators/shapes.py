@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
+from undue_service.models.onnx.element_types import CARRIED
+from undue_service.models.onnx.initializers import stored_array
 from undue_service.models.onnx.values import Integer, Node, Shape, Value, Weight
-from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch, unsupported
+from undue_service.models.refusals import ONNX_EXPORT, malformed, static_batch
 
 
 def flatten(node: Node) -> torch.Tensor:
@@ -17,7 +20,8 @@ def flatten(node: Node) -> torch.Tensor:
     axis = int(node.attribute("axis", 1))
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
-        raise unsupported(f"{node} folds all rows into one; a row's output must not depend on other rows")
+        node.keep_rows_apart(x, range(x.dim()), "folds all rows into one")
+        return x.reshape(1, -1)
     matrix = torch.flatten(x, axis) if axis < x.dim() else x.unsqueeze(-1)
     return matrix if axis == 1 else torch.flatten(matrix, 0, axis - 1)
 
@@ -28,10 +32,10 @@ def reshape(node: Node) -> Value:
     value = node.value(0)
     if isinstance(value, Shape):
         sizes = [value.array.shape[axis] if size == 0 else size for axis, size in enumerate(node.fixed(1))]
-        return Shape(value.array.reshape(sizes))
+        return value.moved(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
-    if isinstance(x.shape[0] if x.dim() else None, torch.SymInt) and not _keeps_rows_open(sizes):
+    if x.dim() and isinstance(x.shape[0], torch.SymInt) and not _keeps_rows_open(x.shape[0], sizes):
         first = sizes[0] if sizes else "none"
         raise static_batch(f"{node} writes {first} where the number of rows belongs", ONNX_EXPORT)
     reshaped = x.reshape(sizes)
@@ -46,8 +50,12 @@ def _copied(node: Node, x: torch.Tensor, target: Sequence[Integer]) -> list[Inte
     return [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(target)]
 
 
-def _keeps_rows_open(sizes: Sequence[Integer]) -> bool:
-    return bool(sizes) and (isinstance(sizes[0], torch.SymInt) or sizes[0] == -1)
+def _keeps_rows_open(first: torch.SymInt, sizes: Sequence[Integer]) -> bool:
+    """Whether a shape leaves the number of rows open: as its first size, or as its second where k · rows are laid out."""
+    is_open = [isinstance(size, torch.SymInt) or size == -1 for size in sizes[:2]]
+    if not is_open or is_open[0]:
+        return bool(is_open)
+    return is_open[-1] and statically_known_true(first % sizes[0] == 0)
 
 
 def shape(node: Node) -> Shape:
@@ -58,26 +66,39 @@ def shape(node: Node) -> Shape:
     return Shape.of(sizes[start:end])
 
 
+def size(node: Node) -> Shape:
+    """Y = the number of elements of X."""
+    value = node.value(0)
+    sizes = value.array.shape if isinstance(value, Shape) else tuple(node.tensor(0).shape)
+    return Shape.of([math.prod(sizes)], ())
+
+
 def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
-    if isinstance(value, Shape):
-        return Shape(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
+    if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
+        sizes = np.broadcast_shapes(value.array.shape, node.fixed(1))
+        if math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+            return value.moved(np.broadcast_to(value.array, sizes))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
     wanted = [1] * (rank - len(target)) + list(target)
-    sizes = [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
-    return x.expand(sizes)
+    return x.expand(
+        [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
+    )
 
 
 def constant_of_shape(node: Node) -> Value:
     """Y = one number, 0 unless `value` says otherwise, in the given shape."""
     sizes = node.integers(0).values
     stored = next((a.t for a in node.proto.attribute if a.name == "value"), None)
-    number = np.zeros(1, np.float32) if stored is None else onnx.numpy_helper.to_array(stored)
-    if number.size != 1 or number.dtype not in (np.float32, np.float64, np.int64, np.int32):
-        raise unsupported(f"{node} fills with {number.dtype} of shape {number.shape}")
-    if number.dtype.kind == "i" and all(isinstance(size, int) for size in sizes):
-        return Shape.of([int(number.item())] * math.prod(sizes), sizes)
-    return torch.full(list(sizes), number.item(), dtype=getattr(torch, number.dtype.name))
+    numbers = np.zeros(1, np.float32) if stored is None else stored_array(stored, str(node))
+    if numbers.size != 1:
+        raise malformed(f"{node} fills with {numbers.size} numbers, not one")
+    dtype = CARRIED[stored.data_type] if stored is not None else torch.float32
+    number = numbers.reshape(-1)[0].item()
+    is_whole = not (dtype.is_floating_point or dtype.is_complex)
+    if is_whole and all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+        return Shape.of([int(number)] * math.prod(sizes), sizes, dtype)
+    return torch.full(list(sizes), number, dtype=dtype)

@@ -81,7 +81,7 @@ def window(node: Node, x: torch.Tensor, kernel: Sequence[int], convolves: bool =
         )
     node.keep_rows_apart(x, range(1, x.dim()), "slides over the rows")
     sizes = tuple(int(size) for size in x.shape[2:])
-    strides, dilations = (_positive(node, name, rank) for name in ("strides", "dilations"))
+    strides, dilations = (of_each_axis(node, name, rank) for name in ("strides", "dilations"))
     if any(size < 1 for size in kernel):
         raise malformed(f"{node} has a kernel of {tuple(kernel)}")
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
@@ -119,7 +119,12 @@ def _windows(size: int, stride: int, extent: int, begin: int, end: int, ceil: bo
     return count - 1 if ceil and (count - 1) * stride >= size + begin else count
 
 
-def _positive(node: Node, name: str, rank: int) -> tuple[int, ...]:
+def of_each_axis(node: Node, name: str, rank: int) -> tuple[int, ...]:
+    """Return strides or dilations, 1 where there are none.
+
+    Raises:
+        InvalidArgument: MODEL_MALFORMED.
+    """
     values = node.axes(name) or (1,) * rank
     if len(values) != rank or min(values) < 1:
         raise malformed(f"{node} has the {name} {values} for {rank} axes")

@@ -2,9 +2,11 @@
 
 import torch
 
-from undue_service.models.onnx.initializers import FLOATS, INTEGERS, constant_value, element_type
-from undue_service.models.onnx.values import Node, Shape, Value, Weight, dense
-from undue_service.models.refusals import malformed, unsupported
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
+from undue_service.models.onnx.element_types import to_tensor, torch_type
+from undue_service.models.onnx.initializers import constant_value
+from undue_service.models.onnx.values import Node, Shape, Text, Value, Weight
+from undue_service.models.refusals import unsupported
 
 
 def identity(node: Node) -> Value:
@@ -14,40 +16,55 @@ def identity(node: Node) -> Value:
 
 
 def constant(node: Node) -> Value:
-    """Integers of rank 0 or 1. Floating-point constants were registered before the graph is run."""
+    """Y = what the node holds. Those of the main graph were registered before it runs; a definition's were not."""
     value = constant_value(node.proto.attribute, node.proto.output[0])
-    return Shape.of(value.reshape(-1).tolist(), value.shape)
+    if value.dtype.kind in "OU":
+        return Text(value)
+    if value.dtype.kind in "iub" and value.ndim <= 1 and value.size <= MAX_SHAPE_NUMBERS:
+        return Shape.from_numpy(value)
+    return to_tensor(value, str(node))
 
 
-def dropout(node: Node) -> Value:
-    """Y = X: in inference nothing is dropped."""
-    mode = node.value(2)
-    if mode is not None and not (isinstance(mode, Shape) and mode.number == 0):
+def dropout(node: Node) -> Value | tuple[Value | None, ...]:
+    """Y = X: in inference, or at a ratio of 0, nothing is dropped. The second output is the mask: all true."""
+    mode, training = node.value(2), False
+    if mode is not None:
+        training = not (isinstance(mode, Shape) and mode.number == 0) and node.flag(2)
+    if training and (node.value(1) is None or any(node.floats(1))):
         raise unsupported(f"{node} is in training mode; call model.eval() before the export")
-    return identity(node)
+    y = identity(node)
+    if len(node.proto.output) < 2 or not node.proto.output[1]:
+        return y
+    return y, torch.ones_like(node.tensor(0), dtype=torch.bool)
 
 
 def cast(node: Node) -> Value:
-    """Y = X as another type: float32, float64, int64 or int32. Integers round towards zero."""
-    code = int(node.attribute("to", 0))
-    wanted = {**FLOATS, **INTEGERS}
-    if code not in wanted:
-        raise unsupported(f"{node} converts to {element_type(code)}; supported are {', '.join(wanted.values())}")
-    return _converted(node, getattr(torch, wanted[code]))
+    """Y = X as another type. Floating-point numbers round towards zero where they become integers."""
+    return _converted(node, torch_type(int(node.attribute("to", 0)), f"{node} converts to"))
 
 
 def cast_like(node: Node) -> Value:
     """Y = X as the type of another value."""
     like = node.value(1)
-    if like is None:
-        raise malformed(f"{node} lacks the value whose type it takes")
-    return _converted(node, torch.int64 if isinstance(like, Shape) else dense(like).dtype)
+    return _converted(node, like.dtype if isinstance(like, Shape) else node.tensor(1).dtype)
 
 
 def _converted(node: Node, dtype: torch.dtype) -> Value:
     value = node.value(0)
-    if isinstance(value, Shape) and not dtype.is_floating_point:
-        return value
+    if isinstance(value, Shape) and not (dtype.is_floating_point or dtype.is_complex):
+        return _converted_shape(value, dtype)
     if isinstance(value, Weight) and value.stored.dtype == dtype:
         return value
     return node.tensor(0).to(dtype)
+
+
+def _converted_shape(value: Shape, dtype: torch.dtype) -> Shape:
+    """Keep the low bits, as in C; the number of rows fits any integer type that a graph computes shapes in."""
+    if dtype == value.dtype:
+        return value
+    if dtype == torch.bool:
+        return Shape.of((int(bool(number)) for number in value.values), value.array.shape, dtype)
+    bits, signed = torch.iinfo(dtype).bits, torch.iinfo(dtype).min < 0
+    half = 1 << (bits - 1) if signed else 0
+    wrapped = ((n + half) % (1 << bits) - half if isinstance(n, int) else n for n in value.values)
+    return Shape.of(wrapped, value.array.shape, dtype)
