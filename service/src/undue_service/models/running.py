@@ -102,13 +102,13 @@ def traced_rows_stay_rows(exported: torch.export.ExportedProgram) -> bool:
 
     For a program that this process traced itself: what a file declares of its shapes has to be run to be believed.
     """
-    values = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    signature = exported.graph_signature
-    given = [values[name] for name in signature.user_inputs if isinstance(name, str)]
-    returned = [values[name] for name in signature.user_outputs if isinstance(name, str)]
-    if not all(isinstance(value, torch.Tensor) and value.dim() for value in (*given, *returned)):
+    specs = exported.graph_signature.input_specs
+    placeholders = exported.graph.find_nodes(op="placeholder")
+    given = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind is InputKind.USER_INPUT]
+    values = [node.meta.get("val") for node in (*given, *exported.graph.output_node().args[0])]
+    if not all(isinstance(value, torch.Tensor) and value.dim() for value in values):
         return False
-    sizes = [value.shape[0] for value in (*given, *returned)]
+    sizes = [value.shape[0] for value in values]
     return all(isinstance(size, torch.SymInt) for size in sizes) and len({size.node.expr for size in sizes}) == 1
 
 
