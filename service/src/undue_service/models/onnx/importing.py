@@ -48,7 +48,7 @@ def open_onnx(path: Path) -> OpenedModel:
     if not traced_rows_stay_rows(exported):
         require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
     reference = OnnxRuntime(path, outputs, predictions)
-    locate = Locator(path, module, tuple(column.name for column in inputs))
+    locate = Locator(path, module, tuple(column.name for column in inputs), predictions)
     return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings), locate)
 
 

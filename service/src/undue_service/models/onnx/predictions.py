@@ -103,7 +103,7 @@ def _may_be_prediction(value: onnx.ValueInfoProto) -> bool:
 
 
 def _unpack(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int | str, ...]]]:
-    """Let the tensors through that ZipMap makes maps of; yield the outputs that this changes, with the keys."""
+    """Let the tensors through that ZipMap makes lists of maps of; yield the outputs that this changes, and the keys."""
     outputs = {value.name: value for value in graph.output}
     for node in graph.node:
         if node.op_type != "ZipMap" or node.domain != ML_DOMAIN or len(node.output) != 1:

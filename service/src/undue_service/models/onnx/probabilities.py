@@ -1,7 +1,7 @@
 """Scores and probabilities that a graph computes in several steps, written as the one step that they are.
 
-The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot where a classifier
-joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
+The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a
+classifier joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
 (1 − σ(s), σ(s)) = softmax(0, s). Likewise skl2onnx multiplies s by −1 to give (−s, s), or picks s out of that again.
 """
 
@@ -47,16 +47,15 @@ def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
     Its label is the second class where d > 0, contrary to the order of the columns: only by itself is d what a loss of
     the second class takes.
     """
-    last = graph.maker(output.name)
-    name, node = output.name, last
+    name, node = output.name, graph.maker(output.name)
     while node is not None and _passes_on(graph, node) and graph.readers(name) == 1:
         name, node = node.input[0], graph.maker(node.input[0])
     classifier = graph.scorer(name)
-    if last is None or classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
+    if classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
         return False
     if not graph.is_of_one_score(classifier) or graph.text(classifier, "post_transform") not in ("", "NONE"):
         return False
-    graph.single(classifier, last)
+    graph.single(classifier, graph.maker(output.name))
     output.type.CopyFrom(helper.make_tensor_type_proto(output.type.tensor_type.elem_type, None))
     return True
 
@@ -231,7 +230,7 @@ class _Graph:
         return self._shapes.get(name)
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
-        """Infer shapes by ONNX, which knows no `ai.onnx.ml`: they are told, as far as their inputs are known."""
+        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told where their inputs are known."""
         model = self._model
         for _ in range(_MAX_INFERENCES):
             try:
@@ -257,9 +256,11 @@ class _Graph:
                 model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes))
         return known
 
-    def single(self, classifier: onnx.NodeProto, node: onnx.NodeProto) -> None:
-        """Let a classifier give one score, under a name of its own, and a node that picked it hand it on."""
+    def single(self, classifier: onnx.NodeProto, node: onnx.NodeProto | None) -> None:
+        """Let a classifier give one score, under a name of its own where a node follows that hands it on."""
         classifier.attribute.append(helper.make_attribute("single", 1))
+        if node is None:
+            return
         score = self.fresh(f"{classifier.output[1]}.score")
         classifier.output[1] = score
         self._makers[score] = classifier

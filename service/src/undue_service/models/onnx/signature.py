@@ -71,6 +71,6 @@ def _refuse_rows_elsewhere(name: str, rest: Sequence[onnx.TensorShapeProto.Dimen
         if not dim.HasField("dim_value"):
             called = f" ({dim.dim_param})" if dim.dim_param else ""
             raise unsupported(
-                f"the first axis of the input {name} is fixed, axis {axis}{called} is open. Rows lie along the first: "
-                "move them there before the export, by x.transpose(0, 1) or batch_first=True"
+                f"the first axis of the input {name} is fixed, axis {axis}{called} is open. Rows lie along the first "
+                "axis: move them there before the export, by x.transpose(0, 1) or batch_first=True"
             )
