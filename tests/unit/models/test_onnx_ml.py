@@ -244,7 +244,7 @@ FEATURES = {
     "array feature extractor": [ml("ArrayFeatureExtractor", ["x", "places"], ["s"])],
     "label encoder": [
         make_node("Floor", ["x"], ["f"]),
-        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9.0),
+        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9),
     ],
 }  # fmt: skip
 
@@ -317,16 +317,44 @@ def objective(opened, loss):
 
 HIDDEN = [make_node("Gemm", ["x", "w"], ["h"]), make_node("Sigmoid", ["h"], ["p"])]
 ENDINGS = {
-    "1 − p and p": ([*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 1, True),
-    "2 − p and p": ([*HIDDEN, make_node("Sub", ["two", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 1, False),
-    "of two columns": ([*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 2, False),
-    "p over its sum": ([*HIDDEN, make_node("ReduceSum", ["p", "along"], ["t"]), make_node("Div", ["p", "t"], ["s"])], 3, True),
-    "p over the length": ([*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])], 3, False),
-    "scores over their sum": ([*HIDDEN, make_node("ReduceSum", ["h", "along"], ["t"]), make_node("Div", ["h", "t"], ["s"])], 3, False),
+    "1 − p and p": (
+        [*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
+        1,
+        True,
+    ),
+    "2 − p and p": (
+        [*HIDDEN, make_node("Sub", ["two", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
+        1,
+        False,
+    ),
+    "of two columns": (
+        [*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
+        2,
+        False,
+    ),
+    "p over its sum": (
+        [*HIDDEN, make_node("ReduceSum", ["p", "along"], ["t"]), make_node("Div", ["p", "t"], ["s"])],
+        3,
+        True,
+    ),
+    "p over the length": (
+        [*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])],
+        3,
+        False,
+    ),
+    "scores over their sum": (
+        [*HIDDEN, make_node("ReduceSum", ["h", "along"], ["t"]), make_node("Div", ["h", "t"], ["s"])],
+        3,
+        False,
+    ),
     "normalised": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L1")], 3, True),
     "normalised to length 1": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L2")], 3, False),
-    "normalised twice": ([HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1), ml("Normalizer", ["p"], ["s"], norm="L1")], 3, True),
-}  # fmt: skip
+    "normalised twice": (
+        [HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1), ml("Normalizer", ["p"], ["s"], norm="L1")],
+        3,
+        True,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ENDINGS)
