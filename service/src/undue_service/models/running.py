@@ -103,7 +103,7 @@ def require_rows_stay_rows(
 
 
 def traced_rows_stay_rows(exported: torch.export.ExportedProgram) -> bool:
-    """Return whether the first axis of every output is that of the inputs, by the shapes that the trace noted.
+    """Return whether the first axis of every output, and no other, is that of the inputs, by what the trace noted.
 
     For a program that this process traced itself: what a file declares of its shapes has to be run to be believed.
     """
@@ -112,6 +112,8 @@ def traced_rows_stay_rows(exported: torch.export.ExportedProgram) -> bool:
     given = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind is InputKind.USER_INPUT]
     values = [node.meta.get("val") for node in (*given, *exported.graph.output_node().args[0])]
     if not all(isinstance(value, torch.Tensor) and value.dim() for value in values):
+        return False
+    if any(isinstance(size, torch.SymInt) for value in values for size in value.shape[1:]):
         return False
     sizes = [value.shape[0] for value in values]
     return all(isinstance(size, torch.SymInt) for size in sizes) and len({size.node.expr for size in sizes}) == 1
