@@ -16,7 +16,8 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
     """Return an architecture with weights drawn at random and any number of rows.
 
     A ConstantOfShape that stands for weights becomes an initialiser: by He et al. 2015 for two axes and more, scales
-    and variances around 1, the rest around 0. What it ends in is logits, (rows, classes), without the softmax, which
+    and variances around 1, scales of what a residual connection adds around 0.3, as trained networks have them small,
+    the rest around 0. What it ends in is logits, (rows, classes), without the softmax, which
     such weights would saturate.
     """
     model = onnx.load(FOLDER / f"light_{name}.onnx")
@@ -31,7 +32,7 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
 
 def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    around_one = _scales(graph)
+    around = _scales(graph)
     kept, weights = [], []
     for node in graph.node:
         if node.op_type != "ConstantOfShape" or node.input[0] not in stored:
@@ -43,8 +44,7 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
             array *= math.sqrt(2 / math.prod(shape[1:]))
         else:
             array *= 0.05
-        if node.output[0] in around_one:
-            array += 1
+        array += around.get(node.output[0], 0.0)
         weights.append(numpy_helper.from_array(array.astype(np.float32), node.output[0]))
     del graph.node[:]
     graph.node.extend(kept)
@@ -58,18 +58,19 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     graph.input.extend(inputs)
 
 
-def _scales(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of scales and variances: of BatchNormalization, and of the Mul that Caffe has after it."""
+def _scales(graph: onnx.GraphProto) -> dict[str, float]:
+    """Return the means of scales and variances: of BatchNormalization, and of the Mul that Caffe has after it."""
+    added = {name for node in graph.node if node.op_type == "Sum" for name in node.input}
     behind = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Unsqueeze"}
-    found = set()
+    found: dict[str, float] = {}
     for node in graph.node:
         if node.op_type == "BatchNormalization":
-            found |= {node.input[1], node.input[4]}
+            found |= {node.input[1]: 0.3 if node.output[0] in added else 1.0, node.input[4]: 1.0}
         elif node.op_type == "Mul":
             name = node.input[1]
             while name in behind:
                 name = behind[name]
-            found.add(name)
+            found[name] = 1.0
     return found
 
 

@@ -19,7 +19,7 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.models import open_model, parity
 
-FAST = ("squeezenet", "shufflenet")
+FAST = ("squeezenet",)
 SECONDS = 15
 """Of a processor, for importing any of them: DenseNet-121 has 120 convolutions."""
 LARGE = 100 << 20

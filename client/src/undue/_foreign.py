@@ -131,6 +131,6 @@ def _globals(file: BinaryIO, pickles: int) -> Iterator[str]:
                     yield ".".join(texts[-2:])
                 elif isinstance(argument, str):
                     texts.append(argument)
-        except (ValueError, UnicodeDecodeError, EOFError):
+        except (ValueError, UnicodeDecodeError, EOFError, MemoryError, OverflowError):
             yield "damaged"
             return

@@ -244,7 +244,8 @@ FEATURES = {
     "array feature extractor": [ml("ArrayFeatureExtractor", ["x", "places"], ["s"])],
     "label encoder": [
         make_node("Floor", ["x"], ["f"]),
-        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9),
+        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0],
+           values_floats=[3.0, 4.0, 5.0], default_float=9.0),
     ],
 }  # fmt: skip
 
