@@ -1,7 +1,7 @@
 """Architectures that people export, through every exporter of torch: the scores of the original module.
 
-The reference is the nn.Module itself in float64, by torch.func. Where an exporter folded BatchNorm into a convolution the
-parameters are others, which the registration says; then the scores over the last layer are compared.
+The reference is the nn.Module itself in float64, by torch.func. Where an exporter folded BatchNorm into a convolution
+the parameters are others, which the registration says; then the scores over the last layer are compared.
 """
 
 import warnings

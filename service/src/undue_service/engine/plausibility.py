@@ -26,8 +26,8 @@ def doubts(objective: Objective, inputs: Mapping[str, Tensor]) -> tuple[str, ...
         return ()
     if name == "cross_entropy" and bool((f >= 0).all()) and bool(((f.sum(1) - 1).abs() <= _ROUNDING).all()):
         return (
-            f"the outputs {program.output!r} are probabilities, not from a softmax that is seen: cross_entropy takes them "
-            "for logits and applies a softmax of its own. Export the model so that it ends with its logits or a softmax",
+            f"the outputs {program.output!r} are probabilities, not from a softmax that is seen: cross_entropy takes "
+            "them for logits and applies a softmax of its own. Export the model with logits or a softmax at its end",
         )
     if name == "binary_logistic" and bool(((f >= 0) & (f <= 1)).all()) and not bool(torch.equal(f, f.round())):
         return (

@@ -11,16 +11,18 @@ from undue_service.models.opened import Arrays, Parting
 
 from .element_types import to_array
 from .module import OnnxModule
+from .predictions import Predictions
 from .values import Product, Shape, Value, Weight, dense
 
 
 class Locator:
     """Finds the first tensor in which two runs of one file differ."""
 
-    def __init__(self, path: Path, module: OnnxModule, inputs: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, module: OnnxModule, inputs: tuple[str, ...], predictions: Predictions) -> None:
         self._path = path
         self._module = module
         self._inputs = inputs
+        self._predictions = predictions
 
     def __call__(self, inputs: Arrays, tolerance: float) -> Parting | None:
         """Return where the two part on some rows, None where no tensor that both have differs.
@@ -34,12 +36,11 @@ class Locator:
         makers = {name: node for node in model.graph.node for name in node.output if name in ours}
         theirs = self._theirs(model, list(makers), inputs)
         for name, node in makers.items():
-            expected, actual = theirs[name], ours[name]
+            expected, actual = self._predictions.of_file(name, theirs[name]), ours[name]
             if not isinstance(expected, np.ndarray):
                 continue
             if expected.shape != actual.shape:
-                shapes = f"of the shape {expected.shape}", f"{actual.shape}"
-                return Parting(name, node.op_type, *shapes)
+                return Parting(name, node.op_type, f"of the shape {expected.shape}", f"{actual.shape}")
             place = _first_apart(expected, actual, tolerance)
             if place is not None:
                 return Parting(name, node.op_type, str(expected.flat[place]), str(actual.flat[place]))

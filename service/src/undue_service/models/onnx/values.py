@@ -317,6 +317,11 @@ def dense(value: torch.Tensor | Weight | Product) -> torch.Tensor:
     return value.tensor if isinstance(value, Weight) else value
 
 
+def as_type(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers in a type. Where they have it already, nothing is traced: a parameter keeps its plain uses."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def linear_weight(weight: Weight) -> torch.Tensor:
     """Return a weight (in, out) as `torch.nn.functional.linear` takes it, (out, in), without transposing twice."""
     return weight.stored if weight.transposed else weight.stored.t()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from undue_service.models.onnx.element_types import torch_type
-from undue_service.models.onnx.values import Node
+from undue_service.models.onnx.values import Node, as_type
 from undue_service.models.refusals import malformed, unsupported
 
 _RAW, _CAPPED, _BIASED, _PROBABILITIES = range(4)
@@ -50,7 +50,7 @@ def attention(node: Node) -> tuple[torch.Tensor, ...]:
     capped = cap * torch.tanh(scores / cap) if cap > 0 else scores
     bias = _bias(node, q, mask, keys)
     biased = capped if bias is None else capped + bias
-    probabilities = _softmax(node, biased, bias).to(q.dtype)
+    probabilities = as_type(_softmax(node, biased, bias), q.dtype)
     y = torch.matmul(probabilities, _shared(node, q, v))
     y = y.transpose(1, 2).flatten(2) if is_packed else y
     if not any(node.proto.output[1:]):
@@ -72,10 +72,10 @@ def flex_attention(node: Node) -> torch.Tensor:
     kind = torch_type(precision, f"{node} has the softmax_precision") if precision else None
     kind = kind or torch.promote_types(q.dtype, torch.float32)
     scale = _root_scale(_scale(node, q), q)
-    scores = torch.matmul(q * scale, _shared(node, q, k).transpose(-1, -2) * scale).to(kind)
+    scores = as_type(torch.matmul(q * scale, _shared(node, q, k).transpose(-1, -2) * scale), kind)
     probabilities = torch.softmax(_modified(node, "score_mod", scores), -1)
     probabilities = _modified(node, "prob_mod", probabilities)
-    return torch.matmul(probabilities, _shared(node, q, v).to(kind)).to(v.dtype)
+    return as_type(torch.matmul(probabilities, as_type(_shared(node, q, v), kind)), v.dtype)
 
 
 def _modified(node: Node, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -180,7 +180,7 @@ def _allowed_by_place(node: Node, q: torch.Tensor, keys: _Keys) -> torch.Tensor 
 def _softmax(node: Node, scores: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return the softmax over the keys, 0 for a query that sees none."""
     precision = int(node.attribute("softmax_precision", 0))
-    wide = scores.to(torch_type(precision, f"{node} has the softmax_precision")) if precision else scores
+    wide = as_type(scores, torch_type(precision, f"{node} has the softmax_precision")) if precision else scores
     if bias is None:
         return torch.softmax(wide, -1)
     sees_none = (bias == -math.inf).all(-1, keepdim=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from undue_service.models.onnx.values import as_type
+
 Taps = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """For one axis: the whole positions that are read, each with its weight, of one shape (rows, …)."""
 Places = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor | None]]
@@ -67,4 +69,4 @@ def sampled_parts(x: torch.Tensor, taps: Sequence[Taps], places: Places) -> Iter
             index = index * size + inside.long()
             weight = weight * (share if exists is None else share * exists.to(share.dtype))
         found = flat.gather(2, index.flatten(1).unsqueeze(1).expand(-1, flat.shape[1], -1))
-        yield found.unflatten(2, outputs) * weight.unsqueeze(1).to(x.dtype)
+        yield found.unflatten(2, outputs) * as_type(weight, x.dtype).unsqueeze(1)

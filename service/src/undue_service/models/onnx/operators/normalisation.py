@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from undue_service.models.onnx.element_types import torch_type
-from undue_service.models.onnx.values import Node
+from undue_service.models.onnx.values import Node, as_type
 from undue_service.models.refusals import malformed, unsupported
 
 
@@ -28,14 +28,16 @@ def batch_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
     epsilon, momentum = float(node.attribute("epsilon", 1e-5)), float(node.attribute("momentum", 0.9))
     # Scale and shift may be of another type than the statistics, since opset 15.
     kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
-    scale, shift, mean, variance = (value.to(kind) for value in weights)
+    scale, shift, mean, variance = (as_type(value, kind) for value in weights)
     if not training:
-        return functional.batch_norm(x.to(kind), mean, variance, scale, shift, False, 0.0, epsilon).to(x.dtype)
+        y = functional.batch_norm(as_type(x, kind), mean, variance, scale, shift, False, 0.0, epsilon)
+        return as_type(y, x.dtype)
     axes = [axis for axis in range(x.dim()) if axis != 1]
-    found_variance, found_mean = torch.var_mean(x.to(kind), axes, correction=0)
-    y = functional.batch_norm(x.to(kind), None, None, scale, shift, True, 0.0, epsilon)
+    found_variance, found_mean = torch.var_mean(as_type(x, kind), axes, correction=0)
+    y = functional.batch_norm(as_type(x, kind), None, None, scale, shift, True, 0.0, epsilon)
     running = ((mean, found_mean, weights[2]), (variance, found_variance, weights[3]))
-    return y.to(x.dtype), *((old * momentum + new * (1 - momentum)).to(stored.dtype) for old, new, stored in running)
+    updated = (as_type(old * momentum + new * (1 - momentum), stored.dtype) for old, new, stored in running)
+    return as_type(y, x.dtype), *updated
 
 
 def layer_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
@@ -44,27 +46,28 @@ def layer_normalization(node: Node) -> torch.Tensor | tuple[torch.Tensor, ...]:
     Half-precision data are normalised in the type `stash_type`, in which the other two outputs are.
     """
     x, kind, axes, epsilon = _normalised(node)
-    scale, shift = node.tensor(1), node.optional(2)
+    scale, shift = as_type(node.tensor(1), kind), node.optional(2)
+    shift = None if shift is None else as_type(shift, kind)
     shape = [int(x.shape[axis]) for axis in axes]
-    wide = x.to(kind)
+    wide = as_type(x, kind)
     if list(scale.shape) == shape and (shift is None or list(shift.shape) == shape):
-        y = functional.layer_norm(wide, shape, scale.to(kind), None if shift is None else shift.to(kind), epsilon)
+        y = functional.layer_norm(wide, shape, scale, shift, epsilon)
     else:
-        y = functional.layer_norm(wide, shape, eps=epsilon) * scale.to(kind)
-        y = y if shift is None else y + shift.to(kind)
+        y = functional.layer_norm(wide, shape, eps=epsilon) * scale
+        y = y if shift is None else y + shift
     if not any(node.proto.output[1:]):
-        return y.to(x.dtype)
+        return as_type(y, x.dtype)
     variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
-    return y.to(x.dtype), mean, torch.rsqrt(variance + epsilon)
+    return as_type(y, x.dtype), mean, torch.rsqrt(variance + epsilon)
 
 
 def rms_normalization(node: Node) -> torch.Tensor:
     """Y = X / √(mean(X²) + ε) · scale, the mean over the axes from `axis` on (Zhang & Sennrich 2019)."""
     x, kind, axes, epsilon = _normalised(node)
-    scale, shape = node.tensor(1), [int(x.shape[axis]) for axis in axes]
+    scale, shape = as_type(node.tensor(1), kind), [int(x.shape[axis]) for axis in axes]
     if list(scale.shape) == shape:
-        return functional.rms_norm(x.to(kind), shape, scale.to(kind), epsilon).to(x.dtype)
-    return (functional.rms_norm(x.to(kind), shape, eps=epsilon) * scale.to(kind)).to(x.dtype)
+        return as_type(functional.rms_norm(as_type(x, kind), shape, scale, epsilon), x.dtype)
+    return as_type(functional.rms_norm(as_type(x, kind), shape, eps=epsilon) * scale, x.dtype)
 
 
 def instance_normalization(node: Node) -> torch.Tensor:
@@ -136,9 +139,10 @@ def _require_channels(node: Node, x: torch.Tensor) -> None:
 def _in_groups(node: Node, x: torch.Tensor, groups: int, kind: torch.dtype) -> torch.Tensor:
     channels = int(x.shape[1])
     scale, shift = node.tensor(1), node.tensor(2)
-    if tuple(scale.shape) == tuple(shift.shape) == (groups,):
+    if groups != channels and tuple(scale.shape) == tuple(shift.shape) == (groups,):
         scale, shift = (v[:, None].expand(groups, channels // groups).reshape(channels) for v in (scale, shift))
     if not tuple(scale.shape) == tuple(shift.shape) == (channels,):
         raise malformed(f"{node} has {channels} channels and a scale of shape {tuple(scale.shape)}")
     epsilon = float(node.attribute("epsilon", 1e-5))
-    return torch.group_norm(x.to(kind), groups, scale.to(kind), shift.to(kind), epsilon).to(x.dtype)
+    scale, shift = as_type(scale, kind), as_type(shift, kind)
+    return as_type(torch.group_norm(as_type(x, kind), groups, scale, shift, epsilon), x.dtype)

@@ -137,20 +137,20 @@ def _resized(node: Node, x: torch.Tensor, axes: Sequence[_Axis], transformation:
         )
         x = _read(x, axis.axis, taps)
         if transformation == "tf_crop_and_resize":
-            beyond = torch.from_numpy((found < 0) | (found > axis.size - 1))
+            beyond = torch.tensor(((found < 0) | (found > axis.size - 1)).tolist(), device=x.device)
             beyond = beyond.reshape(-1, *(1 for _ in range(x.dim() - axis.axis - 1)))
             outside = beyond if outside is None else outside | beyond
     if outside is None:
         return x
-    return torch.where(outside.to(x.device), float(node.attribute("extrapolation_value", 0.0)), x).to(x.dtype)
+    return x.masked_fill(outside, float(node.attribute("extrapolation_value", 0.0)))
 
 
 def _read(x: torch.Tensor, axis: int, taps: Taps) -> torch.Tensor:
     """Return Σ over the taps of weight · what `x` has there along an axis."""
     count = taps.index.shape[1]
-    index = torch.from_numpy(taps.index.reshape(-1)).to(x.device)
+    index = torch.tensor(taps.index.reshape(-1).tolist(), device=x.device)
     found = x.index_select(axis, index)
     if taps.weight is None:
         return found
-    weight = torch.from_numpy(taps.weight).to(x)
+    weight = torch.tensor(taps.weight.tolist(), dtype=x.dtype, device=x.device)
     return (found.unflatten(axis, (-1, count)) * weight.reshape(-1, count, *(1,) * (x.dim() - axis - 1))).sum(axis + 1)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from undue_service.models.limits import MAX_STEPS, too_large
-from undue_service.models.onnx.values import Node
+from undue_service.models.onnx.values import Node, as_type
 from undue_service.models.refusals import malformed, quoted
 
 _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, True), "gated_delta": (True, True)}
@@ -27,8 +27,8 @@ def linear_attention(node: Node) -> tuple[torch.Tensor, torch.Tensor]:
     if own < 1 or heads < 1 or heads % own:
         raise malformed(f"{node} shares {own} heads among {heads}")
     kind = torch.promote_types(node.tensor(0).dtype, torch.float32)
-    q, k, v = (_in_heads(node, i, heads if i == 0 else own).to(kind) for i in range(3))
-    decay, beta = (None if value is None else value.to(kind) for value in chunks)
+    q, k, v = (as_type(_in_heads(node, i, heads if i == 0 else own), kind) for i in range(3))
+    decay, beta = (None if value is None else as_type(value, kind) for value in chunks)
     steps, size = int(q.shape[1]), int(k.shape[-1])
     if steps * _NODES_PER_STEP > MAX_STEPS:
         raise too_large(f"the number of operations that {node} unrolls to", steps * _NODES_PER_STEP, MAX_STEPS)
@@ -36,7 +36,7 @@ def linear_attention(node: Node) -> tuple[torch.Tensor, torch.Tensor]:
     beta = None if beta is None else _per_head(node, beta, own, 0)
     scale = float(node.attribute("scale", 0.0)) or 1 / math.sqrt(size)
     past = node.optional(3)
-    state = q.new_zeros(q.shape[0], own, size, int(v.shape[-1])) if past is None else past.to(kind)
+    state = q.new_zeros(q.shape[0], own, size, int(v.shape[-1])) if past is None else as_type(past, kind)
     outputs = []
     for t in range(steps):
         update = v[:, t]
@@ -46,8 +46,9 @@ def linear_attention(node: Node) -> tuple[torch.Tensor, torch.Tensor]:
         state = state + k[:, t].unsqueeze(-1) * update.unsqueeze(-2)
         shared = state.repeat_interleave(heads // own, 1) if heads != own else state
         outputs.append(torch.matmul(q[:, t].unsqueeze(-2), shared).squeeze(-2) * scale)
-    y = torch.stack(outputs, 1).flatten(2).to(node.tensor(0).dtype)
-    return y, state.to(node.tensor(0).dtype if past is None else past.dtype)
+    given = node.tensor(0).dtype
+    y = as_type(torch.stack(outputs, 1).flatten(2), given)
+    return y, as_type(state, given if past is None else past.dtype)
 
 
 def causal_convolution(node: Node) -> tuple[torch.Tensor, torch.Tensor]:
