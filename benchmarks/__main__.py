@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fidelity_jobs, machine, render, results
+from . import fidelity_jobs, indexes, machine, render, results
 from .peers import NAMES, Entry, contenders
 from .workloads import WORKLOADS
 
@@ -50,6 +50,8 @@ def main() -> None:
     if not (asked.only or suffix):
         print("fidelity by jobs of the service", flush=True)
         fidelity_jobs.measure()
+        print("the index", flush=True)
+        indexes.measure(asked.threads)
         render.write_page()
 
 

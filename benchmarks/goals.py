@@ -55,6 +55,33 @@ def judge(records: Records) -> list[Judged]:
     return judged
 
 
+def _indexes(records: Records) -> Mapping[str, Any]:
+    if "indexes" not in records:
+        raise Unmeasured("the index was not measured")
+    return records["indexes"]
+
+
+def _index(part: str, place: int, name: str, factor: float = 1) -> Callable[[Records], float]:
+    return lambda records: factor * _indexes(records)[part][place][name]
+
+
+def _over_index(peer: str) -> Callable[[Records], float]:
+    theirs = _seconds("fashion", peer, "query")
+    return lambda records: theirs(records) / _index("engine", 0, "p50")(records)
+
+
+def _calls(place: int, callers: str, name: str) -> Callable[[Records], float]:
+    return lambda records: 1000 * _indexes(records)["service"][place]["callers"][callers][name]
+
+
+def _beside(place: int) -> Callable[[Records], float]:
+    def ratio(records: Records) -> float:
+        found = _indexes(records)["service"][place]
+        return found["beside_batch"]["p99"] / found["callers"]["1"]["p99"]
+
+    return ratio
+
+
 def _row(records: Records, workload: str, name: str) -> Mapping[str, Any]:
     if workload not in records:
         raise Unmeasured(f"{workload} was not run")
@@ -230,6 +257,14 @@ GOALS = (
     Goal("fashion", "gauss_newton: factors and pairs", _seconds("fashion", "ours gauss_newton", *_ALL), 5, False, "s"),
     Goal("fashion", "ekfac: peak memory", _megabytes("fashion", "ours ekfac"), 1024, False, "MiB"),
     Goal("fashion", "gauss_newton: peak memory", _megabytes("fashion", "ours gauss_newton"), 1024, False, "MiB"),
+    Goal("indexes", "10,000 rows: one query in the engine, p50", _index("engine", 0, "p50", 1000), 8, False, "ms"),
+    Goal("indexes", "10,000 rows: one query of kronfluence over ours", _over_index(_KRONFLUENCE), 50, True, "×"),
+    Goal("indexes", "10,000 rows: recall of 500 queries", _index("engine", 0, "recall"), 0.999, True),
+    Goal("indexes", "60,000 rows: bytes a row", _index("engine", 1, "bytes_per_row"), 1500, False),
+    Goal("indexes", "60,000 rows: one query in the engine, p50", _index("engine", 1, "p50", 1000), 12, False, "ms"),
+    Goal("indexes", "60,000 rows: recall of 500 queries", _index("engine", 1, "recall"), 0.999, True),
+    Goal("indexes", "60,000 rows over gRPC, one caller: p50", _calls(1, "1", "p50"), 20, False, "ms"),
+    Goal("indexes", "60,000 rows over gRPC: p99 beside a batch job over p99 alone", _beside(1), 3, False, "×"),
     Goal("cnn", "gauss_newton: LDS", _quality("cnn", "ours gauss_newton", "lds", "mean"), 0.33, True),
     Goal("cnn", "gauss_newton: factors and pairs", _seconds("cnn", "ours gauss_newton", *_ALL), 3, False, "s"),
 )

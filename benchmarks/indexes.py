@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,63 @@ def over_grpc(world: World) -> dict[str, Any]:
         client.indexes.compact(index).result()
         record["compact_seconds"] = time.perf_counter() - started
     return record
+
+
+def section(record: Mapping[str, Any]) -> str:
+    """Return the part of the page."""
+    engine = [
+        [
+            "rows",
+            "fit s",
+            "rows s",
+            "bytes a row",
+            "query p50 ms",
+            "p99",
+            "rows screened",
+            "recall",
+            "exact p50 ms",
+            "p99",
+        ]
+    ]
+    engine += [
+        [
+            f"{one['rows']:,}",
+            f"{one['fit_seconds']:.1f}",
+            f"{one['rows_seconds']:.1f}",
+            f"{one['bytes_per_row']:.0f}",
+            *_milliseconds(one),
+            f"{one['scanned']:,.0f}",
+            f"{one['recall']:.4f}",
+            *_milliseconds(one["exact_seconds"]),
+        ]
+        for one in record["engine"]
+    ]
+    service = [["rows", "callers", "p50 ms", "p99", "calls a second"]]
+    for one in record["service"]:
+        for callers, found in one["callers"].items():
+            service.append([f"{one['rows']:,}", callers, *_milliseconds(found), f"{found['calls_per_second']:.0f}"])
+        beside = one["beside_batch"]
+        cells = [
+            f"{one['rows']:,}",
+            "1, beside a batch job",
+            *_milliseconds(beside),
+            f"{beside['calls_per_second']:.0f}",
+        ]
+        service += [cells, [f"{one['rows']:,}", "1, exact", *_milliseconds(one["exact"]), ""]]
+    told = [
+        f"- {one['rows']:,} rows in the service: built in {one['build_seconds']:.1f} s; the first call, which starts a "
+        f"runner and opens the index, {one['first_call_seconds']:.1f} s; {APPENDED:,} rows appended in "
+        f"{one['extend_seconds']:.1f} s (staleness {one['staleness']:.3f}), {ERASED:,} erased in "
+        f"{1000 * one['erase_seconds']:.0f} ms: in 500 answers after that {one['erased_listed']} of them and "
+        f"{one['appended_listed']:,} places of appended rows; compacted in {one['compact_seconds']:.1f} s."
+        for one in record["service"]
+    ]
+    parts = ["## The index", SAYS, results.table(engine), results.table(service), "\n".join(told), ""]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _milliseconds(spread: Mapping[str, float]) -> list[str]:
+    return [f"{1000 * spread[name]:.1f}" for name in ("p50", "p99")]
 
 
 async def _ask(address: str, index: Any, queries: np.ndarray, callers: int) -> dict[str, float]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import fidelity_jobs, goals, results
+from . import fidelity_jobs, goals, indexes, results
+from .results import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 RECORDED = Path(__file__).parent / "recorded.json"
@@ -86,7 +87,7 @@ def write_page() -> None:
 def load(folder: Path) -> dict[str, Any]:
     """Return the records of all workloads that were run in full, and of what is recorded once."""
     records: dict[str, Any] = {"recorded": json.loads(RECORDED.read_text())} if RECORDED.exists() else {}
-    for name in (*ORDER, fidelity_jobs.NAME):
+    for name in (*ORDER, fidelity_jobs.NAME, indexes.NAME):
         path = folder / f"{name}.json"
         if path.exists():
             records[name] = json.loads(path.read_text())
@@ -102,6 +103,8 @@ def page(records: Mapping[str, Any]) -> str:
     parts += [_workload(record) for record in run]
     if fidelity_jobs.NAME in records:
         parts.append(_jobs(records[fidelity_jobs.NAME]))
+    if indexes.NAME in records:
+        parts.append(indexes.section(records[indexes.NAME]))
     if "recorded" in records:
         parts.append(_recorded(records["recorded"]))
     parts.append(NOTES)
@@ -118,12 +121,6 @@ def screen(record: Mapping[str, Any]) -> list[str]:
         else row[0]
         for row in rows
     ]
-
-
-def table(rows: list[list[str]]) -> str:
-    """Return a Markdown table whose first row is its header."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def seconds(spread: Mapping[str, float]) -> str:

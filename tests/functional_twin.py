@@ -1,4 +1,4 @@
-"""Influence scores of a model written as a plain function, by torch.func in float64: what an imported model is held to."""
+"""Influence scores of a plain function, by torch.func in float64: what an imported model is held to."""
 
 from collections.abc import Callable, Mapping
 

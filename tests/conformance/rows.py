@@ -2,7 +2,7 @@
 
 What is a float input of a case becomes rows, the other inputs become initialisers, as weights and shapes are in a real
 file. Most operators of the suite's cases mix rows or name their number, and must be refused. One that is opened must
-give the case's outputs, and the first row's output from the first row alone.
+give the case's outputs, the first row's output from the first row alone, and all outputs twice from all rows twice.
 """
 
 from collections.abc import Iterator
@@ -89,11 +89,11 @@ def _run(case: Case, path: Path, rows: dict[str, np.ndarray], expected: tuple) -
     opened = open_onnx(path)
     wanted = dict(zip((value.name for value in case.model.graph.output), expected, strict=True))
     wanted = {name: wanted[name] for name in opened.outputs}
-    for stop, place in ((None, "output"), (1, "the first row alone, output")):
-        found = predict(opened, {name: array[:stop] for name, array in rows.items()})
-        difference = compare(
-            [array[:stop] for array in wanted.values()], list(found.values()), case.rtol, case.atol, place
-        )
+    whole = list(range(len(next(iter(rows.values())))))
+    for places, called in ((whole, "output"), ([0], "first row alone, output"), (whole * 2, "rows twice, output")):
+        found = predict(opened, {name: array[places] for name, array in rows.items()})
+        of_rows = [array[places] for array in wanted.values()]
+        difference = compare(of_rows, list(found.values()), case.rtol, case.atol, called)
         if difference:
             return Outcome("wrong", difference)
     return Outcome("passed")

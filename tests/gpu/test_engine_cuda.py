@@ -8,7 +8,8 @@ from torch import nn
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.attribution import influence, self_influence
 from undue_service.engine.data import TensorRows
-from undue_service.engine.methods import REGISTRY, Checkpoint
+from undue_service.engine.index import Drift, drifted, fit_index
+from undue_service.engine.methods import REGISTRY, Checkpoint, Problem
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 
@@ -52,3 +53,22 @@ def test_scores_are_those_of_the_cpu(module, method):
     ranked = [self_influence(objective(module, device), rows, **settings) for device in ("cpu", "cuda")]
     np.testing.assert_allclose(ranked[1].scores, ranked[0].scores, rtol=1e-6)
     assert (ranked[1].train.rows == ranked[0].train.rows).all()
+
+
+def test_rows_are_appended_to_an_index_twice():
+    """The second time goes on from the drift that was written, which is read on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorRows({"x": torch.randn(200, 12, generator=generator)}, torch.randint(4, (200,), generator=generator))
+    found = []
+    for device in ("cpu", "cuda"):
+        of = objective(NETWORK, device)
+        fitted = fit_index(Problem(of, rows, damping=0.5), "ekfac")
+        drift = Drift.none(fitted)
+        for _ in range(2):
+            drift = drifted(drift, fitted, of, rows)
+            drift = Drift.of({name: tensor.cpu() for name, tensor in drift.tensors().items()})
+        found.append((drift.rows, [one.numpy() for one in drift.squares], drift.staleness(fitted)))
+    assert [rows for rows, _, _ in found] == [400, 400]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(other.sum(), one.sum(), rtol=1e-6)
+    assert max(staleness for _, _, staleness in found) < 1e-6

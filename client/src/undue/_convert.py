@@ -160,14 +160,20 @@ def _model_report(message: models_pb2.ModelReport) -> ModelReport:
     return ModelReport(
         inputs=_tensor_specs(message.inputs),
         outputs=tuple(message.outputs),
-        parameters=tuple(ParameterInfo(p.name, tuple(p.shape), p.selected, p.l2) for p in message.parameters),
+        parameters=tuple(_parameter(one) for one in message.parameters),
         dtype=dtype_name(message.dtype),
         linear_head=message.linear_head,
         output_activation=message.output_activation,
         parity=Parity(parity.max_abs_difference, parity.rows) if message.HasField("parity") else None,
         stationarity=stationarity(message.stationarity) if message.HasField("stationarity") else None,
         warnings=tuple(message.warnings),
+        output=message.output,
     )
+
+
+def _parameter(message: models_pb2.ParameterInfo) -> ParameterInfo:
+    uses = (models_pb2.ParameterInfo.Use.Name(use).removeprefix("USE_").lower() for use in message.uses)
+    return ParameterInfo(message.name, tuple(message.shape), message.selected, message.l2, tuple(uses))
 
 
 def dataset(message: datasets_pb2.Dataset) -> Dataset:

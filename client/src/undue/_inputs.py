@@ -125,8 +125,15 @@ def seed_number(field: str, value: object) -> int:
     return int(value)
 
 
-def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
+def row_numbers(
+    field: str, value: Iterable[Any], *, empty: str = "is empty; leave it out to mean every row"
+) -> list[int]:
     """Return row numbers as plain integers.
+
+    Args:
+        field: the argument's name.
+        value: what was given.
+        empty: what is said where there are none.
 
     Raises:
         InvalidArgument: there are none, or something is not a row number.
@@ -135,12 +142,14 @@ def row_numbers(field: str, value: Iterable[Any]) -> list[int]:
         raise invalid(field, f"{value!r} is not a list of row numbers: write [{value!r}]")
     rows = list(value)
     if not rows:
-        raise invalid(field, "is empty; leave it out to mean every row")
+        raise invalid(field, empty)
     for row in rows:
         if isinstance(row, bool) or type(row).__name__ in ("bool_", "bool"):
             raise invalid(field, "is a mask; send numbers: numpy.flatnonzero(mask)")
         if not isinstance(row, numbers.Integral) or int(row) < 0:
             raise invalid(field, f"{row!r} is not a row number; rows count from 0")
+        if int(row) >= 2**63:
+            raise invalid(field, f"{row!r} is no row number that a data set could have")
     return [int(row) for row in rows]
 
 

@@ -88,6 +88,8 @@ class ParameterInfo:
     """Whether influence runs over it."""
     l2: bool
     """Whether the L2 term covers it."""
+    uses: tuple[str, ...] = ()
+    """What the model does with it: linear, convolution, embedding, normalisation, elementwise or other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,15 @@ class ModelReport:
     linear_head: bool
     """Whether the prediction is linear in every selected parameter."""
     output_activation: str
-    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    """What ends the model and the objective looks behind: a softmax or sigmoid, or that two outputs are made of one
+    score; empty for none."""
     parity: Parity | None
     """None without an ONNX file or a sample."""
     stationarity: Stationarity | None
     """None without a sample."""
     warnings: tuple[str, ...]
+    output: str = ""
+    """Name of the output that is the prediction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,21 @@ from undue_service.adapters.pool.runner_process import RunnerProcess
 from undue_service.application.ports import RunnerLostError, Work
 from undue_service.domain.costs import BLOCK_BYTES, SERVE_BYTES
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.reports import ExplainReport, TaskResult
+from undue_service.domain.tasks import ExplainCall, ExplainTask
+from undue_service.wire.codec import TASK_RESULT
+from undue_service.wire.framing import MAX_ANSWER_BYTES, MAX_FRAME_BYTES
 
 
-def behave(script, tmp_path):
+def behave(script, tmp_path, lane="batch", **work):
     """Run one task on a runner that does as the script says; return its result and the progress that it told."""
 
     async def main():
-        runner = RunnerProcess("cpu", "batch", launcher(script))
+        runner = RunnerProcess("cpu", lane, launcher(script))
         told = []
         try:
             await runner.start()
-            result = await runner.run(Work("t", "job-1", a_task("0"), {}, tmp_path), told.append)
+            result = await runner.run(Work("t", "job-1", a_task("0"), {}, tmp_path, **work), told.append)
             return result, told, runner.libraries
         finally:
             await runner.kill()
@@ -56,6 +60,62 @@ def test_a_runner_is_told_its_device_and_its_budget(tmp_path):
         assert [one.stage for one in told] == ["cpu 12345678 87654321"]
 
     asyncio.run(main())
+
+
+EXPLAINED = TASK_RESULT.dump(TaskResult(ExplainReport(resident=True)))
+ECHO = f"say(done=f.Done(id=task.id, result={EXPLAINED!r}, attachment=task.attachment * 6, resident_bytes=7))\n"
+
+
+def explain(attachment, tmp_path, script=HELLO + ECHO + "channel.receive()"):
+    async def main():
+        pool = LocalPool(("cpu",), NoMetrics(), launcher(script))
+        task = ExplainTask("indexes/i", "1-0", (ExplainCall(),))
+        try:
+            work = Work("t", "call", task, {}, tmp_path, lane="serve", attachment=attachment)
+            return await pool.run(work, print), pool.status()
+        finally:
+            await pool.close()
+
+    return asyncio.run(main())
+
+
+def test_arrays_travel_beside_a_task_that_explains_and_its_result(tmp_path):
+    sent = os.urandom(1 << 20)
+    result, status = explain(sent, tmp_path)  # with 6 MiB an answer is longer than any other frame may be
+    assert result == TaskResult(ExplainReport(resident=True), attachment=sent * 6)
+    assert status.resident_bytes == 7
+
+
+def test_frames_that_are_too_long_are_not_read(tmp_path):
+    long = f"sock.sendall(({MAX_FRAME_BYTES} + {{more}}).to_bytes(4, 'big'))\ntime.sleep(60)"
+    with pytest.raises(RunnerLostError, match="a frame of"):
+        behave(HELLO + long.format(more=1), tmp_path)
+    with pytest.raises(RunnerLostError, match="a frame of"):
+        explain(b"", tmp_path, HELLO + long.format(more=MAX_ANSWER_BYTES + 1))
+
+
+def test_a_runner_is_told_its_workspace(tmp_path):
+    script = (
+        HELLO + "say(progress=f.Progress(id=task.id, stage=task.workspace or 'none'))\n" + DONE + "channel.receive()"
+    )
+    _, [progress], _ = behave(script, tmp_path)
+    assert progress.stage == "none"
+    _, [progress], _ = behave(script, tmp_path, workspace=tmp_path / "kept")
+    assert progress.stage == str(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("lane", "given", "expected"), [("serve", None, "3000"), ("batch", None, "-"), ("serve", "7", "7")]
+)
+def test_threads_of_a_serve_runner_wait_actively_for_a_moment_only(tmp_path, monkeypatch, lane, given, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    stage = "os.environ.get('GOMP_SPINCOUNT', '-')"
+    script = HELLO + f"say(progress=f.Progress(id=task.id, stage={stage}))\n" + DONE + "channel.receive()"
+    _, [progress], _ = behave(script, tmp_path, lane)
+    assert progress.stage == expected
 
 
 def test_a_typed_failure_is_raised_as_it_was(tmp_path):

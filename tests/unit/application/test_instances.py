@@ -13,6 +13,7 @@ from undue_service.application.index_tasks import IndexTasks
 from undue_service.application.instances import MAX_WAITING, InstanceReader
 from undue_service.application.planning import Planner
 from undue_service.application.ports import RunnerLostError
+from undue_service.application.serving import ServeLane
 from undue_service.domain.errors import Reason, ResourceExhausted, Unavailable
 from undue_service.domain.reports import DatasetReport, Produced, RowsReport, TaskResult
 from undue_service.domain.specs import ArraysSource, TensorRef
@@ -37,7 +38,7 @@ class Bench:
         indexes = MemoryIndexStore(MemoryJobStore())
         tasks = IndexTasks(registrations, indexes, MemoryErasureStore(indexes))
         planner = Planner(registrations, artifacts, staging, tasks)
-        self.reader = InstanceReader(registrations, planner, pool, SafetensorsResults())
+        self.reader = InstanceReader(registrations, planner, pool, ServeLane(1), SafetensorsResults())
 
     async def _answer(self, work, on_progress):
         self.started.append(work.task.rows)

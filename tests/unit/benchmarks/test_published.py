@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import goals, render, results
+from benchmarks import goals, indexes, render, results
 from benchmarks.peers import NAMES, contenders
 from benchmarks.training import Recipe, losses, train
 from benchmarks.workloads import WORKLOADS
@@ -125,7 +125,32 @@ def test_every_contender_has_a_note_and_a_goal_names_no_stranger():
         for name in WORKLOADS
     }  # fmt: skip
     records["recorded"] = {"pytorch-influence-functions": {"query_seconds": 1.0}}
+    records["indexes"] = INDEXES
     assert [judged.why for judged in goals.judge(records) if judged.value is None] == []
+
+
+SPREAD = {"p50": 0.01, "p99": 0.02}
+ENGINE = {
+    "rows": 10_000, "fit_seconds": 1.0, "rows_seconds": 2.0, "bytes_per_row": 900.0, "scanned": 5000.0, "recall": 1.0,
+    "exact_seconds": SPREAD, **SPREAD,
+}  # fmt: skip
+SERVICE = {
+    "rows": 10_000, "build_seconds": 3.0, "first_call_seconds": 1.0, "extend_seconds": 1.0, "staleness": 0.01,
+    "erase_seconds": 0.01, "erased_listed": 0, "appended_listed": 5, "compact_seconds": 1.0, "exact": SPREAD,
+    "callers": {str(count): {"calls_per_second": 50.0, **SPREAD} for count in (1, 8, 64)},
+    "beside_batch": {"calls_per_second": 30.0, "p50": 0.02, "p99": 0.05},
+}  # fmt: skip
+INDEXES = {"engine": [ENGINE, ENGINE | {"rows": 60_000}], "service": [SERVICE, SERVICE | {"rows": 60_000}]}
+
+
+def test_the_part_of_the_index_has_a_line_for_all_that_was_measured():
+    page = indexes.section(INDEXES)
+    lines = [line for line in page.splitlines() if line.startswith(("| 10,000", "| 60,000"))]
+    assert len(lines) == 2 + 2 * (3 + 2)
+    assert len({line.count("|") for line in lines[:2]}) == len({line.count("|") for line in lines[2:]}) == 1
+    assert "| 10,000 | 1, beside a batch job | 20.0 | 50.0 | 30 |" in lines
+    [judged] = [one for one in goals.judge({"indexes": INDEXES}) if "beside a batch job" in one.goal.text]
+    assert judged.value == 2.5
 
 
 def test_models_trained_in_lock_step_are_those_trained_alone():

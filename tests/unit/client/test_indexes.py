@@ -164,9 +164,11 @@ def test_erased_rows_are_sent_in_parts_that_a_message_holds(fake, client) -> Non
     assert [len(request.rows) for request in asked] == [100_000, 100_000, 50_001]
     assert max(request.ByteSize() for request in asked) < 1 << 20
     assert [row for request in asked for row in request.rows] == list(range(250_001))
-    for wrong in ([], [-1], 5, [0.5], [True, False]):
+    for wrong in ([-1], 5, [0.5], [True, False], [2**63]):
         with pytest.raises(undue.InvalidArgument):
             client.indexes.erase("held", rows=wrong)
+    with pytest.raises(undue.InvalidArgument, match="name the rows"):  # leaving them out erases nothing
+        client.indexes.erase("held", rows=[])
     assert fake.calls["EraseRows"] == 3
 
 

@@ -82,6 +82,7 @@ def test_rows_of_any_integer_type() -> None:
         (np.array([True]), "flatnonzero"),
         ([1.0], "row number"),
         ([True], "mask"),
+        ([2**63], "no row number"),
     ],
 )
 def test_rows_that_are_none_are_refused(rows, words) -> None:

@@ -35,7 +35,15 @@ def test_the_size_at_which_the_default_changes_is_the_documented_one():
 
 
 @pytest.mark.parametrize(
-    "name", ["UNDUE_ARCHITECTURES", "UNDUE_BLOCK_BYTES", "UNDUE_DATA_DIR", "UNDUE_UPLOAD_TTL_SECONDS"]
+    "name",
+    [
+        "UNDUE_ARCHITECTURES",
+        "UNDUE_BLOCK_BYTES",
+        "UNDUE_DATA_DIR",
+        "UNDUE_EXPLAIN_WINDOW_MS",
+        "UNDUE_SERVE_BYTES",
+        "UNDUE_UPLOAD_TTL_SECONDS",
+    ],
 )
 def test_a_documented_variable_is_a_setting(name):
     assert f"| `{name}` |" in (DOCS / "deploying.md").read_text()

@@ -222,6 +222,30 @@ def test_how_rows_are_stored_changes_nothing(name):
 
 
 @pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "convolutions", "head"])
+def test_rows_are_asked_about_one_by_one_where_memory_is_short(name, exact, monkeypatch):
+    of = world(name, weighted=True)
+    method = "exact" if name == "head" else "ekfac"
+    fitted, blocks = built(of, method)
+    targets = torch.tensor([0, 1, 2, 0, 1, 2])
+    wanted = searcher(of, fitted, [Shard.of(blocks)]).explain(of.batch(targets), top_k=5, exact=exact)
+    asked: list[int] = []
+    explain = Searcher._explain
+    monkeypatch.setattr(
+        Searcher, "_explain", lambda self, batch, *more: asked.append(len(batch.index)) or explain(self, batch, *more)
+    )
+    found = searcher(of, fitted, [Shard.of(blocks)], memory_bytes=1).explain(of.batch(targets), top_k=5, exact=exact)
+    assert asked == [1] * 6
+    for name in ("helpful_rows", "harmful_rows"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    np.testing.assert_allclose(found.helpful_scores, wanted.helpful_scores, rtol=1e-9)
+    assert found.test.targets.tolist() == targets.tolist()
+    assert found.train.rows.tolist() == found.instances.index.tolist() == wanted.train.rows.tolist()
+    torch.testing.assert_close(found.instances.inputs["x"], wanted.instances.inputs["x"], rtol=0, atol=0)
+    np.testing.assert_allclose(found.train.losses, wanted.train.losses)
+
+
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("name", ["mlp", "head"])
 def test_erased_rows_are_never_listed_and_leave_no_number_behind(name, exact):
     of = world(name)
@@ -290,6 +314,16 @@ def test_recall_is_measured_and_notices_a_search_that_finds_nothing(monkeypatch)
     assert measured_recall(search, fitted, of.objective, numbers, reference) == 1.0
     half = searcher(of, fitted, [Shard.of(blocks)], erased=range(0, 400, 2))
     assert 0.3 < measured_recall(half, fitted, of.objective, numbers, reference) < 0.7
+
+
+def test_screening_keeps_what_the_hessian_is_small_or_negative_in():
+    """There rows have gradients all the same, and 1/(Λ + l2 + λ) is largest."""
+    of = world("convolutions", n=600, seed=1)
+    fitted, blocks = built(of, "exact", damping=0.1)
+    assert int((fitted.regions[0].eigenvalues < 0).sum()) > 10
+    numbers, reference = (torch.cat([getattr(block, name) for block in blocks]) for name in ("rows", "reference"))
+    search = searcher(of, fitted, [Shard.of(blocks)])
+    assert measured_recall(search, fitted, of.objective, numbers, reference) > 0.97
 
 
 def test_staleness_is_nothing_for_rows_alike_and_grows_with_rows_that_are_not():

@@ -229,3 +229,22 @@ def test_attention_is_differentiated_twice(program):
         torch.func.grad(lambda theta: objective.losses(theta, batch).sum()), (objective.theta,), (v,)
     )[1]
     torch.testing.assert_close(product, H @ v, rtol=1e-8, atol=1e-10)
+
+
+def test_a_pass_keeps_what_the_selected_parameters_lead_to_and_of_the_rest_what_it_holds_at_once(program):
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = nn.ModuleList(nn.Linear(a, b) for a, b in ((6, 50), (50, 40), (40, 30)))
+            self.first, self.last = nn.Linear(30, 70), nn.Linear(70, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            for layer in self.frozen:
+                x = torch.tanh(layer(x))
+            return self.last(torch.tanh(self.first(x)))
+
+    model = program(Deep(), X)
+    assert model.graph.row_numel(model.parameters) == 6 + 2 * (50 + 40 + 30 + 70) + 2
+    assert model.graph.row_numel(["first.weight"]) == 30 + 2 * 70 + 2
+    assert model.graph.row_numel(["last.weight"]) == 70 + 70, "of frozen layers two values are held at a time"

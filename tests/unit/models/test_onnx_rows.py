@@ -126,6 +126,24 @@ def test_a_causal_mask_of_positions(check):
     check(nodes, (4, 4), arrays)
 
 
+def test_a_mask_of_more_integers_than_are_computed_one_by_one(check):
+    """Positions of 400 tokens, expanded, compared, and looked up in a list of integers by a matrix."""
+    nodes = [
+        make_node("Range", ["zero", "size", "one"], ["r"]),
+        make_node("Expand", ["r", "square"], ["columns"]),
+        make_node("Unsqueeze", ["r", "one_"], ["rows"]),
+        make_node("Sub", ["columns", "rows"], ["away"]),
+        make_node("Clip", ["away", "zero", "three"], ["near"]),
+        make_node("Gather", ["table", "near"], ["found"]),
+        cast("found", "f", TensorProto.FLOAT),
+        make_node("MatMul", ["x", "f"], ["m"]),
+        make_node("Mul", ["m", "small"], ["y"]),
+    ]
+    weights = {"zero": 0, "size": 400, "one": 1, "three": 3, "one_": [1], "square": [400, 400], "table": [0, 1, 0, 2]}
+    arrays = {name: np.array(value) for name, value in weights.items()} | {"small": np.array(0.01, np.float32)}
+    check(nodes, (400,), arrays)
+
+
 def test_a_mask_of_the_upper_triangle(check):
     nodes = [make_node("Trilu", ["ones", "k"], ["mask"]), make_node("Mul", ["x", "mask"], ["y"])]
     check(nodes, (4, 4), {"ones": np.ones((4, 4), np.float32), "k": np.array(1)})

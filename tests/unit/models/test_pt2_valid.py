@@ -71,7 +71,19 @@ def cnn():
     )
 
 
+class Recurrent(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
 MODULES = {
+    "gru": (lambda: Recurrent(nn.GRU(4, 3, 2, batch_first=True, dropout=0.5)), [(5, 4)], ("output",)),
+    "lstm": (lambda: Recurrent(nn.LSTM(4, 3, batch_first=True, bidirectional=True)), [(5, 4)], ("output",)),
+    "rnn": (lambda: Recurrent(nn.RNN(4, 3, bias=False, nonlinearity="relu", batch_first=True)), [(5, 4)], ("output",)),
     "linear": (lambda: nn.Linear(4, 3), [(4,)], ("output",)),
     "mlp": (mlp, [(4,)], ("output",)),
     "tied": (Tied, [(4,)], ("output",)),
@@ -207,7 +219,7 @@ def _in_place(module, x):
 @pytest.mark.parametrize(
     ("module", "example", "shapes", "reason", "says"),
     [
-        (nn.LSTM(4, 3, batch_first=True), torch.randn(3, 5, 4), DYNAMIC, "UNSUPPORTED_OPERATORS", "aten.lstm.input"),
+        (Returns(lambda m, x: torch.fft.rfft(m.fc(x)).real), torch.ones(3, 4), DYNAMIC, "UNSUPPORTED_OPERATORS", "fft"),
         (nn.Linear(4, 3).half(), torch.randn(3, 4).half(), DYNAMIC, "MODEL_UNSUPPORTED", "HALF"),
         (Returns(lambda m, x: m.fc(x).mean()), torch.randn(3, 4), DYNAMIC, "MODEL_UNSUPPORTED", "one row"),
         (Returns(lambda m, x: m.fc(x).reshape(-1)), torch.randn(3, 4), DYNAMIC, "MODEL_UNSUPPORTED", "one row"),

@@ -36,6 +36,7 @@ def talk(bench, story):
         uploads=bench.uploads,
         results=None,
         instances=None,
+        explainer=None,
         pool=None,
     )
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from undue_service.domain.errors import ResourceExhausted
 from undue_service.domain.results import Questions
 from undue_service.domain.tasks import ExplainCall
 from undue_service.wire.attachments import (
@@ -18,6 +19,7 @@ from undue_service.wire.attachments import (
     encode_answers,
     encode_questions,
 )
+from undue_service.wire.framing import MAX_ANSWER_BYTES
 
 N = 1000
 
@@ -158,6 +160,18 @@ FAULTS = {
     "fewer inputs": {"input.x": lambda a: a[1:]},
     "inputs of a type that has no name": {"input.x": lambda a: a.astype(np.complex64)},
     "no table": {"row": None},
+    "strings without end": {"ids": lambda _: np.zeros(100_000, np.uint8)},
+    "more rows than a call has": {
+        "0.helpful_rows": lambda _: np.zeros((300, 0), np.int64),
+        "0.harmful_rows": lambda _: np.zeros((300, 0), np.int64),
+        "0.helpful_scores": lambda _: np.zeros((300, 0)),
+        "0.harmful_scores": lambda _: np.zeros((300, 0)),
+        "0.prediction": lambda _: np.zeros(300),
+        "0.target": lambda _: np.zeros(300),
+        "0.loss": lambda _: np.zeros(300),
+    },
+    "many small numbers": {"0.prediction": lambda a: np.zeros((len(a), 1000), np.uint8)},
+    "names without end": {"x" * (1 << 20): lambda _: np.zeros(1)},
     "a scalar": {"loss": lambda _: np.array(1.0)},
 }
 
@@ -173,6 +187,13 @@ def test_nonsense_is_a_value_error(fault):
             arrays[name] = np.ascontiguousarray(change(arrays.get(name)))
     with pytest.raises(ValueError, match=r"."):
         decode_answers(save(arrays), [ExplainCall(), ExplainCall()])
+
+
+def test_an_answer_that_is_too_large_is_refused():
+    found, listed = answers(4, {0: 1})
+    wide = {"x": np.zeros((len(listed.shown), MAX_ANSWER_BYTES // len(listed.shown)), np.uint8)}
+    with pytest.raises(ResourceExhausted, match="32 MiB allowed: ask about fewer rows"):
+        encode_answers(found, replace(listed, inputs=wide))
 
 
 def test_longer_lists_than_were_asked_for_are_a_value_error():

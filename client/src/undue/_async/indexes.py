@@ -207,7 +207,8 @@ class AsyncIndexes:
             FailedPrecondition: it was not built.
             Unavailable: the service cannot be reached.
         """
-        name, numbers = resource_name("index", "indexes", index), row_numbers("rows", rows)
+        name = resource_name("index", "indexes", index)
+        numbers = row_numbers("rows", rows, empty="is empty; name the rows that are to be erased")
         found = indexes_pb2.Index()
         for first in range(0, len(numbers), _ROWS_AT_ONCE):
             request = indexes_pb2.EraseRowsRequest(name=name, rows=numbers[first : first + _ROWS_AT_ONCE])

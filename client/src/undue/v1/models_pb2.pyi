@@ -603,12 +603,17 @@ class ModelReport(_message.Message):
     STATIONARITY_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     dtype: _tensors_pb2.DataType.ValueType
     """Element type of the parameters."""
     linear_head: _builtins.bool
     """Whether the prediction is linear in every selected parameter."""
     output_activation: _builtins.str
-    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    """What ends the model and the objective looks behind: "softmax", "log_softmax" or "sigmoid"; "two_class_softmax" or
+    "opposite_scores" where two outputs are made of the one score that the objective takes; empty for none.
+    """
+    output: _builtins.str
+    """Name of the output that is the prediction."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.TensorSpec]:
         """Inputs."""
@@ -650,10 +655,11 @@ class ModelReport(_message.Message):
         stationarity: Global___Stationarity | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         checkpoints: _abc.Iterable[Global___CheckpointReport] | None = ...,
+        output: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parity", b"parity", "stationarity", b"stationarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "dtype", b"dtype", "inputs", b"inputs", "linear_head", b"linear_head", "output_activation", b"output_activation", "outputs", b"outputs", "parameters", b"parameters", "parity", b"parity", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "dtype", b"dtype", "inputs", b"inputs", "linear_head", b"linear_head", "output", b"output", "output_activation", b"output_activation", "outputs", b"outputs", "parameters", b"parameters", "parity", b"parity", "stationarity", b"stationarity", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,10 +695,50 @@ class ParameterInfo(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Use:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _UseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ParameterInfo._Use.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        USE_UNSPECIFIED: ParameterInfo._Use.ValueType  # 0
+        """Not known."""
+        USE_LINEAR: ParameterInfo._Use.ValueType  # 1
+        """A matrix that multiplies, or its bias; two factors a row."""
+        USE_CONVOLUTION: ParameterInfo._Use.ValueType  # 2
+        """A kernel, or its bias; two factors for each place of a row."""
+        USE_EMBEDDING: ParameterInfo._Use.ValueType  # 3
+        """A table of which rows are looked up; the rows that are."""
+        USE_NORMALISATION: ParameterInfo._Use.ValueType  # 4
+        """Scale or shift of a normalisation."""
+        USE_ELEMENTWISE: ParameterInfo._Use.ValueType  # 5
+        """Added or multiplied elementwise."""
+        USE_OTHER: ParameterInfo._Use.ValueType  # 6
+        """Anything else: differentiated row by row."""
+
+    class Use(_Use, metaclass=_UseEnumTypeWrapper):
+        """Use is what the model does with a parameter, and the form in which the gradients of it are kept."""
+
+    USE_UNSPECIFIED: ParameterInfo.Use.ValueType  # 0
+    """Not known."""
+    USE_LINEAR: ParameterInfo.Use.ValueType  # 1
+    """A matrix that multiplies, or its bias; two factors a row."""
+    USE_CONVOLUTION: ParameterInfo.Use.ValueType  # 2
+    """A kernel, or its bias; two factors for each place of a row."""
+    USE_EMBEDDING: ParameterInfo.Use.ValueType  # 3
+    """A table of which rows are looked up; the rows that are."""
+    USE_NORMALISATION: ParameterInfo.Use.ValueType  # 4
+    """Scale or shift of a normalisation."""
+    USE_ELEMENTWISE: ParameterInfo.Use.ValueType  # 5
+    """Added or multiplied elementwise."""
+    USE_OTHER: ParameterInfo.Use.ValueType  # 6
+    """Anything else: differentiated row by row."""
+
     NAME_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     SELECTED_FIELD_NUMBER: _builtins.int
     L2_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, as in the file."""
     selected: _builtins.bool
@@ -703,6 +749,10 @@ class ParameterInfo(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape."""
 
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedScalarFieldContainer[Global___ParameterInfo.Use.ValueType]:
+        """What the model does with it."""
+
     def __init__(
         self,
         *,
@@ -710,10 +760,11 @@ class ParameterInfo(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         selected: _builtins.bool = ...,
         l2: _builtins.bool = ...,
+        uses: _abc.Iterable[Global___ParameterInfo.Use.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["l2", b"l2", "name", b"name", "selected", b"selected", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["l2", b"l2", "name", b"name", "selected", b"selected", "shape", b"shape", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

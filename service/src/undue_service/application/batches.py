@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from undue_service.domain.indexes import Index
@@ -69,3 +70,20 @@ def take(waiting: deque[Asked], row_bytes: float) -> list[Asked]:
             break
         batch.append(waiting.popleft())
     return batch
+
+
+def fit(answers: Mapping[int, Answer], failures: Collection[int], batch: Sequence[Asked], datasets: int) -> bool:
+    """Return whether these are the answers to a batch, but for the calls that failed, from so many data sets."""
+    return (
+        answers.keys() | set(failures) == set(range(len(batch)))
+        and not answers.keys() & set(failures)
+        and all(len(one.explanations) == batch[place].rows for place, one in answers.items())
+        and all(0 <= part.dataset < datasets for one in answers.values() for part in one.instances)
+    )
+
+
+def row_bytes(answer: Answer) -> float:
+    """Return the bytes of the instance of a row, 0 where there is none."""
+    for part in answer.instances:
+        return sum(int(array.nbytes) for array in part.inputs.values()) / len(part.rows)
+    return 0.0

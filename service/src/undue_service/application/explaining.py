@@ -15,7 +15,7 @@ from undue_service.domain.reports import ExplainReport, TaskResult
 from undue_service.domain.results import Answer, Questions
 from undue_service.domain.tasks import ExplainCall
 
-from .batches import Asked, Explained, take
+from .batches import Asked, Explained, fit, row_bytes, take
 from .indexes import Indexes
 from .planning import Planner
 from .ports import Attachments, ExplainMetrics, RunnerLostError, Work, WorkerPool
@@ -31,9 +31,13 @@ ATTEMPTS = 2
 """A runner that was lost may have been lost to another caller's rows: the second time each is asked by itself."""
 EXPLAIN_SECONDS = 120.0
 """A runner that works on one batch for longer hangs."""
+EXACT_SECONDS = 600.0
+"""So does one that scores every row which could be listed."""
 OPEN_SECONDS = 600.0
 WARM_INDEXES = 16
 """As many are opened after a start, if there is memory for them."""
+MAX_KNOWN = 10_000
+"""Of names of indexes, so many are remembered."""
 STAGES = ("gradient", "screen", "rescore", "instances")
 """That a runner times."""
 STOPPING = "the service is stopping; try again later"
@@ -46,8 +50,6 @@ class _Line:
     tenant: str
     name: str
     waiting: deque[Asked] = field(default_factory=deque)
-    row_bytes: float = 0.0
-    """Of the instance of a row, as far as it is known."""
 
 
 class Explainer:
@@ -74,6 +76,7 @@ class Explainer:
         self._metrics = metrics
         self._window_seconds = window_seconds
         self._lines: dict[tuple[str, str], _Line] = {}
+        self._row_bytes: dict[tuple[str, str], float] = {}  # of the instance of a row, as far as it is known
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = self._waiting_bytes = 0
 
@@ -153,7 +156,7 @@ class Explainer:
             async with self._lane.turn(key, self._lane.home(key)) as slot:
                 if self._window_seconds:
                     await asyncio.sleep(self._window_seconds)
-                batch = take(line.waiting, line.row_bytes)
+                batch = take(line.waiting, self._row_bytes.get(key, 0.0))
                 if not batch:
                     del self._lines[key]
                     return
@@ -178,7 +181,8 @@ class Explainer:
         # Read when the batch is made: what was erased before any of its calls came is in no answer.
         index = await asyncio.to_thread(self._indexes.resolve, line.tenant, "index", line.name)
         work = self._planner.plan_explain(line.tenant, new_token(), index, calls, attachment)
-        result = await self._run(work, slot, EXPLAIN_SECONDS)
+        limit = EXACT_SECONDS if any(call.exact for call in calls) else EXPLAIN_SECONDS
+        result = await self._run(work, slot, limit)
         if not _report(result).resident:
             try:
                 await self._open(index, slot)
@@ -187,7 +191,7 @@ class Explainer:
                 index = await asyncio.to_thread(self._indexes.resolve, line.tenant, "index", line.name)
                 await self._open(index, slot)
             work = self._planner.plan_explain(line.tenant, new_token(), index, calls, attachment)
-            result = await self._run(work, slot, EXPLAIN_SECONDS)
+            result = await self._run(work, slot, limit)
             if not _report(result).resident:
                 raise RunnerLostError("the runner does not hold the index that it has opened", "nonsense")
         return index, calls, result
@@ -225,9 +229,9 @@ class Explainer:
         for stage in STAGES:
             if stage in report.stage_seconds:
                 self._metrics.explain_stage(stage, max(0.0, report.stage_seconds[stage]))
+        self._note_sizes(line, answers.values())
         for place, one in enumerate(batch):
             if place in answers:
-                line.row_bytes = max(line.row_bytes, _row_bytes(answers[place]))
                 self._metrics.explain_stage("total", time.perf_counter() - one.since)
                 if not one.answer.done():
                     one.answer.set_result((answers[place], index, report))
@@ -257,16 +261,16 @@ class Explainer:
             answers = decode(data, calls) if len(batch) == 1 else await asyncio.to_thread(decode, data, calls)
         except ValueError as error:
             raise RunnerLostError(f"the runner sent answers that do not parse: {error}", "nonsense") from error
-        datasets = range(len(index.datasets))
-        fits = (
-            not answers.keys() & failures.keys()
-            and answers.keys() | failures.keys() == set(range(len(batch)))
-            and all(len(one.explanations) == batch[place].rows for place, one in answers.items())
-            and all(part.dataset in datasets for one in answers.values() for part in one.instances)
-        )
-        if not fits:
+        if not fit(answers, failures, batch, len(index.datasets)):
             raise RunnerLostError("the runner sent answers to other questions", "nonsense")
         return answers
+
+    def _note_sizes(self, line: _Line, answers: Iterable[Answer]) -> None:
+        for size in (size for answer in answers if (size := row_bytes(answer))):
+            if len(self._row_bytes) >= MAX_KNOWN:
+                self._row_bytes.clear()
+            self._row_bytes[line.tenant, line.name] = size
+            return
 
     def _failed(self, line: _Line, batch: Sequence[Asked], error: BaseException) -> None:
         """Say that a batch went wrong, or ask for its calls one by one where one of them may have been at fault."""
@@ -307,10 +311,3 @@ def _fail(calls: Iterable[Asked], error: Error) -> None:
 def _report(result: TaskResult) -> ExplainReport:
     assert isinstance(result.report, ExplainReport)  # noqa: S101  the planner has compared it with the task
     return result.report
-
-
-def _row_bytes(answer: Answer) -> float:
-    """Return the bytes of the instance of a row, 0 where there is none."""
-    for part in answer.instances:
-        return sum(int(array.nbytes) for array in part.inputs.values()) / len(part.rows)
-    return 0.0

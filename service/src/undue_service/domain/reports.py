@@ -52,6 +52,9 @@ class DatasetReport:
     kind: Literal["dataset_report"] = "dataset_report"
 
 
+ParameterUse = Literal["linear", "convolution", "embedding", "normalisation", "elementwise", "other"]
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterInfo:
     """One parameter of a model."""
@@ -62,6 +65,8 @@ class ParameterInfo:
     """Whether influence runs over it."""
     l2: bool
     """Whether the L2 term covers it."""
+    uses: tuple[ParameterUse, ...] = ()
+    """What the model does with it; empty where that was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,8 @@ class ModelReport:
     linear_head: bool
     """Whether the prediction is linear in every selected parameter."""
     output_activation: str
-    """A softmax or sigmoid that ends the model and that the objective looks behind; empty for none."""
+    """What ends the model and the objective looks behind: a softmax or sigmoid, or that two outputs are made of one
+    score; empty for none."""
     parity_max_abs: float | None
     """Largest difference between onnxruntime and torch on the sample rows; None without ONNX or a sample."""
     parity_rows: int
@@ -123,6 +129,8 @@ class ModelReport:
     """None without a sample."""
     checkpoints: tuple[CheckpointReport, ...] = ()
     """In the order of the model's checkpoints."""
+    output: str = ""
+    """Name of the output that is the prediction."""
     kind: Literal["model_report"] = "model_report"
 
     @property

@@ -157,6 +157,10 @@ class OpenIndexTask:
     kind: Literal["open_index"] = "open_index"
 
 
+EXPLAIN_ROWS = 256
+"""That one call asks about, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExplainCall:
     """What one caller wants to know. Its rows travel in the task's attachment."""

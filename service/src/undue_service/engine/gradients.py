@@ -188,7 +188,7 @@ def block_rows(objective: Objective, memory_bytes: int, row_numel: int = 0) -> i
 
 def row_bytes(objective: Objective, row_numel: int = 0) -> int:
     """Return what the intermediate values of one row take, `row_numel` numbers of the caller's own included."""
-    numel = 4 * objective.program.graph.row_numel() + objective.taps.row_numel + row_numel
+    numel = 4 * objective.row_numel + objective.taps.row_numel + row_numel
     return int(torch.finfo(objective.program.dtype).bits // 8 * numel)
 
 

@@ -149,9 +149,29 @@ class Graph:
                 return self._run(values, frozenset(watched))
         return self._run(values, frozenset(watched))
 
-    def row_numel(self) -> int:
-        """Return how many numbers one row needs over all intermediate values: the memory of a forward pass."""
-        return sum(row_numel(node) for node in self.nodes if node.op == "call_function")
+    def row_numel(self, parameters: Collection[str]) -> int:
+        """Return how many numbers one row needs in a forward pass that gradients in some parameters are taken through.
+
+        Values that depend on these parameters are kept for the way back, with what they are made of; of all others it
+        is what a pass holds at the same time.
+        """
+        varying = {node for node, feed in self.feeds.items() if feed.kind == "parameter" and feed.name in parameters}
+        kept = most = 0
+        held: dict[fx.Node, int] = {}
+        for node in self.nodes:
+            if node.op == "placeholder":
+                continue
+            sources = node.all_input_nodes
+            if any(source in varying for source in sources):
+                varying.add(node)
+                kept += row_numel(node) + sum(held.pop(source, 0) for source in sources)
+            else:
+                held[node] = row_numel(node)
+            most = max(most, kept + sum(held.values()))
+            for source in sources:
+                if self._last_use[source] is node and source not in self.outputs:
+                    held.pop(source, None)
+        return most
 
     def _run(self, values: Callable[[Feed], Tensor], watched: frozenset[fx.Node]) -> tuple[Tensor, ...]:
         env: dict[fx.Node, Any] = {}

@@ -33,6 +33,7 @@ class Objective:
         l2_mask: 1 where the L2 term covers a parameter, (P,).
         loss: ℓ as a function of the outputs.
         taps: θ as blocks, and where the program uses each.
+        row_numel: numbers that one row needs in a forward pass through which gradients in θ are taken.
         head: the linear head that θ is, where the outputs are linear in every selected parameter.
         output_activation: the softmax or sigmoid at the model's end that the loss looks behind, or how two outputs are
             made of the one score that it takes.
@@ -62,6 +63,7 @@ class Objective:
             if name in self.space.shapes:
                 self.l2_mask[self.space.slice(name)] = 0
         self.l2 = spec.l2 * self.l2_mask
+        self.row_numel = self.program.graph.row_numel(self.space.names)
         self.head: LinearHead | None = find_head(self.program, self.space)
         self.taps: Taps = find_taps(self.program, self.space, self.l2)
         self._lookups = find_lookups(self.program)

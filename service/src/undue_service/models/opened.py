@@ -12,6 +12,20 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Parting:
+    """The first tensor in which two implementations of one file differ."""
+
+    tensor: str
+    """Its name in the file."""
+    operator: str
+    """What computes it."""
+    expected: str
+    """Its number by onnxruntime where they differ most, or its shape."""
+    actual: str
+    """Likewise by the program."""
+
+
+@dataclass(frozen=True)
 class OpenedModel:
     """A model in its canonical form."""
 
@@ -24,3 +38,5 @@ class OpenedModel:
     reference: Callable[[Arrays], dict[str, np.ndarray]] | None
     """Runs the original file by onnxruntime, inputs and outputs by name. None where nothing else reads the format."""
     warnings: tuple[str, ...] = ()
+    locate: Callable[[Arrays, float], Parting | None] | None = None
+    """Finds where `reference` and the program part on a few rows, beyond a tolerance. None where there is none."""

@@ -1,6 +1,7 @@
 """What a runner finds in a model and in a data set when they are registered."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from undue_service.datasets.opening import validate
 from undue_service.datasets.source import DatasetSource
@@ -12,9 +13,12 @@ from undue_service.domain.reports import (
     ModelReport,
 )
 from undue_service.domain.specs import DataSource, FileSource
+from undue_service.engine.data import Batch
 from undue_service.engine.objective import Objective
+from undue_service.engine.plausibility import doubts
 from undue_service.engine.program import Program
 from undue_service.engine.progress import Progress
+from undue_service.engine.roles import parameter_uses
 from undue_service.engine.stationarity import measure_fit
 from undue_service.models import OpenedModel
 from undue_service.models.parity import parity
@@ -47,24 +51,32 @@ def model_report(
     Raises:
         Error: whatever is wrong with the model, or with the sample for it.
     """
-    agreement, rows = _parity(opened, objective, sample, report) if sample is not None else (None, 0)
+    agreement, rows = None, 0
     fit = speed = None
     warnings = list(opened.warnings)
     if sample is None:
         warnings.append(
             "registered without a sample, so neither parity nor the fit to the data was checked: pass sample="
         )
-    elif sample.schema.target is not None:
+    else:
+        placed = _first_rows(objective, sample)
+        agreement, rows = _parity(opened, placed, report)
+        warnings += doubts(objective, placed.inputs)
+    if sample is not None and sample.schema.target is not None:
         fit = measure_fit(objective, SourceRows(sample), progress=report)
         speed = measure_speed(objective, SourceRows(sample))
         warnings += fit.warnings
     program = objective.program
     warnings += _unreached(opened, program)
+    if len(program.outputs) > 1:
+        rest = ", ".join(repr(name) for name in program.outputs if name != program.output)
+        warnings.append(f"the prediction is the output {program.output!r}; the model also gives {rest}")
+    uses = parameter_uses(program)
     dtypes = {str(one.dtype).removeprefix("torch.") for one in opened.exported.parameters()}
     return ModelReport(
         inputs=tuple(_column(opened, one.name) for one in program.inputs),
         outputs=program.outputs,
-        parameters=objective.parameters,
+        parameters=tuple(replace(one, uses=uses.get(one.name, ())) for one in objective.parameters),
         dtype="float64" if "float64" in dtypes else "float32",
         linear_head=objective.head is not None,
         output_activation=objective.output_activation,
@@ -74,6 +86,7 @@ def model_report(
         warnings=tuple(warnings),
         outputs_per_row=objective.outputs_per_row,
         speed=speed,
+        output=program.output,
         checkpoints=tuple(_checkpoint(place, at, sample, report) for place, at in enumerate(checkpoints)),
     )
 
@@ -95,13 +108,14 @@ def _unreached(opened: OpenedModel, program: Program) -> list[str]:
     return [f"the output {program.output!r} does not depend on the parameters {listed}; no score runs over them"]
 
 
-def _parity(
-    opened: OpenedModel, objective: Objective, source: DatasetSource, report: Progress
-) -> tuple[float | None, int]:
-    """Return how far onnxruntime and torch are apart on rows of the sample; None for a format of torch's own."""
+def _first_rows(objective: Objective, source: DatasetSource) -> Batch:
+    """Return rows of the sample, placed; refuses a sample that does not fit the model."""
     rows = SourceRows(source)
-    raw = next(iter(rows.batches(min(PARITY_ROWS, len(rows)))))
-    placed = objective.place(raw)  # also refuses a sample that does not fit the model
+    return objective.place(next(iter(rows.batches(min(PARITY_ROWS, len(rows))))))
+
+
+def _parity(opened: OpenedModel, placed: Batch, report: Progress) -> tuple[float | None, int]:
+    """Return how far onnxruntime and torch are apart on some rows; None for a format of torch's own."""
     if opened.reference is None:
         return None, 0
     report("parity with onnxruntime", 0, len(placed.index))

@@ -7,6 +7,7 @@ from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, tensors_pb
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.indexes import IndexState
 from undue_service.domain.jobs import JobState
+from undue_service.domain.reports import ParameterUse
 from undue_service.domain.resources import ResourceState
 from undue_service.domain.specs import DType, ModelFormat
 
@@ -51,6 +52,16 @@ FILE_FORMATS: Words[str] = Words(
         datasets_pb2.FileSource.FORMAT_CSV: "csv",
         datasets_pb2.FileSource.FORMAT_IDX: "idx",
         datasets_pb2.FileSource.FORMAT_IMAGE_FOLDER: "image_folder",
+    }
+)
+PARAMETER_USES: Words[ParameterUse] = Words(
+    {
+        models_pb2.ParameterInfo.USE_LINEAR: "linear",
+        models_pb2.ParameterInfo.USE_CONVOLUTION: "convolution",
+        models_pb2.ParameterInfo.USE_EMBEDDING: "embedding",
+        models_pb2.ParameterInfo.USE_NORMALISATION: "normalisation",
+        models_pb2.ParameterInfo.USE_ELEMENTWISE: "elementwise",
+        models_pb2.ParameterInfo.USE_OTHER: "other",
     }
 )
 LOSSES: Words[str] = Words(

@@ -11,13 +11,12 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.indexes import Index
 from undue_service.domain.reports import ExplainReport
 from undue_service.domain.results import Answer, IndexedRows, Questions
-from undue_service.domain.tasks import ExplainCall
+from undue_service.domain.tasks import EXPLAIN_ROWS, ExplainCall
 
 from . import job_responses
 from .enums import DTYPES, MEASUREMENTS
 from .responses import numbers
 
-MAX_ROWS = 256
 TOP_K = 10
 
 
@@ -38,8 +37,8 @@ def questions(request: indexes_pb2.ExplainRequest) -> tuple[Questions, ExplainCa
         if other != count:
             text = f"has {other:,} rows, {first} has {count:,}"
             raise InvalidArgument.at(field, text, Reason.ROWS_MISMATCH)
-    if not 1 <= count <= MAX_ROWS:
-        raise InvalidArgument.at(first, f"has {count:,} rows; a call asks about 1 to {MAX_ROWS}")
+    if not 1 <= count <= EXPLAIN_ROWS:
+        raise InvalidArgument.at(first, f"has {count:,} rows; a call asks about 1 to {EXPLAIN_ROWS}")
     call = ExplainCall(
         measurement=cast(Any, MEASUREMENTS.to_domain("measurement", request.measurement or jobs_pb2.MEASUREMENT_LOSS)),
         top_k=request.top_k or TOP_K,
@@ -78,6 +77,8 @@ def _array(field: str, tensor: tensors_pb2.Tensor) -> npt.NDArray[Any]:
     if dtype == "utf8":
         raise InvalidArgument.at(f"{field}.dtype", "a model takes numbers: send what its data set has, not strings")
     shape, kind = tuple(tensor.shape), np.dtype(dtype).newbyteorder("<")
+    if kind.itemsize * math.prod(max(1, size) for size in shape) >= 2**63:  # numpy has none, were it empty
+        raise InvalidArgument.at(f"{field}.shape", f"{shape} is larger than any array")
     if len(tensor.data) != kind.itemsize * math.prod(shape):
         text = f"{len(tensor.data):,} bytes; {dtype} of shape {shape} has {kind.itemsize * math.prod(shape):,}"
         raise InvalidArgument.at(f"{field}.data", text)

@@ -32,6 +32,7 @@ from .enums import (
     FORMATS,
     LOSSES,
     MODEL_STATES,
+    PARAMETER_USES,
     SCALES,
 )
 from .errors import failure_to_status
@@ -122,7 +123,13 @@ def model_report(value: ModelReport) -> models_pb2.ModelReport:
     if value.parity_max_abs is not None:
         parity = models_pb2.Parity(max_abs_difference=value.parity_max_abs, rows=value.parity_rows)
     parameters = [
-        models_pb2.ParameterInfo(name=one.name, shape=one.shape, selected=one.selected, l2=one.l2)
+        models_pb2.ParameterInfo(
+            name=one.name,
+            shape=one.shape,
+            selected=one.selected,
+            l2=one.l2,
+            uses=[PARAMETER_USES.to_proto(use) for use in one.uses],
+        )
         for one in value.parameters
     ]
     return models_pb2.ModelReport(
@@ -135,6 +142,7 @@ def model_report(value: ModelReport) -> models_pb2.ModelReport:
         parity=parity,
         stationarity=stationarity(value.stationarity) if value.stationarity else None,
         warnings=value.warnings,
+        output=value.output,
         checkpoints=[
             models_pb2.CheckpointReport(stationarity=stationarity(one.stationarity) if one.stationarity else None)
             for one in value.checkpoints

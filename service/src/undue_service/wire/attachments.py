@@ -17,10 +17,13 @@ from safetensors.numpy import load, save
 
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.results import Answer, Explanation, IndexedRows, Questions, ScoredExample
-from undue_service.domain.tasks import ExplainCall
+from undue_service.domain.tasks import EXPLAIN_ROWS, ExplainCall
 
 from .examples import Array, decode_texts, encode_texts, values
 from .framing import MAX_ANSWER_BYTES
+
+MAX_HEADER_BYTES = 1 << 20
+"""Of the names and shapes of the arrays that a runner sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ def decode_answers(data: bytes, calls: Sequence[ExplainCall]) -> dict[int, Answe
     Raises:
         ValueError: these are not answers of such calls.
     """
+    # What is said in a few bytes of a file may take a thousand times as many here.
+    _check(int.from_bytes(data[:8], "little") <= MAX_HEADER_BYTES, "a header")
     arrays = _load(data)
     try:
         listed = _Listed(arrays)
@@ -151,6 +156,7 @@ class _Listed:
             _check(columns[name].shape == (n,) and columns[name].dtype == np.int64, name)
         _check(bool((np.diff(self._row) > 0).all()), "row")
         _check(all(len(column) == n for column in columns.values()) and _are_finite(columns.values()), "listed rows")
+        _check(int((arrays["ids"] == 0).sum()) == n, "ids")
         ids = decode_texts(arrays["ids"])
         self._dataset, self._dataset_row = columns["dataset"], columns["dataset_row"]
         self._examples = list(
@@ -176,7 +182,7 @@ class _Listed:
         sides = [arrays[f"{side}_{part}"] for side in ("helpful", "harmful") for part in ("rows", "scores")]
         tests = [arrays[name] for name in ("prediction", "target", "loss")]
         count, k = sides[0].shape
-        _check(k <= call.top_k and all(one.shape == (count, k) for one in sides), "lists")
+        _check(count <= EXPLAIN_ROWS and k <= call.top_k and all(one.shape == (count, k) for one in sides), "lists")
         _check(all(len(one) == count for one in tests) and _are_finite([*tests, *sides]), "explanations")
         _check(sides[0].dtype == sides[2].dtype == np.int64, "rows")
         rows = np.concatenate([sides[0], sides[2]], axis=1)
@@ -247,7 +253,13 @@ def _check(is_so: bool, what: str) -> None:
 
 
 def _are_finite(arrays: Iterable[Array]) -> bool:
-    return all(array.dtype.kind in "biuf" and bool(np.isfinite(array).all()) for array in arrays)
+    """Return whether these are finite numbers; several for each row are floating ones, of four bytes or eight."""
+    return all(
+        array.dtype.kind in "biuf"
+        and (array.ndim == 1 or (array.dtype.kind == "f" and array.dtype.itemsize >= 4) or array.dtype == np.int64)
+        and bool(np.isfinite(array).all())
+        for array in arrays
+    )
 
 
 def _save(arrays: Mapping[str, Array]) -> bytes:

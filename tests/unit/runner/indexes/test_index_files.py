@@ -53,6 +53,20 @@ def test_a_damaged_file_is_named(role, how, bench, built):
     assert "build the index anew" in error.message
 
 
+@pytest.mark.parametrize("whose", ["model", "data"])
+def test_an_uploaded_file_that_is_read_again_is_compared(whose, bench, built):
+    held = built.held
+    digest = held.model.digest if whose == "model" else held.datasets[0].source.digests()[0]
+    path = bench.files.paths[digest]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    error = refused(bench, held)
+    assert error.reason is Reason.INDEX_DAMAGED
+    assert error.metadata == {"index": "indexes/i", "sha256": digest}
+    assert (held.spec.model if whose == "model" else held.datasets[0].name) in error.message
+
+
 WITHOUT_L2 = ObjectiveSpec("cross_entropy")
 
 DIFFERENT = {

@@ -71,5 +71,5 @@ class Stream:
     def _chunks(self, columns: int) -> tuple[int, int]:
         """Return how many rows and how many columns a block has."""
         rows = min(block_rows(self.objective, self.memory_bytes // 8), len(self))
-        numel = 8 * rows * self.objective.program.graph.row_numel() + 4 * self.objective.space.dim
+        numel = 8 * rows * self.objective.row_numel + 4 * self.objective.space.dim
         return rows, max(1, min(columns, self.memory_bytes // (8 * numel)))

@@ -7,9 +7,10 @@ are sorted; a `Searcher` answers.
 from .encoding import Encoder
 from .fitted import FittedIndex
 from .fitting import METHODS, fit_index, precision
+from .found import Found
 from .recall import measured_recall
 from .rows import RowBlock, Shard
-from .search import Found, Searcher
+from .search import Searcher
 from .staleness import Drift, drifted
 
 __all__ = [

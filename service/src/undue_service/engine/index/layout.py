@@ -3,7 +3,9 @@
 A row's gradient in a region is g̃_q in the eigenbasis, and a score Σ_q g̃_q g̃'_q / (Λ_q + l2 + λ). Of a weight that a row
 uses once the gradient is an outer product δ̃ ã: its factors are kept, O + I numbers for O·I. Of any other region the
 coefficients themselves are, whitened: z_q = g̃_q / √(Λ_q + l2 + λ). Only those are kept that scores are made of: the
-Gauss–Newton's Λ_q is about E[g̃_q²], so that (Λ_q / (Λ_q + l2 + λ))² is q's share in the variance of a score.
+Gauss–Newton's Λ_q is about E[g̃_q²], so that (Λ_q / (Λ_q + l2 + λ))² is q's share in the variance of a score. The
+Hessian's Λ_q may be far below E[g̃_q²], even negative, just where 1/(Λ_q + l2 + λ) is largest: in the eigenbasis of a
+whole matrix E[g̃_q²] is measured on a few rows, and the larger of both counts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undue_service.engine.curvature.eigenbasis import OuterBasis
+from undue_service.engine.curvature.eigenbasis import OuterBasis, sum_of_squares
 from undue_service.engine.curvature.low_rank import low_rank
 from undue_service.engine.taps import Lookup, Outer, Part, Taps
 
@@ -134,12 +136,15 @@ def choose_layout(regions: Sequence[Region], taps: Taps, sample: Sequence[Part])
             factored.append(_factors(place, region))
         else:
             others.append(place)
-    return Layout(tuple(factored), _coefficients(regions, others))
+    return Layout(tuple(factored), _coefficients(regions, others, sample))
 
 
-def energies(region: Region) -> Tensor:
-    """Return (Λ/(Λ + l2 + λ))² of each coefficient, (q,)."""
-    return (region.eigenvalues.clamp_min(0) * region.inverse).double().square()
+def energies(region: Region, sample: Part | None = None) -> Tensor:
+    """Return (Λ/(Λ + l2 + λ))² of each coefficient, (q,); with E[g̃²] of a sample for Λ where that is larger."""
+    moments = region.eigenvalues.clamp_min(0)
+    if sample is not None:
+        moments = moments.maximum(sum_of_squares(sample) / len(sample))
+    return (moments * region.inverse).double().square()
 
 
 def _factors(place: int, region: Region) -> Factors:
@@ -152,11 +157,12 @@ def _factors(place: int, region: Region) -> Factors:
     return Factors(place, outputs, inputs, U.to(region.inverse), V.to(region.inverse))
 
 
-def _coefficients(regions: Sequence[Region], places: Sequence[int]) -> tuple[Coefficients, ...]:
+def _coefficients(regions: Sequence[Region], places: Sequence[int], sample: Sequence[Part]) -> tuple[Coefficients, ...]:
     """Keep the coefficients of largest energy over all these regions."""
     if not places:
         return ()
-    all_energies = [energies(regions[place]) for place in places]
+    whole = [sample[place] if regions[place].block is None else None for place in places]
+    all_energies = [energies(regions[place], rows) for place, rows in zip(places, whole, strict=True)]
     kept = _largest(torch.cat(all_energies), MOST_COEFFICIENTS)
     found, start = [], 0
     for place, energy in zip(places, all_energies, strict=True):

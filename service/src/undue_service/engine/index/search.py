@@ -4,9 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from undue_service.engine.data import Batch, Rows
@@ -24,6 +22,7 @@ from undue_service.engine.taps import Part
 from undue_service.engine.topk import TopK, sorted_lists
 
 from .fitted import FittedIndex
+from .found import Found, joined, some_rows
 from .regions import gathered, pair_scores
 from .rows import Shard
 from .scan import Screening
@@ -32,27 +31,6 @@ CANDIDATES = 50
 """Rows a side, at least, that screening hands on to be scored exactly; five for each that is listed."""
 _SLACK = 1e-3
 """By which a bound is widened for the rounding of keys and scores."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What an index answers for m rows."""
-
-    test: RowFacts
-    """Of the rows that were asked about."""
-    helpful_rows: NDArray[np.int64]
-    """(m, k) as in Attribution; k = top_k, whatever the index holds."""
-    helpful_scores: NDArray[np.float64]
-    harmful_rows: NDArray[np.int64]
-    harmful_scores: NDArray[np.float64]
-    train: RowFacts
-    """The training rows that are listed, in ascending order."""
-    instances: Batch
-    """The same rows as the data set holds them."""
-    scanned: int
-    """Rows that were looked at: screened or, where the lists are guaranteed, scored."""
-    seconds: dict[str, float]
-    """Of each stage: gradient, screen, rescore."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +106,21 @@ class Searcher:
             FailedPrecondition: DATASET_CHANGED; NON_FINITE_RESULT.
         """
         check_measurement(measurement, self._objective.loss)
+        parts = torch.arange(len(batch.index)).split(self._asked_at_once(batch, top_k))
+        return joined([self._explain(some_rows(batch, at), measurement, top_k, exact) for at in parts])
+
+    def _asked_at_once(self, batch: Batch, top_k: int) -> int:
+        """Return how many rows to ask about at once: each is solved for in all of θ, and has candidates of its own."""
+        candidates = min(2 * _candidates(top_k), len(self.rows))
+        inputs = sum(tensor[:1].numel() for tensor in batch.inputs.values())
+        return block_rows(self._objective, self._memory // 2, 3 * self._objective.space.dim + 2 * candidates * inputs)
+
+    def _explain(self, batch: Batch, measurement: str, top_k: int, exact: bool) -> Found:
         times = [time.perf_counter()]
         asked = self._asked(batch, measurement)
         times.append(time.perf_counter())
         screening = Screening(self._fitted, asked.rotated, asked.keys)
-        places, scanned = screening.search(self._shards, self._gone, top_k, max(CANDIDATES, 5 * top_k))
+        places, scanned = screening.search(self._shards, self._gone, top_k, _candidates(top_k))
         times.append(time.perf_counter())
         lists, raw, facts = self._rescored(asked, places, top_k)
         if exact:
@@ -183,7 +171,7 @@ class Searcher:
         lists = sorted_lists(rows, scores, top_k)
         chosen = torch.searchsorted(candidates, _listed(lists))
         facts = row_facts(self._objective, placed, torch.cat(outputs))
-        return lists, _some(raw, chosen), facts.some(chosen.numpy())
+        return lists, some_rows(raw, chosen), facts.some(chosen.numpy())
 
     def _queries(self, asked: _Asked) -> list[Tensor]:
         """Return the rows that are asked about, solved for, in each region, (q, m).
@@ -285,6 +273,11 @@ class Searcher:
         return raw, self._objective.place(raw)
 
 
+def _candidates(top_k: int) -> int:
+    """Return how many rows a side screening hands on."""
+    return max(CANDIDATES, 5 * top_k)
+
+
 def _listed(lists: Lists) -> Tensor:
     listed = torch.unique(torch.cat([lists[0].flatten(), lists[2].flatten()]))
     return listed[listed >= 0]
@@ -292,12 +285,3 @@ def _listed(lists: Lists) -> Tensor:
 
 def _places(index: Tensor, numbers: Tensor, places: Tensor) -> Tensor:
     return places[torch.searchsorted(numbers, index)]
-
-
-def _some(batch: Batch, at: Tensor) -> Batch:
-    return Batch(
-        {name: tensor[at] for name, tensor in batch.inputs.items()},
-        None if batch.targets is None else batch.targets[at],
-        None if batch.weights is None else batch.weights[at],
-        batch.index[at],
-    )

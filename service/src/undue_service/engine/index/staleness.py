@@ -85,7 +85,7 @@ def drifted(
 
     def work(batch: Batch) -> Sequence[Tensor]:
         capture = objective.taps.capture(batch.inputs)
-        sums = [torch.zeros_like(squares) for squares in before.squares]
+        sums = [torch.zeros_like(region.inverse, dtype=torch.float64) for region in fitted.regions]
         for vector in cotangents(objective.loss, capture.outputs, batch, seed, exact=exact):
             gradients = FactoredGradients(objective.taps.blocks, capture.parts(vector))
             for total, region in zip(sums, fitted.regions, strict=True):
@@ -95,7 +95,7 @@ def drifted(
     squares, done = list(before.squares), 0
     size = block_rows(objective, memory_bytes // 2, row_numel(fitted.regions, objective.taps))
     for batch, sums in each_block(objective, added, size, work):
-        squares = [one + other.to(one) for one, other in zip(squares, sums, strict=True)]
+        squares = [one.to(other) + other for one, other in zip(squares, sums, strict=True)]
         done += len(batch.index)
         progress("curvature", done, len(added))
     return Drift(before.rows + len(added), tuple(squares))

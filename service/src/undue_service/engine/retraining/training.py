@@ -145,7 +145,7 @@ class _Plan:
     def __init__(self, objective: Objective, batch: int, memory_bytes: int) -> None:
         most = min(_NUMBERS_AT_ONCE, memory_bytes // objective.theta.element_size())
         # A row is its input and what the graph makes of it, and that again on the way back.
-        row = 4 * objective.program.graph.row_numel()
+        row = 4 * objective.row_numel
         row += sum(abs(math.prod(spec.shape)) for spec in objective.program.inputs)
         self.rows = max(1, min(batch, most // row))
         self.copies = max(1, most // (_STATES * objective.space.dim + self.rows * row))

@@ -101,7 +101,7 @@ class Taps:
     def row_numel(self) -> int:
         """Return how many numbers a row's gradient takes in the form in which it is captured, and on the way there."""
         rest = sum(tap.block.numel for tap in self.taps if tap.block.names[0] in self.rest)
-        again = self.program.graph.row_numel() if self.rest else 0
+        again = self.program.graph.row_numel(self.rest) if self.rest else 0
         return sum(tap.input_numel + tap.delta_numel for tap in self.taps) + 4 * (rest + again)
 
     def kept_numel(self, cotangents: int) -> int:

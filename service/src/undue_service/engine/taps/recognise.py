@@ -35,7 +35,7 @@ _MOVES = (SAME_ELEMENTS - _VALUES) | {
 }
 _OTHERS = -1
 """The position of what is no part of the parameter."""
-_CONVOLUTIONS = frozenset(
+CONVOLUTIONS = frozenset(
     {
         aten.conv1d.default,
         aten.conv2d.default,
@@ -46,7 +46,7 @@ _CONVOLUTIONS = frozenset(
         aten.convolution.default,
     }
 )
-_NORMS: Mapping[Any, str] = {
+NORMALISATIONS: Mapping[Any, str] = {
     aten.layer_norm.default: "last",
     aten.native_layer_norm.default: "last",
     aten.rms_norm.default: "last",
@@ -136,7 +136,7 @@ def _moved(node: fx.Node, positions: Any) -> Any:
 
 
 def _slots(node: fx.Node, operand: fx.Node) -> list[str]:
-    if node.target in _NORMS:
+    if node.target in NORMALISATIONS:
         names = ["weight", "bias", "input"]
         return [name for name in names if _norm_argument(node, name) is operand]
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -233,7 +233,7 @@ def _norm(site: _Site) -> Use | None:
             return None
         output = users[0]
     aligned = site.positions
-    if _NORMS[node.target] == "channel":
+    if NORMALISATIONS[node.target] == "channel":
         aligned = aligned.reshape(-1, *(1,) * (output.meta["val"].dim() - 2))
     if site.slot == "bias":
         return _shift(site, aligned, output=output)
@@ -319,6 +319,6 @@ _RECOGNISERS: Mapping[Any, Callable[[_Site], Use | None]] = {
     aten.add.Tensor: _add,
     aten.sub.Tensor: _sub,
     aten.mul.Tensor: _mul,
-    **dict.fromkeys(_CONVOLUTIONS, _convolution),
-    **dict.fromkeys(_NORMS, _norm),
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
+    **dict.fromkeys(NORMALISATIONS, _norm),
 }

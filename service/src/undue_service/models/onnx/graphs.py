@@ -1,6 +1,6 @@
 """An ONNX model to a torch module, whatever its inputs are: below the door that asks for rows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from undue_service.models.refusals import unsupported
+from undue_service.models.refusals import quoted, unsupported
 
 from .element_types import to_array, to_tensor
 from .expanding import versions
@@ -18,6 +18,8 @@ from .provenance import give_statistics_their_own, trace_provenance
 from .reading import gather_tensors, inline_functions, require_opset
 from .support import require_supported
 from .values import Listed, Maybe, Shape, Text, Value, dense
+
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,16 @@ def module_of(model: onnx.ModelProto, untrained: Collection[str] = (), halves_ar
     inputs = tuple(value.name for value in model.graph.input if value.name not in held)
     outputs = tuple(value.name for value in model.graph.output)
     module = OnnxModule(model.graph, versions(model.opset_import), stored, inputs, outputs).eval()
-    return ReadGraph(module, provenance.warnings)
+    return ReadGraph(module, (*provenance.warnings, *_told_of_constants(stored.constants)))
+
+
+def _told_of_constants(constants: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """Name the matrices among the constants: what a reader of the report may take for weights."""
+    matrices = [name for name, tensor in constants.items() if tensor.is_floating_point() and tensor.dim() > 1]
+    if matrices:
+        more = f" and {len(matrices) - _MAX_NAMED} more" if len(matrices) > _MAX_NAMED else ""
+        listed = quoted(", ".join(matrices[:_MAX_NAMED])) + more
+        yield f"the file holds {listed} as constants, which no training changes; no score runs over them"
 
 
 def from_arrays(graph: onnx.GraphProto, given: Sequence[Any]) -> list[Value]:

@@ -13,6 +13,7 @@ from undue_service.models.refusals import malformed, quoted, unsupported
 from .expanding import Function, schema_function, version_of
 from .initializers import subgraphs
 from .operators import OPERATORS, qualified
+from .operators.generation import require_room
 from .values import Node, Subgraph, Value
 
 Values = ChainMap[str, Value | None]
@@ -102,6 +103,9 @@ class Interpreter:
         found = compute(bound) if compute else self._call(schema_function(bound), bound, values, depth)
         given = found if isinstance(found, tuple) else (found,)
         named = {name: value for name, value in zip(node.output, given, strict=False) if name and value is not None}
+        for value in named.values():
+            if isinstance(value, torch.Tensor):
+                require_room(bound, value.shape)
         lacking = [name for name in node.output if name in reads.by_name and name and name not in named]
         if lacking:
             place = list(node.output).index(lacking[0])

@@ -165,8 +165,8 @@ def _require_linear_kernel(node: onnx.NodeProto, attributes: Attributes) -> None
     kernel = attributes["kernel_type"].s.decode(errors="replace") if "kernel_type" in attributes else "LINEAR"
     if kernel != "LINEAR":
         raise unsupported(
-            f"{_named(node)} has the kernel {quoted(kernel)}: its coefficients are dual variables, one for each support "
-            "vector, and not parameters of a loss over all rows; supported is the linear kernel"
+            f"{_named(node)} has the kernel {quoted(kernel)}: its coefficients are dual variables, one for each "
+            "support vector, and not parameters of a loss over all rows; supported is the linear kernel"
         )
 
 

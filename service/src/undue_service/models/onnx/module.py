@@ -36,7 +36,8 @@ class OnnxModule(torch.nn.Module):
         for registered, name in self.buffer_names.items():
             self.register_buffer(registered, stored.constants[name])
         self._stored = stored
-        self._graph = graph
+        self._graph = onnx.GraphProto()
+        self._graph.node.extend(graph.node)  # a copy, without the tensors, which would be held twice
         self._opsets = opsets
         self._inputs = inputs
         self._outputs = outputs
@@ -52,6 +53,15 @@ class OnnxModule(torch.nn.Module):
 
     def run(self, *inputs: Value) -> tuple[Value, ...]:
         """Return the outputs of the graph, in its order, whatever kind of value they are."""
+        return self._run(self._stored_values(), inputs)
+
+    def trace(self, *inputs: Value) -> dict[str, Value | None]:
+        """Return every value of the graph by name, in the order of the nodes; those that are stored come first."""
+        values = self._stored_values()
+        self._run(values, inputs)
+        return values
+
+    def _stored_values(self) -> dict[str, Value | None]:
         values: dict[str, Value | None] = {}
         for registered, name in self.parameter_names.items():
             values[name] = Weight(self.get_parameter(registered))
@@ -61,6 +71,10 @@ class OnnxModule(torch.nn.Module):
             values[name] = Shape.from_numpy(array)
         for name, array in self._stored.texts.items():
             values[name] = Text(array)
+        return values
+
+    def _run(self, values: dict[str, Value | None], inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Run the nodes, which leave what they compute in `values`."""
         values.update(zip(self._inputs, inputs, strict=True))
         numbers = {**self._stored.parameters, **self._stored.constants}
         return Interpreter(numbers).run(self._graph.node, self._opsets, ChainMap(values), self._outputs)

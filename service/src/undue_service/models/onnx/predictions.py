@@ -37,8 +37,8 @@ class Predictions:
             yield f"the outputs {named} are no floating-point numbers, such as labels, and were left out"
         for name in self.columns:
             yield (
-                f"the output {quoted(name)} is the decision function d of the second class alone; the file has (d, −d), "
-                "in the order opposite to its labels"
+                f"the output {quoted(name)} is the decision function d of the second class alone; the file has "
+                "(d, −d), in the order opposite to its labels"
             )
 
     def of_file(self, name: str, value: Any) -> np.ndarray:
@@ -103,7 +103,7 @@ def _may_be_prediction(value: onnx.ValueInfoProto) -> bool:
 
 
 def _unpack(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int | str, ...]]]:
-    """Let the tensors through that ZipMap makes lists of maps of; yield the outputs that this changes, with the keys."""
+    """Let the tensors through that ZipMap makes lists of maps of; yield the outputs that this changes, and the keys."""
     outputs = {value.name: value for value in graph.output}
     for node in graph.node:
         if node.op_type != "ZipMap" or node.domain != ML_DOMAIN or len(node.output) != 1:

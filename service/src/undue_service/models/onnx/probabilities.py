@@ -1,7 +1,7 @@
 """Scores and probabilities that a graph computes in several steps, written as the one step that they are.
 
-The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a classifier
-joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
+The engine looks behind a softmax at a model's end, so that the loss takes the logits. It cannot do so where a
+classifier joins 1 − σ(s) and σ(s), or divides scores by their sum. Of positive scores p, p / Σ p = softmax(log p); and
 (1 − σ(s), σ(s)) = softmax(0, s). Likewise skl2onnx multiplies s by −1 to give (−s, s), or picks s out of that again.
 """
 
@@ -13,7 +13,7 @@ from onnx import helper
 from undue_service.models.refusals import malformed, quoted
 
 from .initializers import stored_array
-from .predictions import ML_DOMAIN
+from .predictions import ML_DOMAIN, needed
 
 _POSITIVE = {"Sigmoid", "Softmax"}
 _MOVES = {"Slice", "Gather", "Concat", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"}
@@ -38,7 +38,22 @@ def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
             _joined(graph, node)
         elif node.op_type == "ArrayFeatureExtractor" and node.domain == ML_DOMAIN:
             _picked(graph, node)
-    return {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+    found = {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+    _drop_orphans(model.graph)
+    return found
+
+
+def _drop_orphans(graph: onnx.GraphProto) -> None:
+    """Leave out, in place, what reads a value that is rewritten by now, and that no output needs."""
+    wanted = needed(graph, (value.name for value in graph.output))
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    kept = []
+    for place, node in enumerate(graph.node):
+        if place in wanted or all(name in made for name in node.input if name):
+            kept.append(node)
+            made.update(node.output)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
@@ -48,16 +63,21 @@ def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
     the second class takes.
     """
     name, node = output.name, graph.maker(output.name)
-    while node is not None and node.op_type in ("Identity", "Cast") and graph.readers(name) == 1:
+    while node is not None and _passes_on(graph, node) and graph.readers(name) == 1:
         name, node = node.input[0], graph.maker(node.input[0])
     classifier = graph.scorer(name)
     if classifier is None or classifier.op_type != "SVMClassifier" or graph.readers(name) != 1:
         return False
     if not graph.is_of_one_score(classifier) or graph.text(classifier, "post_transform") not in ("", "NONE"):
         return False
-    classifier.attribute.append(helper.make_attribute("single", 1))
+    graph.single(classifier, graph.maker(output.name))
     output.type.CopyFrom(helper.make_tensor_type_proto(output.type.tensor_type.elem_type, None))
     return True
+
+
+def _passes_on(graph: "_Graph", node: onnx.NodeProto) -> bool:
+    is_float = graph.integer(node, "to", 0) == onnx.TensorProto.FLOAT
+    return node.op_type == "Identity" or (node.op_type == "Cast" and is_float)
 
 
 def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
@@ -104,8 +124,7 @@ def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
     is_plain = graph.text(classifier, "post_transform") in ("", "NONE") and graph.is_of_one_score(classifier)
     if not is_plain or classifier.op_type != "LinearClassifier":
         return
-    classifier.attribute.append(helper.make_attribute("single", 1))
-    graph.replace(node, [helper.make_node("Identity", node.input[:1], node.output)])
+    graph.single(classifier, node)
 
 
 class _Graph:
@@ -226,7 +245,7 @@ class _Graph:
         return self._shapes.get(name)
 
     def _infer(self) -> dict[str, tuple[int, ...]]:
-        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told, as far as their inputs are known."""
+        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told where their inputs are known."""
         model = self._model
         for _ in range(_MAX_INFERENCES):
             try:
@@ -251,6 +270,16 @@ class _Graph:
                 sizes = [size or None for size in shape]
                 model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes))
         return known
+
+    def single(self, classifier: onnx.NodeProto, node: onnx.NodeProto | None) -> None:
+        """Let a classifier give one score, under a name of its own where a node follows that hands it on."""
+        classifier.attribute.append(helper.make_attribute("single", 1))
+        if node is None:
+            return
+        score = self.fresh(f"{classifier.output[1]}.score")
+        classifier.output[1] = score
+        self._makers[score] = classifier
+        self.replace(node, [helper.make_node("Identity", [score], node.output)])
 
     def fresh(self, wanted: str) -> str:
         """Return a name that nothing has."""

@@ -89,7 +89,8 @@ def _by_signature(
     that the file no longer holds: then the call that reads it names that parameter's placeholder.
     """
     missing = {placeholder: name for name, placeholder in signature.parameters.items() if name not in uses.tensors}
-    more, renamed, accounted = set(), [], set()
+    more, accounted = set(), set()
+    renamed: dict[tuple[str, ...], list[str]] = {}
     for name in uses.tensors:
         calls = [_metadata(node).get(_CALL) for node, _ in uses.readers(name)]
         lost = {missing[p] for call in calls if call for p in re.findall(r"%(\w+)", call) if p in missing}
@@ -103,12 +104,11 @@ def _by_signature(
             more.add(name)
         elif name not in folded:
             accounted |= lost
-            renamed += [f"{one} as {name}" for one in sorted(lost)]
+            renamed.setdefault(tuple(sorted(lost)), []).append(name)
     told = []
-    if renamed:
-        told.append(
-            f"the exporter holds {_named(renamed)}, transposed or otherwise computed; name them so in parameters"
-        )
+    pairs = [f"{', '.join(old)} as {', '.join(new)}" for old, new in renamed.items() if old]
+    if pairs:
+        told.append(f"the exporter holds {_named(pairs)}, transposed or otherwise computed; name them so in parameters")
     rest = sorted(set(missing.values()) - accounted)
     if rest:
         text = "unused, or of the same values as another tensor and merged with it"

@@ -1,6 +1,7 @@
 """Inputs and outputs of an ONNX graph: an open first axis, every other size fixed."""
 
 import math
+from collections.abc import Sequence
 
 import onnx
 
@@ -48,6 +49,7 @@ def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
         raise unsupported(f"the input {name} has no declared shape, or no axis for the rows")
     batch, *rest = tensor.shape.dim
     if batch.HasField("dim_value"):
+        _refuse_rows_elsewhere(name, rest)
         raise static_batch(f"the input {name} takes exactly {batch.dim_value} rows", ONNX_EXPORT)
     for axis, dim in enumerate(rest, start=1):
         if not dim.HasField("dim_value"):
@@ -61,3 +63,14 @@ def _column(value: onnx.ValueInfoProto) -> ColumnSchema:
     if math.prod(shape) > MAX_ROW_ELEMENTS:
         raise too_large(f"the number of elements in a row of the input {name}", math.prod(shape), MAX_ROW_ELEMENTS)
     return ColumnSchema(value.name, dtypes[int(tensor.elem_type)], shape)
+
+
+def _refuse_rows_elsewhere(name: str, rest: Sequence[onnx.TensorShapeProto.Dimension]) -> None:
+    """Refuse an input of which an axis other than the first is open: that holds the rows, or nothing says what does."""
+    for axis, dim in enumerate(rest, start=1):
+        if not dim.HasField("dim_value"):
+            called = f" ({dim.dim_param})" if dim.dim_param else ""
+            raise unsupported(
+                f"the first axis of the input {name} is fixed, axis {axis}{called} is open. Rows lie along the first "
+                "axis: move them there before the export, by x.transpose(0, 1) or batch_first=True"
+            )

@@ -10,6 +10,7 @@ from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import PT2_EXPORT, malformed, quoted
 from undue_service.models.running import require_rows_stay_rows
 
+from .recurrent import unroll
 from .sanitising import sanitise
 
 
@@ -25,6 +26,7 @@ def open_pt2(path: Path, scratch: Path) -> OpenedModel:
         fresh = sanitise(path, Path(folder))
         exported = _load(fresh.path)
     require_rows_stay_rows(exported, fresh.inputs, fresh.outputs, PT2_EXPORT)
+    exported = unroll(exported)
     return OpenedModel(exported, fresh.inputs, fresh.outputs, None, fresh.warnings)
 
 

@@ -38,10 +38,11 @@ NETWORKS = """
     native_group_norm native_layer_norm one_hot pixel_shuffle rms_norm scaled_dot_product_attention
     upsample_bilinear2d upsample_nearest2d
 """
+RECURRENT = "gru lstm rnn_relu rnn_tanh"
 CONVERSIONS = "to _to_copy type_as lift_fresh_copy lift_fresh _assert_tensor_metadata sym_size sym_numel _assert_scalar"
 _OF_SIZES = ("sym_size", "sym_numel")
 
-NAMES = frozenset(" ".join((POINTWISE, LINEAR, REDUCTIONS, SHAPES, CREATION, NETWORKS, CONVERSIONS)).split())
+NAMES = frozenset(" ".join((POINTWISE, LINEAR, REDUCTIONS, SHAPES, CREATION, NETWORKS, RECURRENT, CONVERSIONS)).split())
 """ATen operators, in every overload that takes its arguments as they are and returns tensors."""
 _IN_PLACE = frozenset(f"{name}_" for name in (*POINTWISE.split(), "dropout", "detach"))
 
@@ -58,6 +59,8 @@ def resolve(target: str) -> torch._ops.OpOverload | None:
     match = TARGET.fullmatch(target)
     if match is None or match["name"] not in NAMES | _IN_PLACE or "__" in target:
         return None
+    if match["name"] in RECURRENT.split() and match["overload"] != "input":
+        return None  # sequences of different lengths, packed along the rows
     packet = getattr(torch.ops.aten, match["name"], None)
     found = getattr(packet, match["overload"], None)
     if not isinstance(found, torch._ops.OpOverload) or found._schema.is_mutable != match["name"].endswith("_"):

@@ -184,3 +184,30 @@ def damaged(index: str, role: str, how: str) -> FailedPrecondition:
     """Return the error for a file that is not as it was written."""
     text = f"the file {role!r} of {index} {how}: restore the service's files from a backup, or build the index anew"
     return FailedPrecondition(Reason.INDEX_DAMAGED, text, metadata={"index": index, "role": role})
+
+
+def check_uploaded(held: HeldIndex, earlier: HeldIndex | None, artifacts: Mapping[str, Path]) -> None:
+    """Compare the files that an index's model and data were uploaded as with their digests.
+
+    Args:
+        held: the index.
+        earlier: its earlier revision, whose files were compared.
+        artifacts: files by digest.
+
+    Raises:
+        FailedPrecondition: INDEX_DAMAGED.
+    """
+    known = set(_uploaded(earlier)) if earlier is not None else set()
+    for digest, owner in _uploaded(held).items():
+        if digest not in known and sha256_of(artifacts[digest]) != digest:
+            text = (
+                f"an uploaded file of {owner}, which {held.name} reads, is no longer the one that was sent: register "
+                "it again and build the index anew"
+            )
+            raise FailedPrecondition(Reason.INDEX_DAMAGED, text, metadata={"index": held.name, "sha256": digest})
+
+
+def _uploaded(held: HeldIndex) -> dict[str, str]:
+    """Return whose each uploaded file is, by its digest."""
+    data = {digest: one.name for one in held.datasets for digest in one.source.digests()}
+    return {held.model.digest: held.spec.model} | data

@@ -22,7 +22,7 @@ from undue_service.runner.opening import Models
 from undue_service.runner.place import Place
 
 from .building import index_objective
-from .files import FIT, HeldFiles, Manifest
+from .files import FIT, HeldFiles, Manifest, check_uploaded
 from .origin import origin_of
 from .parts import placed_shard
 from .rows import JoinedRows, NamedSource
@@ -108,6 +108,7 @@ class Residents:
         manifest.origin.check(held.name, origin_of(held.spec, held.model, held.datasets), names)
         watch = Watch([one.source for one in held.datasets])
         watch.check()
+        check_uploaded(held, earlier.held if earlier is not None else None, place.artifacts)
         objective = self._objective(held, manifest, earlier, place)
         pieces = _Pieces(earlier, files, objective, place)
         rows = JoinedRows([pieces.source(one) for one in held.datasets])

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.values import Node, Shape, Value
 from undue_service.models.refusals import malformed, quoted
 
@@ -41,8 +42,7 @@ def split(node: Node) -> tuple[Value, ...]:
 def tile(node: Node) -> Value:
     """Y = X repeated along each axis."""
     value, repeats = node.value(0), node.integers(1).values
-    if isinstance(value, Shape):
-        require_room(node, [value.array.size, *node.fixed(1)])
+    if isinstance(value, Shape) and math.prod((value.array.size, *node.fixed(1))) <= MAX_SHAPE_NUMBERS:
         return value.moved(np.tile(value.array, node.fixed(1)))
     x = node.tensor(0)
     if len(repeats) != x.dim() or any(isinstance(times, int) and times < 0 for times in repeats):

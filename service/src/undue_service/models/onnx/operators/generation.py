@@ -4,13 +4,10 @@ import math
 
 import torch
 
-from undue_service.models.limits import MAX_ROW_ELEMENTS, too_large
+from undue_service.models.limits import MAX_ROW_ELEMENTS, MAX_SHAPE_NUMBERS, too_large
 from undue_service.models.onnx.element_types import torch_type
 from undue_service.models.onnx.values import Integer, Node, Shape, Value
 from undue_service.models.refusals import malformed
-
-_MAX_COUNTED = 2**16
-"""A Range of more integers than these is a tensor, not a `Shape`."""
 
 
 def require_room(node: Node, sizes: tuple[Integer, ...] | list[Integer] | torch.Size) -> None:
@@ -33,7 +30,7 @@ def range_(node: Node) -> Value:
         counted = range(start, limit, step)
         require_room(node, [len(counted)])
         dtype = node.integers(0).dtype
-        if len(counted) <= _MAX_COUNTED:
+        if len(counted) <= MAX_SHAPE_NUMBERS:
             return Shape.of(counted, dtype=dtype)
         return torch.arange(start, limit, step, dtype=dtype)
     begin = node.tensor(0)

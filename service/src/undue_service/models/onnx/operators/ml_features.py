@@ -10,8 +10,8 @@ from undue_service.models.refusals import malformed, quoted, unsupported
 
 def scaler(node: Node) -> torch.Tensor:
     """Y = (X − offset) · scale, of one number or one for each feature."""
-    x = node.tensor(0).to(torch.float32)
     offset, scale = node.tensor(1), node.tensor(2)
+    x = node.tensor(0).to(scale.dtype)
     if any(len(one) not in (1, x.shape[-1]) for one in (offset, scale)):
         raise malformed(f"{node} scales {x.shape[-1]} features by {len(offset)} offsets and {len(scale)} scales")
     return (x - offset) * scale

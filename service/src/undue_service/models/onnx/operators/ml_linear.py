@@ -54,8 +54,8 @@ def vector_regressor(node: Node) -> torch.Tensor:
 def vector_classifier(node: Node) -> Scores:
     """Scores of a linear kernel. Of two classes (d, −d), d = X wᵀ + b: the label is the second class where d > 0.
 
-    d alone where the model ends with it (see `probabilities`). Of more classes one for each pair, X w_ijᵀ + b_ij, or one
-    for each class where there are no support vectors.
+    d alone where the model ends with it (see `probabilities`). Of more classes one for each pair, X w_ijᵀ + b_ij, or
+    one for each class where there are no support vectors.
     """
     s, transform = _linear(node), _transform(node)
     if s.shape[1] == 1 and transform != "NONE":
@@ -81,7 +81,7 @@ def _linear(node: Node) -> torch.Tensor:
     x, weight, intercepts = node.tensor(0), node.tensor(1), node.optional(2)
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise malformed(f"{node} has {weight.shape[1]} features, its input the shape {tuple(x.shape)}")
-    x = x.to(torch.float32)
+    x = x.to(weight.dtype)
     if intercepts is None or len(intercepts) == len(weight):
         return functional.linear(x, weight, intercepts)
     return functional.linear(x, weight) + intercepts

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.values import Node, Shape, Value, Weight
 from undue_service.models.refusals import malformed
 
@@ -53,9 +54,9 @@ def unsqueeze(node: Node) -> Value:
 def concat(node: Node) -> Value:
     """Y = the inputs one after the other along an axis."""
     values = [node.value(index) for index in range(len(node.inputs))]
-    if all(isinstance(value, Shape) for value in values):
-        axis = int(node.attribute("axis", 0))
-        return node.integers(0).moved(np.concatenate([node.integers(i).array for i in range(len(values))], axis))
+    arrays = [value.array for value in values if isinstance(value, Shape)]
+    if len(arrays) == len(values) and sum(array.size for array in arrays) <= MAX_SHAPE_NUMBERS:
+        return node.integers(0).moved(np.concatenate(arrays, int(node.attribute("axis", 0))))
     tensors = [node.tensor(index) for index in range(len(values))]
     axis = node.axis(int(node.attribute("axis", 0)), tensors[0].dim())
     if any(tensor.dim() != tensors[0].dim() for tensor in tensors):
@@ -71,10 +72,12 @@ def gather(node: Node) -> Value:
     Integer data that looks rows up in a table of weights is an embedding.
     """
     value, places = node.value(0), node.value(1)
-    if isinstance(value, Shape):
-        chosen = node.fixed(1)
-        axis = int(node.attribute("axis", 0))
-        return value.moved(np.take(value.array, np.reshape(chosen, node.integers(1).array.shape).astype(int), axis))
+    if isinstance(value, Shape) and isinstance(places, Shape):
+        axis = node.axis(int(node.attribute("axis", 0)), value.array.ndim)
+        chosen, size = np.reshape(node.fixed(1), places.array.shape).astype(int), value.array.shape[axis]
+        if ((chosen < -size) | (chosen >= size)).any():
+            raise malformed(f"{node} reads beyond the {size} integers of its axis {axis}")
+        return value.moved(np.take(value.array, chosen, axis))
     x = node.tensor(0)
     axis = node.axis(int(node.attribute("axis", 0)), x.dim())
     node.keep_rows_apart(x, [axis], "picks single rows")
@@ -90,7 +93,7 @@ def gather(node: Node) -> Value:
         if places.array.ndim == 1:
             return x.index_select(axis, indices % size)
     indices = torch.where(indices < 0, indices + size, indices)
-    if axis == 0:
+    if axis == 0 and x.is_floating_point():
         found = functional.embedding(indices, x if x.dim() == 2 else x.reshape(size, -1))
         return found.reshape(*indices.shape, *x.shape[1:])
     found = x.index_select(axis, indices.reshape(-1))

@@ -35,7 +35,7 @@ def reshape(node: Node) -> Value:
         return value.moved(value.array.reshape(sizes))
     x = node.tensor(0)
     sizes = _copied(node, x, target.values)
-    if x.dim() and isinstance(x.shape[0], torch.SymInt) and not _keeps_rows_open(x.shape[0], sizes):
+    if x.dim() and isinstance(x.shape[0], torch.SymInt) and not _keeps_rows_open(x, sizes):
         first = sizes[0] if sizes else "none"
         raise static_batch(f"{node} writes {first} where the number of rows belongs", ONNX_EXPORT)
     reshaped = x.reshape(sizes)
@@ -50,12 +50,13 @@ def _copied(node: Node, x: torch.Tensor, target: Sequence[Integer]) -> list[Inte
     return [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(target)]
 
 
-def _keeps_rows_open(first: torch.SymInt, sizes: Sequence[Integer]) -> bool:
-    """Whether a shape leaves the number of rows open: as its first size, or as its second where k · rows are laid out."""
+def _keeps_rows_open(x: torch.Tensor, sizes: Sequence[Integer]) -> bool:
+    """Whether a shape leaves the number of rows open: as its first size, or its second where k · rows are laid out."""
     is_open = [isinstance(size, torch.SymInt) or size == -1 for size in sizes[:2]]
     if not is_open or is_open[0]:
         return bool(is_open)
-    return is_open[-1] and statically_known_true(first % sizes[0] == 0)
+    divides = is_open[-1] and statically_known_true(x.shape[0] % sizes[0] == 0)
+    return divides and (sizes[0] != 1 or list(sizes[2:]) == list(x.shape[1:]))
 
 
 def shape(node: Node) -> Shape:
@@ -77,13 +78,16 @@ def expand(node: Node) -> Value:
     """Y = X repeated along axes of size 1, broadcast with the given shape in both directions."""
     value, target = node.value(0), node.integers(1).values
     if isinstance(value, Shape) and all(isinstance(size, int) for size in target):
-        return value.moved(np.broadcast_to(value.array, np.broadcast_shapes(value.array.shape, node.fixed(1))))
+        sizes = np.broadcast_shapes(value.array.shape, node.fixed(1))
+        if math.prod(sizes) <= MAX_SHAPE_NUMBERS:
+            return value.moved(np.broadcast_to(value.array, sizes))
     x = node.tensor(0)
     rank = max(x.dim(), len(target))
     own = [1] * (rank - x.dim()) + list(x.shape)
     wanted = [1] * (rank - len(target)) + list(target)
-    sizes = [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
-    return x.expand(sizes)
+    return x.expand(
+        [size if isinstance(want, int) and want == 1 else want for size, want in zip(own, wanted, strict=True)]
+    )
 
 
 def constant_of_shape(node: Node) -> Value:
