@@ -6,7 +6,7 @@ MAX_FILE_BYTES = 2**31 - 1
 """A protobuf message cannot be larger; one bound serves both formats."""
 MAX_NODES = 50_000
 """After functions are inlined."""
-MAX_STEPS = 200_000
+MAX_STEPS = 50_000
 """ONNX nodes that run, where loops are unrolled and functions expanded."""
 MAX_GRAPH_BYTES = 64 * 2**20
 """JSON text of a `.pt2` graph or weight table."""

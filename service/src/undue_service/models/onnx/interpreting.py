@@ -71,14 +71,19 @@ class Interpreter:
         if depth > _MAX_DEPTH:
             raise malformed(f"the model's functions and subgraphs nest deeper than {_MAX_DEPTH}")
         reads = _Reads.of(nodes, outputs)
+        self._count()
         for node in nodes:
             if node.op_type == "Constant" and node.output[0] in values.maps[0]:
                 continue
-            self._steps += 1
-            if self._steps > MAX_STEPS:
-                raise too_large("the number of ONNX nodes that run, loops unrolled,", self._steps, MAX_STEPS)
+            self._count()
             values.update(self._step(node, opsets, values, reads, depth))
         return tuple(_computed(name, values) for name in outputs)
+
+    def _count(self) -> None:
+        """Count a node, or a graph, which may have none."""
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise too_large("the number of ONNX nodes that run, loops unrolled,", self._steps, MAX_STEPS)
 
     def _step(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from undue_service.models.limits import MAX_STEPS, too_large
-from undue_service.models.onnx.values import Integer, Maybe, Node, Shape, Value, is_known
+from undue_service.models.onnx.values import Integer, Maybe, Node, Shape, Subgraph, Value, is_known
 from undue_service.models.refusals import malformed, unsupported
 
 
@@ -22,14 +22,14 @@ def loop(node: Node) -> tuple[Value, ...]:
     body = node.graph("body")
     carried: tuple[Value, ...] = tuple(_given(node, index) for index in range(2, len(node.inputs)))
     trips, goes_on = _trips(node), node.value(1) is None or node.flag(1)
+    if goes_on and trips is not None:
+        _bound(node, trips, body)
     width = len(body.proto.output) - 1 - len(carried)
     if width < 0:
         raise malformed(f"{node} carries {len(carried)} values, its body gives {len(body.proto.output)}")
     scanned: list[list[Value]] = [[] for _ in range(width)]
     iteration = 0
     while goes_on and (trips is None or iteration < trips):
-        if iteration >= MAX_STEPS:
-            raise too_large(f"the number of iterations of {node}", iteration + 1, MAX_STEPS)
         condition, *given = body.run((Shape.of([iteration], ()), Shape.of([1], (), torch.bool), *carried))
         carried = tuple(given[: len(carried)])
         for stack, value in zip(scanned, given[len(carried) :], strict=True):
@@ -59,6 +59,7 @@ def scan(node: Node) -> tuple[Value, ...]:
     if len(lengths) != 1:
         raise malformed(f"{node} scans inputs of the lengths {sorted(lengths)}")
     length = lengths.pop()
+    _bound(node, length, body)
     backwards = _per_value(node, "scan_input_directions", width)
     scanned: list[list[Value]] = [[] for _ in range(outputs)]
     for step in range(length):
@@ -74,6 +75,13 @@ def scan(node: Node) -> tuple[Value, ...]:
     out_backwards = _per_value(node, "scan_output_directions", outputs)
     stacks = [list(reversed(stack)) if back else stack for stack, back in zip(scanned, out_backwards, strict=True)]
     return (*states, *(_stacked(node, stack, axis) for stack, axis in zip(stacks, out_axes, strict=True)))
+
+
+def _bound(node: Node, trips: int, body: Subgraph) -> None:
+    """Refuse before anything runs what the interpreter would refuse half-way; the body itself counts as a node."""
+    total = trips * (1 + len(body.proto.node))
+    if total > MAX_STEPS:
+        raise too_large(f"the number of ONNX nodes that {node} runs, unrolled,", total, MAX_STEPS)
 
 
 def _given(node: Node, index: int) -> Value:

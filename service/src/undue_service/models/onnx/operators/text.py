@@ -44,6 +44,9 @@ def string_split(node: Node) -> tuple[Value, ...]:
     """
     x = _text(node, 0)
     delimiter, most = node.text("delimiter", "") or None, int(node.attribute("maxsplit", -1))
+    if delimiter is not None and "" in x.reshape(-1):
+        # ONNX's reference counts one part, which is empty, onnxruntime none.
+        raise unsupported(f"{node} splits an empty string, whose parts are counted in two ways")
     parts = [word.split(delimiter, most) for word in x.reshape(-1)]
     width = max((len(part) for part in parts), default=0)
     if width * x.size > _MAX_CHARACTERS:
