@@ -1,4 +1,4 @@
-"""Attention and what stands around it: against onnxruntime where it has a kernel, else ONNX's own evaluator or torch."""
+"""Attention and what surrounds it: against onnxruntime where it has a kernel, or ONNX's own evaluator or torch."""
 
 import numpy as np
 import onnx
