@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from operator import getitem
 from typing import Any
 
@@ -99,10 +100,12 @@ def _sites(
 ) -> Iterator[_Site | None]:
     """Yield where a parameter is used, beyond what only moves it; None where it cannot be told how."""
     moved: dict[fx.Node, Any] = {parameter: positions}
-    for node in graph.nodes:
+    waiting = [user for user in parameter.users if user in graph.reached]
+    seen = set(waiting)
+    heapify(waiting)
+    while waiting:
+        node = heappop(waiting)  # the first of the graph's order, so that whatever it reads has been seen
         operands = [operand for operand in node.all_input_nodes if operand in moved]
-        if not operands or node not in graph.reached:
-            continue
         if node.target in _VALUES | _MOVES and node.all_input_nodes == operands:
             found = moved[operands[0]] if node.target in _VALUES else _moved(node, moved[operands[0]])
         elif node.target is aten.cat.default and all(rows.get(part) is None for part in node.all_input_nodes):
@@ -115,8 +118,13 @@ def _sites(
             continue
         if any(output is node for output in graph.outputs):
             yield None
-        if not (isinstance(found, Tensor) and bool((found == _OTHERS).all())):
-            moved[node] = found
+        if isinstance(found, Tensor) and bool((found == _OTHERS).all()):
+            continue
+        moved[node] = found
+        for user in node.users:
+            if user in graph.reached and user not in seen:
+                seen.add(user)
+                heappush(waiting, user)
 
 
 def _joined(node: fx.Node, moved: Mapping[fx.Node, Any]) -> Tensor:

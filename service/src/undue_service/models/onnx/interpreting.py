@@ -4,6 +4,7 @@ from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
 
@@ -49,8 +50,8 @@ class _Reads:
 class Interpreter:
     """Runs graphs once, within a limit on the number of nodes that run."""
 
-    def __init__(self, stored: Mapping[str, torch.Tensor]) -> None:
-        """Take tensors whose numbers are known whatever runs around them, by name."""
+    def __init__(self, stored: Mapping[str, np.ndarray]) -> None:
+        """Take what the graph stores, by name: numbers that are known whatever runs around them."""
         self._stored = stored
         self._steps = 0
 

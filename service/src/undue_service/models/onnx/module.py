@@ -8,6 +8,7 @@ import torch
 
 from undue_service.models.refusals import quoted, unsupported
 
+from .element_types import to_array
 from .initializers import Initializers
 from .interpreting import Interpreter
 from .values import Listed, Maybe, Product, Shape, Text, Value, Weight, dense
@@ -36,6 +37,10 @@ class OnnxModule(torch.nn.Module):
         for registered, name in self.buffer_names.items():
             self.register_buffer(registered, stored.constants[name])
         self._stored = stored
+        # As arrays of the same memory: a tensor becomes a fake one while the program is traced.
+        self._numbers = {
+            name: to_array(value) for name, value in (*stored.parameters.items(), *stored.constants.items())
+        }
         self._graph = onnx.GraphProto()
         self._graph.node.extend(graph.node)  # a copy, without the tensors, which would be held twice
         self._opsets = opsets
@@ -76,8 +81,7 @@ class OnnxModule(torch.nn.Module):
     def _run(self, values: dict[str, Value | None], inputs: tuple[Value, ...]) -> tuple[Value, ...]:
         """Run the nodes, which leave what they compute in `values`."""
         values.update(zip(self._inputs, inputs, strict=True))
-        numbers = {**self._stored.parameters, **self._stored.constants}
-        return Interpreter(numbers).run(self._graph.node, self._opsets, ChainMap(values), self._outputs)
+        return Interpreter(self._numbers).run(self._graph.node, self._opsets, ChainMap(values), self._outputs)
 
     def _tensor(self, name: str, value: Value) -> torch.Tensor:
         if isinstance(value, torch.Tensor | Weight | Product):

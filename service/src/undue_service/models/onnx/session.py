@@ -43,4 +43,6 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
+        # Beyond it, products with quantised weights also round what they are multiplied by.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         return onnxruntime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])

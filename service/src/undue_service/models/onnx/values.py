@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Union
 
 import numpy as np
@@ -39,6 +40,11 @@ class Product:
 
     input: torch.Tensor
     weight: Weight
+
+    @cached_property
+    def alone(self) -> torch.Tensor:
+        """The product without a bias, computed once however many nodes read it."""
+        return self.linear(None)
 
     def linear(self, bias: torch.Tensor | None) -> torch.Tensor:
         """Return the product as one linear map, (…, in) → (…, out), of the parameter as stored."""
@@ -123,7 +129,7 @@ class Node:
     inputs: Sequence[Value | None]
     is_read_once: Callable[[str], bool] = field(repr=False)
     """Whether exactly one node reads the value of that name, and it is no output of the graph."""
-    stored: Callable[[str], torch.Tensor | None] = field(repr=False)
+    stored: Callable[[str], np.ndarray | None] = field(repr=False)
     """The numbers of a stored tensor, by name: they are known while the program is traced, the tensor's are not."""
     subgraph: Callable[[onnx.GraphProto], "Subgraph"] = field(repr=False)
     """A graph among the attributes, ready to be run where the node stands: it sees what the node sees."""
@@ -248,7 +254,9 @@ class Node:
         if isinstance(self.value(index), Shape):
             return tuple(float(number) for number in self.fixed(index))
         found = self.stored(self.proto.input[index]) if index < len(self.proto.input) else None
-        tensor = self.tensor(index) if found is None else found
+        if found is not None:
+            return tuple(float(number) for number in found.reshape(-1))
+        tensor = self.tensor(index)
         if not is_known(tensor):
             raise unsupported(f"{self} takes numbers as its input {index} that depend on the data")
         return tuple(float(number) for number in tensor.detach().reshape(-1).tolist())
@@ -313,7 +321,7 @@ def is_known(tensor: torch.Tensor) -> bool:
 def dense(value: torch.Tensor | Weight | Product) -> torch.Tensor:
     """Return a value as a tensor."""
     if isinstance(value, Product):
-        return value.linear(None)
+        return value.alone
     return value.tensor if isinstance(value, Weight) else value
 
 

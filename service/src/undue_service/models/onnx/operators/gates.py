@@ -57,8 +57,10 @@ def gate_activations(node: Node, defaults: Sequence[str], directions: int) -> li
         beta = [next(betas, default) for default in kind.beta]
         if None in alpha or None in beta:
             raise unsupported(f"{node} has the activation {quoted(name)} without its alpha and beta")
-        found.append(_clipped(_bound(kind, alpha, beta), float(node.attribute("clip", 0.0))))
-    size = len(defaults)
+        found.append(_bound(kind, alpha, beta))
+    size, clip = len(defaults), float(node.attribute("clip", 0.0))
+    # Of an LSTM's three, the last is of the cell, which onnxruntime does not clip.
+    found = [f if index % size == 2 else _clipped(f, clip) for index, f in enumerate(found)]
     return [found[i * size : (i + 1) * size] for i in range(directions)]
 
 
@@ -68,5 +70,5 @@ def _bound(kind: _Kind, alpha: Sequence[float | None], beta: Sequence[float | No
 
 
 def _clipped(activation: Activation, bound: float) -> Activation:
-    """Bound the input of an activation to ± `clip`, unless that is 0."""
+    """Bound the input of a gate to ± `clip`, unless that is 0."""
     return (lambda x: activation(x.clamp(-bound, bound))) if bound > 0 else activation

@@ -34,29 +34,37 @@ class Taps:
 def source_positions(
     node: Node, transformation: str, size: int, scale: float, outputs: int, region: tuple[float, float]
 ) -> np.ndarray:
-    """Return where on the axis of the input each element of the output lies, (outputs,), float64.
+    """Return where on the axis of the input each element of the output lies, (outputs,).
 
-    `scale · size`, which may have a fraction, is the length that the output stands for.
+    `scale · size`, which may have a fraction, is the length that the output stands for. In float32, as onnxruntime
+    does it: a place that lies halfway must be rounded to the same side.
     """
-    y, length = np.arange(outputs, dtype=np.float64), scale * size
-    half_pixel = (y + 0.5) / scale - 0.5
+    return _positions(node, transformation, size, np.float32(scale), outputs, region).astype(np.float64)
+
+
+def _positions(
+    node: Node, transformation: str, size: int, scale: np.float32, outputs: int, region: tuple[float, float]
+) -> np.ndarray:
+    y, length = np.arange(outputs, dtype=np.float32), scale * np.float32(size)
+    half = np.float32(0.5)
+    half_pixel = (y + half) / scale - half
     match transformation:
         case "half_pixel":
             return half_pixel
         case "half_pixel_symmetric":
             return half_pixel + size / 2 * (1 - outputs / length)
         case "pytorch_half_pixel":
-            return half_pixel if outputs > 1 else np.zeros(outputs)
+            return half_pixel if outputs > 1 else np.zeros(outputs, np.float32)
         case "tf_half_pixel_for_nn":
-            return (y + 0.5) / scale
+            return (y + half) / scale
         case "asymmetric":
             return y / scale
         case "align_corners":
-            return np.zeros(outputs) if length == 1 else y * (size - 1) / (length - 1)
+            return np.zeros(outputs, np.float32) if length == 1 else y * (size - 1) / (length - 1)
         case "tf_crop_and_resize":
             begin, end = region
             if outputs == 1:
-                return np.full(1, (begin + end) * (size - 1) / 2)
+                return np.full(1, (begin + end) * (size - 1) / 2, np.float32)
             return begin * (size - 1) + y * (end - begin) * (size - 1) / (outputs - 1)
     raise malformed(f"{node} has the coordinate_transformation_mode {quoted(transformation)}")
 

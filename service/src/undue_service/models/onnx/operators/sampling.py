@@ -18,7 +18,7 @@ def grid_sample(node: Node) -> torch.Tensor:
     """Y[row, c, …] = X[row, c] at the place that the grid names: (rows, *outputs, axes), from −1 to 1, last axis first.
 
     `linear` (before opset 20 `bilinear`), `nearest` or `cubic`; beyond the ends there is nothing, the outermost element
-    (`border`) or the mirror image (`reflection`), of the place and then of each element that is read.
+    (`border`) or the mirror image (`reflection`), of the place, or of each element that `cubic` reads.
     """
     x, grid = node.tensor(0), node.tensor(1)
     mode, padding = node.text("mode", "linear"), node.text("padding_mode", "zeros")
@@ -37,7 +37,9 @@ def grid_sample(node: Node) -> torch.Tensor:
         size, place = int(x.shape[axis + 2]), grid[..., rank - 1 - axis]
         position = (place + 1) / 2 * (size - 1) if aligned else ((place + 1) * size - 1) / 2
         position = position.round() if mode == "nearest" else position
-        taps.append(_taps(_moved_inside(position, size, aligned, padding), mode))
+        # Cubic kernels reach further than the place itself: each element that they read is moved inside, not the place.
+        held = position if mode == "cubic" else _moved_inside(position, size, aligned, padding)
+        taps.append(_taps(held, mode))
     return sample(x, taps, _places(padding, aligned))
 
 

@@ -74,9 +74,9 @@ def _complex(node: Node, x: torch.Tensor) -> torch.Tensor:
 
 def _transformed(x: torch.Tensor, length: int, axis: int, inverse: bool, onesided: bool) -> torch.Tensor:
     if inverse:
-        return torch.view_as_real(torch.fft.ifft(x, length, axis))
+        return torch.view_as_real(torch.fft.ifft(x, length, axis).resolve_conj())
     found = torch.fft.rfft(x, length, axis) if onesided else torch.fft.fft(x, length, axis)
-    return torch.view_as_real(found)
+    return torch.view_as_real(found.resolve_conj())
 
 
 def _window(formula: Callable[[torch.Tensor], torch.Tensor]) -> Operator:
