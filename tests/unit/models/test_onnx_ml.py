@@ -76,11 +76,14 @@ CLASSIFIERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize(("rows", "labels", "transform", "columns"), CLASSIFIERS)
+MIRRORED = [(*one, True) for one in CLASSIFIERS if one[0] == 2]
+"""A score and its negative."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "transform", "columns", "mirrored"), [*((*one, False) for one in CLASSIFIERS), *MIRRORED]
+)
 def test_linear_classifier(rows, labels, transform, columns, mirrored, build, open_bytes):
-    if mirrored and rows != 2:
-        pytest.skip("a score and its negative are two")
     W, b = drawn(rows, F), drawn(rows)
     if mirrored:
         W[0], b[0] = -W[1], -b[1]
@@ -244,7 +247,7 @@ FEATURES = {
     "array feature extractor": [ml("ArrayFeatureExtractor", ["x", "places"], ["s"])],
     "label encoder": [
         make_node("Floor", ["x"], ["f"]),
-        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9.0),
+        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9.),
     ],
 }  # fmt: skip
 
@@ -316,16 +319,33 @@ def objective(opened, loss):
 
 
 HIDDEN = [make_node("Gemm", ["x", "w"], ["h"]), make_node("Sigmoid", ["h"], ["p"])]
+
+
+def joined(number):
+    return [*HIDDEN, make_node("Sub", [number, "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)]
+
+
+def over_sum(value):
+    total = make_node("ReduceSum", [value, "along"], ["t"])
+    return [*HIDDEN, total, make_node("Div", [value, "t"], ["s"])]
+
+
+def normalised(nodes, norm):
+    return [*nodes, ml("Normalizer", ["p"], ["s"], norm=norm)]
+
+
 ENDINGS = {
-    "1 − p and p": ([*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 1, True),
-    "2 − p and p": ([*HIDDEN, make_node("Sub", ["two", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 1, False),
-    "of two columns": ([*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)], 2, False),
-    "p over its sum": ([*HIDDEN, make_node("ReduceSum", ["p", "along"], ["t"]), make_node("Div", ["p", "t"], ["s"])], 3, True),
-    "p over the length": ([*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])], 3, False),
-    "scores over their sum": ([*HIDDEN, make_node("ReduceSum", ["h", "along"], ["t"]), make_node("Div", ["h", "t"], ["s"])], 3, False),
-    "normalised": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L1")], 3, True),
-    "normalised to length 1": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L2")], 3, False),
-    "normalised twice": ([HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1), ml("Normalizer", ["p"], ["s"], norm="L1")], 3, True),
+    "1 − p and p": (joined("one"), 1, True),
+    "2 − p and p": (joined("two"), 1, False),
+    "of two columns": (joined("one"), 2, False),
+    "p over its sum": (over_sum("p"), 3, True),
+    "scores over their sum": (over_sum("h"), 3, False),
+    "p over its length": (
+        [*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])], 3, False,
+    ),
+    "normalised": (normalised(HIDDEN, "L1"), 3, True),
+    "normalised to length 1": (normalised(HIDDEN, "L2"), 3, False),
+    "normalised twice": (normalised([HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1)], "L1"), 3, True),
 }  # fmt: skip
 
 
