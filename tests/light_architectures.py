@@ -16,11 +16,14 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
     """Return an architecture with weights drawn at random and any number of rows.
 
     A ConstantOfShape that stands for weights becomes an initialiser: by He et al. 2015 for two axes and more, scales
-    and variances around 1, the rest around 0.
+    and variances around 1, scales of what a residual connection adds around 0.3, as trained networks have them small,
+    the rest around 0. What it ends in is logits, (rows, classes), without the softmax, which
+    such weights would saturate.
     """
     model = onnx.load(FOLDER / f"light_{name}.onnx")
     graph = model.graph
     _draw_weights(graph, np.random.default_rng(seed))
+    _end_in_logits(graph)
     _free_rows(graph)
     model.ir_version = 4  # before it, weights had to be inputs too
     del graph.value_info[:]
@@ -29,9 +32,7 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
 
 def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    positive = {
-        name for node in graph.node if node.op_type == "BatchNormalization" for name in (node.input[1], node.input[4])
-    }
+    around = _scales(graph)
     kept, weights = [], []
     for node in graph.node:
         if node.op_type != "ConstantOfShape" or node.input[0] not in stored:
@@ -43,8 +44,7 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
             array *= math.sqrt(2 / math.prod(shape[1:]))
         else:
             array *= 0.05
-        if node.output[0] in positive:
-            array = 1 + np.abs(array)
+        array += around.get(node.output[0], 0.0)
         weights.append(numpy_helper.from_array(array.astype(np.float32), node.output[0]))
     del graph.node[:]
     graph.node.extend(kept)
@@ -56,6 +56,36 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     inputs = [value for value in graph.input if value.name in read - {tensor.name for tensor in used}]
     del graph.input[:]
     graph.input.extend(inputs)
+
+
+def _scales(graph: onnx.GraphProto) -> dict[str, float]:
+    """Return the means of scales and variances: of BatchNormalization, and of the Mul that Caffe has after it."""
+    added = {name for node in graph.node if node.op_type == "Sum" for name in node.input}
+    behind = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Unsqueeze"}
+    found: dict[str, float] = {}
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            found |= {node.input[1]: 0.3 if node.output[0] in added else 1.0, node.input[4]: 1.0}
+        elif node.op_type == "Mul":
+            name = node.input[1]
+            while name in behind:
+                name = behind[name]
+            found[name] = 1.0
+    return found
+
+
+def _end_in_logits(graph: onnx.GraphProto) -> None:
+    [output] = graph.output
+    last = graph.node[-1]
+    if last.op_type == "Softmax":
+        source = last.input[0]
+        del graph.node[-1]
+    else:
+        source, last.output[0] = "logits_of_every_place", "logits_of_every_place"
+    graph.node.append(onnx.helper.make_node("Flatten", [source], [output.name], axis=1))
+    kind = output.type.tensor_type
+    classes = kind.shape.dim[1].dim_value
+    output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind.elem_type, [1, classes]))
 
 
 def _free_rows(graph: onnx.GraphProto) -> None:

@@ -265,7 +265,7 @@ def test_weights_of_another_model_are_refused_by_place_and_name(trained, change,
 
 def test_what_is_no_weights_is_refused(client, trained, tmp_path):
     (tmp_path / "pickle.safetensors").write_bytes(saved(trained.nets[0].state_dict()))
-    with pytest.raises(undue.JobFailed, match=r"checkpoints\[0\]: .*save_file") as caught:
+    with pytest.raises(undue.JobFailed, match=r"(?s)checkpoints\[0\]: .*save_file") as caught:
         trained.register("wrong", trained.last, checkpoints=[undue.Checkpoint(tmp_path / "pickle.safetensors", 1.0)])
     assert caught.value.reason == "MODEL_UNSAFE"
     holes = trained.nets[0].state_dict() | {"last.bias": torch.tensor([0.0, torch.nan, 0.0])}

@@ -92,6 +92,8 @@ def refusal(path: Path, kind: Foreign, objects: str, field: str = "source") -> I
 def _of_zip(path: Path) -> tuple[Foreign, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
+            if min(info.header_offset for info in archive.infolist()) > 0:
+                return None  # a truncated archive whose last whole part is an archive itself
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "archive_format" in names:
                 return None  # torch.export
@@ -129,6 +131,6 @@ def _globals(file: BinaryIO, pickles: int) -> Iterator[str]:
                     yield ".".join(texts[-2:])
                 elif isinstance(argument, str):
                     texts.append(argument)
-        except (ValueError, UnicodeDecodeError, EOFError):
+        except (ValueError, UnicodeDecodeError, EOFError, MemoryError, OverflowError):
             yield "damaged"
             return

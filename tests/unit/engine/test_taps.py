@@ -104,6 +104,11 @@ def mixer():
     return nn.TransformerEncoderLayer(6, 2, 8, batch_first=True, dropout=0.0)
 
 
+def joined(m):
+    """Two weights as one tensor, as the directions of a recurrent layer are in ONNX."""
+    return torch.cat([m.w[None], m.v[None]])
+
+
 IDS = torch.randint(7, (5, 4), generator=torch.Generator().manual_seed(9))
 X, SEQUENCE, IMAGE = randn(5, 4), randn(5, 3, 4), randn(5, 2, 6, 5)
 OUTER, DENSE, LOOKUP = "outer", "dense", "lookup"
@@ -324,6 +329,37 @@ MODELS = {
         IDS,
         [DENSE, DENSE],
     ),
+    "gates in another order": (
+        lambda: Made(
+            lambda m, x: m.v(torch.tanh(linear(x, torch.cat([m.w[4:], m.w[:2], m.w[2:4]]), m.b[[4, 5, 0, 1, 2, 3]]))),
+            w=randn(6, 4),
+            b=randn(6),
+            v=nn.Linear(6, 3),
+        ),
+        X,
+        [OUTER, DENSE, OUTER],
+    ),
+    "joined, and parted again": (
+        lambda: Made(lambda m, x: torch.tanh(x @ joined(m)[0].T) + x @ joined(m)[1].T, w=randn(3, 4), v=randn(3, 4)),
+        X,
+        [OUTER, OUTER],
+    ),
+    "joined": (
+        lambda: Made(
+            lambda m, x: m.c(torch.tanh(x @ joined(m).flatten(0, 1).T)), w=randn(3, 4), v=randn(3, 4), c=nn.Linear(6, 3)
+        ),
+        X,
+        [DENSE, DENSE, OUTER],
+    ),
+    "stacked steps": (
+        lambda: Made(
+            lambda m, x: m.v(torch.stack([m.w(x[:, t]).tanh() for t in range(3)])[-1] + m.w(x).sum(1)),
+            w=nn.Linear(4, 5),
+            v=nn.Linear(5, 3),
+        ),
+        SEQUENCE,
+        [OUTER, OUTER],
+    ),
     "transformer": (
         lambda: nn.Sequential(nn.Embedding(7, 6), mixer(), mixer(), nn.Flatten(), nn.Linear(24, 3)),
         IDS,
@@ -359,7 +395,7 @@ def test_every_form_is_that_of_autograd(name, exclude):
 
 BY_VMAP = {
     "addmm scaled", "flipped rows", "function of a parameter", "start token and places", "conv transposed",
-    "bias scaled and subtracted",
+    "bias scaled and subtracted", "joined", "gates in another order",
 }  # fmt: skip
 
 

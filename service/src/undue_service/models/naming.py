@@ -40,5 +40,8 @@ def name_inputs(exported: torch.export.ExportedProgram, names: tuple[str, ...]) 
         node = placeholders[spec.arg.name]
         node.name = node.target = name
         taken.add(name)
+        for output in exported.graph_signature.output_specs:
+            if output.arg.name == spec.arg.name:
+                output.arg = TensorArgument(name=name)
         spec.arg = TensorArgument(name=name)
     exported.graph_module.recompile()

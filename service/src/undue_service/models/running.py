@@ -29,7 +29,7 @@ def predict(opened: OpenedModel, inputs: Mapping[str, np.ndarray]) -> dict[str, 
     tensors = [torch.from_numpy(array) for array in conform(opened.inputs, inputs).values()]
     with torch.no_grad():
         try:
-            outputs = opened.exported.graph_module(*_arguments(opened.exported, tensors))
+            outputs = opened.exported.graph_module(*_arguments(opened.exported, _stored(opened.exported), tensors))
         except IndexError as error:
             raise _mismatch("an id in the inputs lies beyond the table that it looks up") from error
     return {name: value.numpy() for name, value in zip(opened.outputs, outputs, strict=True)}
@@ -64,12 +64,17 @@ def _mismatch(message: str) -> InvalidArgument:
     return InvalidArgument(Reason.INPUT_MISMATCH, message)
 
 
-def _arguments(exported: torch.export.ExportedProgram, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _stored(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
+    return {**exported.constants, **exported.state_dict}
+
+
+def _arguments(
+    exported: torch.export.ExportedProgram, stored: Mapping[str, torch.Tensor], inputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
     """Return all arguments of the lifted graph: parameters, buffers and constants, then what the user gives."""
     given = iter(inputs)
-    tensors = {**exported.constants, **exported.state_dict}
     return [
-        next(given) if spec.kind is InputKind.USER_INPUT else tensors[spec.target or ""]
+        next(given) if spec.kind is InputKind.USER_INPUT else stored[spec.target or ""]
         for spec in exported.graph_signature.input_specs
     ]
 
@@ -82,28 +87,58 @@ def require_rows_stay_rows(
     Raises:
         InvalidArgument: STATIC_BATCH, MODEL_UNSUPPORTED, or MODEL_MALFORMED where it cannot be run at all.
     """
-    few, more = (_run_on_shapes(exported, inputs, rows) for rows in _PROBED_ROWS)
+    few, more = _run_on_shapes(exported, inputs)
     for name, small, large in zip(outputs, few, more, strict=True):
         if (small[:1], large[:1]) == tuple((rows,) for rows in _PROBED_ROWS):
-            continue
+            if small[1:] == large[1:]:
+                continue
+            text = (
+                f"the output {quoted(name)} has the shape {small} for {_PROBED_ROWS[0]} rows and {large} for one more"
+            )
+            raise unsupported(f"{text}; only the first axis may follow the number of rows, a row depends on no other")
         if small and small == large:
             raise static_batch(f"the output {quoted(name)} has the shape {small} for any number of rows", export_line)
         text = f"the output {quoted(name)} has the shape {small} for {_PROBED_ROWS[0]} rows; it needs one row for each"
         raise unsupported(text)
 
 
+def traced_rows_stay_rows(exported: torch.export.ExportedProgram) -> bool:
+    """Return whether the first axis of every output, and no other, is that of the inputs, by what the trace noted.
+
+    For a program that this process traced itself: what a file declares of its shapes has to be run to be believed.
+    """
+    specs = exported.graph_signature.input_specs
+    placeholders = exported.graph.find_nodes(op="placeholder")
+    given = [node for node, spec in zip(placeholders, specs, strict=True) if spec.kind is InputKind.USER_INPUT]
+    values = [node.meta.get("val") for node in (*given, *exported.graph.output_node().args[0])]
+    if not all(isinstance(value, torch.Tensor) and value.dim() for value in values):
+        return False
+    if any(isinstance(size, torch.SymInt) for value in values for size in value.shape[1:]):
+        return False
+    sizes = [value.shape[0] for value in values]
+    return all(isinstance(size, torch.SymInt) for size in sizes) and len({size.node.expr for size in sizes}) == 1
+
+
 def _run_on_shapes(
-    exported: torch.export.ExportedProgram, inputs: Sequence[ColumnSchema], rows: int
-) -> list[tuple[int, ...]]:
+    exported: torch.export.ExportedProgram, inputs: Sequence[ColumnSchema]
+) -> list[list[tuple[int, ...]]]:
+    """Return the outputs' shapes for each number of rows."""
+    found = []
     with FakeTensorMode() as mode, torch.no_grad():
-        given = [torch.empty(rows, *c.shape, dtype=getattr(torch, c.dtype)) for c in inputs]
-        arguments = [a if isinstance(a, FakeTensor) else mode.from_tensor(a) for a in _arguments(exported, given)]
-        try:
-            outputs = _DeclaredShapes(exported.graph_module).run(*arguments)
-        except Exception as error:
-            cause = str(error).partition("\n")[0]
-            raise malformed(f"the model cannot be run on {rows} rows: {quoted(cause)}") from error
-    return [tuple(int(size) for size in value.shape) for value in outputs]
+
+        def shapes_alone(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor)
+
+        stored = {name: shapes_alone(tensor) for name, tensor in _stored(exported).items()}
+        for rows in _PROBED_ROWS:
+            given = [shapes_alone(torch.empty(rows, *c.shape, dtype=getattr(torch, c.dtype))) for c in inputs]
+            try:
+                outputs = _DeclaredShapes(exported.graph_module).run(*_arguments(exported, stored, given))
+            except Exception as error:
+                cause = str(error).partition("\n")[0]
+                raise malformed(f"the model cannot be run on {rows} rows: {quoted(cause)}") from error
+            found.append([tuple(int(size) for size in value.shape) for value in outputs])
+    return found
 
 
 class _DeclaredShapes(torch.fx.Interpreter):

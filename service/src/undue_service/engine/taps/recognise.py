@@ -33,6 +33,8 @@ _MOVES = (SAME_ELEMENTS - _VALUES) | {
     aten.flip.default,
     getitem,
 }
+_OTHERS = -1
+"""The position of what is no part of the parameter."""
 CONVOLUTIONS = frozenset(
     {
         aten.conv1d.default,
@@ -93,20 +95,39 @@ def uses(graph: Graph, rows: Mapping[fx.Node, Rows | None], parameter: fx.Node) 
 
 
 def _sites(
-    graph: Graph, rows: Mapping[fx.Node, Rows | None], operand: fx.Node, positions: Any
+    graph: Graph, rows: Mapping[fx.Node, Rows | None], parameter: fx.Node, positions: Tensor
 ) -> Iterator[_Site | None]:
     """Yield where a parameter is used, beyond what only moves it; None where it cannot be told how."""
-    for user in operand.users:
-        if user not in graph.reached:
+    moved: dict[fx.Node, Any] = {parameter: positions}
+    for node in graph.nodes:
+        operands = [operand for operand in node.all_input_nodes if operand in moved]
+        if not operands or node not in graph.reached:
             continue
-        if user.target in _VALUES | _MOVES and user.all_input_nodes == [operand]:
-            moved = positions if user.target in _VALUES else _moved(user, positions)
-            if any(output is user for output in graph.outputs):
-                yield None
-            yield from _sites(graph, rows, user, moved)
+        if node.target in _VALUES | _MOVES and node.all_input_nodes == operands:
+            found = moved[operands[0]] if node.target in _VALUES else _moved(node, moved[operands[0]])
+        elif node.target is aten.cat.default and all(rows.get(part) is None for part in node.all_input_nodes):
+            found = _joined(node, moved)
+        else:
+            for operand in operands:
+                slots, places = _slots(node, operand), moved[operand]
+                whole = isinstance(places, Tensor) and bool((places != _OTHERS).all())
+                yield _Site(graph, rows, node, operand, slots[0], places) if whole and len(slots) == 1 else None
             continue
-        slots = _slots(user, operand)
-        yield _Site(graph, rows, user, operand, slots[0], positions) if len(slots) == 1 else None
+        if any(output is node for output in graph.outputs):
+            yield None
+        if not (isinstance(found, Tensor) and bool((found == _OTHERS).all())):
+            moved[node] = found
+
+
+def _joined(node: fx.Node, moved: Mapping[fx.Node, Any]) -> Tensor:
+    """Return what parts that hold no rows have where when they are joined, as the gates of a recurrent weight are."""
+
+    def places(part: fx.Node) -> Any:
+        return moved[part] if part in moved else torch.full(tuple(part.meta["val"].shape), _OTHERS)
+
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), places)
+    joined: Tensor = node.target(*args, **kwargs)
+    return joined
 
 
 def _moved(node: fx.Node, positions: Any) -> Any:

@@ -18,7 +18,7 @@ from undue_service.engine.activation import SAME_ELEMENTS
 from undue_service.engine.graph import Graph, argument, aten
 
 _VIEWS = SAME_ELEMENTS | {aten.unflatten.int}
-_ALONG_HARMLESS = frozenset({aten.permute.default, aten.slice.Tensor, aten.select.int})
+_ALONG_HARMLESS = frozenset({aten.permute.default, aten.slice.Tensor, aten.select.int, aten.stack.default})
 """Operators whose `dim` names the batch without disturbing it: their shapes say what they do."""
 
 

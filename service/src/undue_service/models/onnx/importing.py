@@ -12,7 +12,7 @@ from undue_service.domain.reports import ColumnSchema
 from undue_service.models.naming import name_inputs, name_tensors
 from undue_service.models.opened import OpenedModel
 from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
-from undue_service.models.running import require_rows_stay_rows
+from undue_service.models.running import require_rows_stay_rows, traced_rows_stay_rows
 
 from .graphs import module_of
 from .locating import Locator
@@ -45,7 +45,8 @@ def open_onnx(path: Path) -> OpenedModel:
     exported = _export(module, inputs)
     name_tensors(exported, {**module.parameter_names, **module.buffer_names})
     name_inputs(exported, tuple(column.name for column in inputs))
-    require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
+    if not traced_rows_stay_rows(exported):
+        require_rows_stay_rows(exported, inputs, outputs, ONNX_EXPORT)
     reference = OnnxRuntime(path, outputs, predictions)
     locate = Locator(path, module, tuple(column.name for column in inputs), predictions)
     return OpenedModel(exported, inputs, outputs, reference, (*predictions.warnings, *read.warnings), locate)

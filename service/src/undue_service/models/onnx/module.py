@@ -36,7 +36,8 @@ class OnnxModule(torch.nn.Module):
         for registered, name in self.buffer_names.items():
             self.register_buffer(registered, stored.constants[name])
         self._stored = stored
-        self._graph = graph
+        self._graph = onnx.GraphProto()
+        self._graph.node.extend(graph.node)  # a copy, without the tensors, which would be held twice
         self._opsets = opsets
         self._inputs = inputs
         self._outputs = outputs

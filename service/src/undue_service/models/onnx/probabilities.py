@@ -13,7 +13,7 @@ from onnx import helper
 from undue_service.models.refusals import malformed, quoted
 
 from .initializers import stored_array
-from .predictions import ML_DOMAIN
+from .predictions import ML_DOMAIN, needed
 
 _POSITIVE = {"Sigmoid", "Softmax"}
 _MOVES = {"Slice", "Gather", "Concat", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"}
@@ -38,7 +38,22 @@ def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
             _joined(graph, node)
         elif node.op_type == "ArrayFeatureExtractor" and node.domain == ML_DOMAIN:
             _picked(graph, node)
-    return {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+    found = {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+    _drop_orphans(model.graph)
+    return found
+
+
+def _drop_orphans(graph: onnx.GraphProto) -> None:
+    """Leave out, in place, what reads a value that is rewritten by now, and that no output needs."""
+    wanted = needed(graph, (value.name for value in graph.output))
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    kept = []
+    for place, node in enumerate(graph.node):
+        if place in wanted or all(name in made for name in node.input if name):
+            kept.append(node)
+            made.update(node.output)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:

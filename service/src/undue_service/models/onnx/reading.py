@@ -33,14 +33,13 @@ def read_onnx(path: Path) -> tuple[onnx.ModelProto, Predictions]:
         InvalidArgument: MODEL_MALFORMED, MODEL_UNSUPPORTED, UNSUPPORTED_OPERATORS.
         ResourceExhausted: UPLOAD_TOO_LARGE.
     """
-    content = _read(path)
-    model = _parse(content)
+    model = _parse(_read(path))
     _refuse_external_data(model)
     require_opset(model)
     inlined = inline_functions(model)
     predictions = keep_predictions(inlined.graph)
     require_supported(inlined.graph, versions(inlined.opset_import))
-    _check(content)
+    _check(path)
     gather_tensors(inlined.graph)
     return inlined, replace(predictions, columns=simplify_scores(inlined))
 
@@ -194,9 +193,9 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         raise malformed(f"the model's functions cannot be inlined: {quoted(error)}") from error
 
 
-def _check(content: bytes) -> None:
+def _check(path: Path) -> None:
     try:
-        onnx.checker.check_model(content, full_check=True)
+        onnx.checker.check_model(path, full_check=True)  # by its path: the checker holds the weights once more as it is
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise malformed(f"the ONNX checker refuses the model: {quoted(reason)}") from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from undue_service.models.onnx.values import Node, Shape, is_known
-from undue_service.models.refusals import malformed, quoted
+from undue_service.models.refusals import ONNX_EXPORT, malformed, quoted, static_batch
 
 from .ordering import refuse_sizes_of_data
 
@@ -34,6 +34,11 @@ def _along(node: Node) -> tuple[torch.Tensor, torch.Tensor, int]:
     node.keep_rows_apart(x, [axis], "picks single rows")
     if indices.dim() != x.dim() or indices.is_floating_point():
         raise malformed(f"{node} takes indices of rank {indices.dim()} for a value of rank {x.dim()}")
+    if any(
+        isinstance(x.shape[at], torch.SymInt) != isinstance(indices.shape[at], torch.SymInt) for at in range(x.dim())
+    ):
+        # torch lets the indices have fewer rows, and leaves the others as they are.
+        raise static_batch(f"{node} takes indices for a number of rows that is fixed", ONNX_EXPORT)
     return x, _from_the_front(node, indices, int(x.shape[axis])), axis
 
 

@@ -48,7 +48,7 @@ def dequantize_linear(node: Node) -> torch.Tensor:
 
 
 def matmul_integer(node: Node) -> torch.Tensor:
-    """Y = (A − zero point) (B − zero point), int32; a zero point is one number, one a row of A, or one a column of B."""
+    """Y = (A − zero point) (B − zero point), int32; a zero point is one number, one a row of A or a column of B."""
     a, b = node.tensor(0), node.tensor(1)
     return _product(a, b, node.optional(2), node.optional(3)).to(torch.int32)
 
@@ -67,7 +67,7 @@ def conv_integer(node: Node) -> torch.Tensor:
 
 
 def q_linear_conv(node: Node) -> torch.Tensor:
-    """Y = ((X − zero point) ⋆ (W − zero point) + B) · x_scale · w_scale / y_scale, rounded, + zero point, in Y's type."""
+    """Y = ((X − zero point) ⋆ (W − zero point) + B) · x_scale · w_scale / y_scale, rounded, + zero point, as Y."""
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (node.tensor(index) for index in range(8))
     total, bias = _convolved(node, x, w, x_zero, w_zero), node.optional(8)
     channel = (-1, *(1 for _ in range(x.dim() - 2)))
@@ -91,7 +91,7 @@ def _of_rows(a: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _convolved(
     node: Node, x: torch.Tensor, w: torch.Tensor, x_zero: torch.Tensor | None, w_zero: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return the convolution in float64, which holds every sum of products of bytes exactly; padding is the zero point."""
+    """Return the convolution in float64, which holds sums of products of bytes exactly; padding is the zero point."""
     if math.prod(int(size) for size in w.shape[1:]) > 2**36:
         raise unsupported(f"{node} sums too many products to be exact")
     left = x.double() if x_zero is None else x.double() - x_zero.double()

@@ -15,15 +15,13 @@ def dft(node: Node) -> torch.Tensor:
     """Y[…, k] = Σₙ exp(−2πi k n / N) X[…, n] along an axis; `inverse` with +2πi, over N.
 
     The axis is an attribute before opset 20, 1 where it is missing, and an input from then on, −2 where it is missing.
-    X is cut or filled with zeros to N = `dft_length`. `onesided` gives k up to N/2 of real X; inverse, it takes them and
-    gives real numbers.
+    X is cut or filled with zeros to N = `dft_length`. `onesided` gives k up to N/2 of real X; inverse, it takes them
+    and gives real numbers.
     """
     x = node.tensor(0)
     inverse, onesided = bool(node.attribute("inverse", 0)), bool(node.attribute("onesided", 0))
-    if node.opset < 20:
-        named = int(node.attribute("axis", 1))
-    else:
-        named = node.fixed(2)[0] if node.value(2) is not None else -2
+    given = node.fixed(2)[0] if node.value(2) is not None else -2
+    named = int(node.attribute("axis", 1)) if node.opset < 20 else given
     axis = node.axis(named, x.dim())
     if x.dim() < 2 or axis == x.dim() - 1 or not x.is_floating_point():
         raise malformed(
@@ -53,10 +51,8 @@ def stft(node: Node) -> torch.Tensor:
         raise malformed(f"{node} transforms a value of rank {x.dim()}")
     node.keep_rows_apart(x, (1, 2), "transforms along the rows")
     step, total = node.fixed(1)[0], int(x.shape[1])
-    if node.value(3) is not None:
-        length = node.fixed(3)[0]
-    else:
-        length = total if window is None else int(window.shape[0])
+    whole = total if window is None else int(window.shape[0])
+    length = node.fixed(3)[0] if node.value(3) is not None else whole
     onesided = bool(node.attribute("onesided", 1))
     if step < 1 or not 1 <= length <= total or (onesided and x.shape[-1] != 1):
         raise malformed(f"{node} takes frames of {length} in steps of {step} of {tuple(x.shape)[1:]}")

@@ -2,6 +2,7 @@
 
 import torch
 
+from undue_service.domain.errors import InvalidArgument
 from undue_service.models.limits import MAX_SHAPE_NUMBERS
 from undue_service.models.onnx.element_types import to_tensor, torch_type
 from undue_service.models.onnx.initializers import constant_value
@@ -30,12 +31,22 @@ def dropout(node: Node) -> Value | tuple[Value | None, ...]:
     mode, training = node.value(2), False
     if mode is not None:
         training = not (isinstance(mode, Shape) and mode.number == 0) and node.flag(2)
-    if training and (node.value(1) is None or any(node.floats(1))):
+    if training and not _drops_nothing(node):
         raise unsupported(f"{node} is in training mode; call model.eval() before the export")
     y = identity(node)
     if len(node.proto.output) < 2 or not node.proto.output[1]:
         return y
     return y, torch.ones_like(node.tensor(0), dtype=torch.bool)
+
+
+def _drops_nothing(node: Node) -> bool:
+    """Whether the ratio is known to be 0."""
+    if node.value(1) is None:
+        return False
+    try:
+        return not any(node.floats(1))
+    except InvalidArgument:  # it is not known before the graph is run
+        return False
 
 
 def cast(node: Node) -> Value:

@@ -22,7 +22,7 @@ def string_concat(node: Node) -> Text:
 
 
 def string_normalizer(node: Node) -> Text:
-    """Y = the strings of X, (C,) or (1, C), without the stop words, in another case; one empty string if none is left."""
+    """Y = the strings of X, (C,) or (1, C), without stop words, in another case; one empty string if none is left."""
     x = _text(node, 0)
     if x.ndim not in (1, 2) or (x.ndim == 2 and x.shape[0] != 1):
         raise malformed(f"{node} takes one list of strings, not an array of shape {x.shape}")
