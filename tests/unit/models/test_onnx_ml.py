@@ -1,5 +1,7 @@
 """The operators of scikit-learn's converters against onnxruntime, and what they become."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.models import parity, predict
+from undue_service.models.onnx.lifting import lift_attributes
+from undue_service.models.onnx.probabilities import simplify_scores
 
 ML = make_opsetid("ai.onnx.ml", 3)
 F = 4
@@ -393,3 +397,18 @@ def test_names_of_coefficients_collide_with_nothing(build, open_bytes):
     opened = open_bytes(build(nodes, SCORES, {"fit.coefficients": drawn(1)}))
     assert weights_of(opened) == {"fit.coefficients": (1,), "fit.coefficients'": (1, F), "fit.intercepts": (1,)}
     assert parity(opened, {"x": X}) <= 1e-6
+
+
+def test_long_chains_of_scores_are_read_in_linear_time(build):
+    nodes, last = [make_node("Gemm", ["x", "w"], ["p0"]), make_node("Sigmoid", ["p0"], ["p1"])], "p1"
+    for place in range(4000):
+        nodes.append(make_node("Identity", [last], [f"i{place}"]))
+        nodes.append(ml("Normalizer", [f"i{place}"], [f"n{place}"], norm="L1"))
+        last = f"i{place}"
+    nodes.append(make_node("Identity", ["n3999"], ["s"]))
+    start = time.monotonic()
+    model = onnx.load_model_from_string(build(nodes, SCORES, {"w": drawn(F, 3)}))
+    lift_attributes(model.graph)
+    simplify_scores(model)
+    assert [node.op_type for node in model.graph.node].count("Softmax") == 4000
+    assert time.monotonic() - start < 10
