@@ -68,7 +68,8 @@ def test_the_report_says_what_was_found(client, pictures, tmp_path):
         "conv.weight": False, "conv.bias": False, "fc.weight": True, "fc.bias": True,
     }  # fmt: skip
     assert {p.name: p.uses for p in report.parameters} == {
-        "conv.weight": ("convolution",), "conv.bias": ("convolution",), "fc.weight": ("linear",), "fc.bias": ("linear",),
+        "conv.weight": ("convolution",), "conv.bias": ("convolution",),
+        "fc.weight": ("linear",), "fc.bias": ("linear",),
     }  # fmt: skip
     assert (report.output, report.output_activation) == ("probabilities", "softmax")
     assert any("the prediction is the output 'probabilities'" in text for text in report.warnings)
