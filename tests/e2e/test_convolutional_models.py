@@ -67,7 +67,12 @@ def test_the_report_says_what_was_found(client, pictures, tmp_path):
     assert {p.name: p.selected for p in report.parameters} == {
         "conv.weight": False, "conv.bias": False, "fc.weight": True, "fc.bias": True,
     }  # fmt: skip
-    assert report.output_activation == "softmax"
+    assert {p.name: p.uses for p in report.parameters} == {
+        "conv.weight": ("convolution",), "conv.bias": ("convolution",),
+        "fc.weight": ("linear",), "fc.bias": ("linear",),
+    }  # fmt: skip
+    assert (report.output, report.output_activation) == ("probabilities", "softmax")
+    assert any("the prediction is the output 'probabilities'" in text for text in report.warnings)
     assert report.linear_head
     assert report.parity.max_abs_difference <= 1e-5
     (folded,) = (text for text in report.warnings if "BatchNorm" in text)

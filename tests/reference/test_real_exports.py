@@ -86,7 +86,7 @@ def build(name):
     module, inputs, head = {
         "mlp": lambda: (made.Mlp(), {"x": torch.randn(n, 6)}, "4."),
         "lenet": lambda: (made.LeNet(), {"x": torch.randn(n, 1, 12, 12)}, "fc3."),
-        "resnet18": lambda: (made.ResNet18(), {"x": torch.randn(n, 3, 32, 32)}, "fc."),
+        "resnet18": lambda: (made.ResNet18(), {"x": torch.randn(n, 3, 16, 16)}, "fc."),
         "gru": lambda: (made.Gru(), {"x": torch.randn(n, 5, 4)}, "head."),
         "encoder": lambda: (made.Encoder(), {"x": torch.randn(n, 5, 8)}, "head."),
         "minilm": lambda: (
@@ -136,9 +136,17 @@ def exported(case, route, path):
     return "onnx"
 
 
+NAMES = ("mlp", "lenet", "resnet18", "gru", "encoder", "minilm")
+LONG = {("lenet", "dynamo"), *((name, "dynamo_plain") for name in ("mlp", "gru", "encoder", "resnet18"))}
+PAIRS = [
+    pytest.param(name, route, marks=pytest.mark.slow if (name, route) in LONG else ())
+    for name in NAMES
+    for route in ROUTES
+]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", ["mlp", "lenet", "resnet18", "gru", "encoder", "minilm"])
+@pytest.mark.parametrize(("name", "route"), PAIRS)
 def test_scores_are_those_of_the_module(name, route, cases, tmp_path):
     case = cases.setdefault(name, build(name))
     path = tmp_path / "model"
@@ -174,3 +182,21 @@ def test_scores_are_those_of_the_module(name, route, cases, tmp_path):
     if is_folded:
         assert min(figures.pop("grad_dot, all"), figures.pop("gauss_newton, all")) > 1e-3
     assert max(figures.values()) <= 1e-5, figures
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("route", ["dynamo", "torchscript", "pt2"])
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_softmax_inside_an_export_is_looked_behind(end, route, tmp_path):
+    case = build("mlp")
+    twin, path = case.twin(), tmp_path / "model"
+    ending = Case(nn.Sequential(case.module, end).eval(), case.inputs, "")
+    opened = open_model(path, exported(ending, route, path), tmp_path)
+    program = Program.from_exported(
+        opened.exported, input_names=[column.name for column in opened.inputs], output_names=opened.outputs
+    ).to("cpu", torch.float64)
+    objective = Objective(program, ObjectiveSpec("cross_entropy", L2))
+    assert objective.output_activation == {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}[type(end)]
+    parts = (slice(TRAIN), slice(TRAIN, None))
+    rows = [TensorRows({"x": case.inputs["x"].double()[part]}, case.targets[part]) for part in parts]
+    assert apart(influence(objective, *rows, method="grad_dot", top_k=None).scores, twin.grad_dot) <= 1e-6

@@ -203,6 +203,54 @@ def test_an_activation_inside_the_model_changes_no_score_and_no_prediction(progr
     assert abs(a.scores).max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("loss", "two", "name"),
+    [
+        ("binary_logistic", lambda s: torch.softmax(torch.cat([torch.zeros_like(s), s], 1), 1), "two_class_softmax"),
+        ("binary_logistic", lambda s: torch.softmax(torch.cat([s - s, s], -1), -1), "two_class_softmax"),
+        ("binary_logistic", lambda s: torch.cat([1 - s.sigmoid(), s.sigmoid()], 1), ""),
+        ("binary_logistic", lambda s: (lambda p: torch.cat([1 - p, p], 1))(s.sigmoid()), "two_class_softmax"),
+        ("binary_logistic", lambda s: torch.cat([-s, s], 1), "opposite_scores"),
+        ("smooth_hinge", lambda s: torch.cat([-s, s], 1), "opposite_scores"),
+        ("binary_logistic", lambda s: torch.cat([s, -s], 1), ""),
+        ("binary_logistic", lambda s: torch.cat([-s, 2 * s], 1), ""),
+        ("binary_logistic", lambda s: torch.softmax(torch.cat([s, torch.zeros_like(s)], 1), 1), ""),
+        ("smooth_hinge", lambda s: torch.softmax(torch.cat([torch.zeros_like(s), s], 1), 1), ""),
+    ],
+)
+def test_two_outputs_of_one_score_have_the_scores_of_that(program, loss, two, name):
+    torch.manual_seed(0)
+    linear = Body(lambda m, x: m.l(x)[:, :1])
+    inside = Body(lambda m, x: two(m.l(x)[:, :1]))
+    inside.load_state_dict(linear.state_dict())
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    rows = TensorRows({"x": x}, torch.arange(20) % 2)
+    spec = ObjectiveSpec(loss, l2=0.1, temperature=0.5 if loss == "smooth_hinge" else 0.0)
+    if not name:
+        with pytest.raises(InvalidArgument) as error:
+            Objective(program(inside, x), spec)
+        assert error.value.reason is Reason.OBJECTIVE_MISMATCH
+        return
+    plain, behind = (Objective(program(module, x), spec) for module in (linear, inside))
+    assert (behind.output_activation, behind.outputs_per_row) == (name, 1)
+    a, b = (influence(objective, rows, rows, method="cg", top_k=None) for objective in (plain, behind))
+    torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores), rtol=1e-6, atol=1e-9)
+    assert (a.test.predictions == b.test.predictions).all()
+
+
+def test_a_softmax_over_two_classes_has_the_same_scores_by_either_loss(program):
+    module = Body(lambda m, x: torch.softmax(torch.cat([m.l(x)[:, :1] * 0, m.l(x)[:, :1]], 1), 1))
+    one = Body(lambda m, x: m.l(x)[:, :1])
+    one.load_state_dict(module.state_dict())
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    rows = TensorRows({"x": x}, torch.arange(20) % 2)
+    found = [
+        influence(Objective(program(body, x), ObjectiveSpec(loss, l2=0.1)), rows, rows, method="cg", top_k=None).scores
+        for body, loss in ((module, "cross_entropy"), (one, "binary_logistic"))
+    ]
+    torch.testing.assert_close(*map(torch.tensor, found), rtol=1e-6, atol=1e-9)
+
+
 def test_an_activation_that_the_loss_does_not_hold_stays_part_of_the_model(program):
     module = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid())
     objective = Objective(program(module, torch.randn(4, 3)), ObjectiveSpec("squared_error"))

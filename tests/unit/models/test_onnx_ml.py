@@ -1,5 +1,7 @@
 """The operators of scikit-learn's converters against onnxruntime, and what they become."""
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,8 @@ from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.objective import Objective
 from undue_service.engine.program import Program
 from undue_service.models import parity, predict
+from undue_service.models.onnx.lifting import lift_attributes
+from undue_service.models.onnx.probabilities import simplify_scores
 
 ML = make_opsetid("ai.onnx.ml", 3)
 F = 4
@@ -76,11 +80,14 @@ CLASSIFIERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-@pytest.mark.parametrize(("rows", "labels", "transform", "columns"), CLASSIFIERS)
+MIRRORED = [(*one, True) for one in CLASSIFIERS if one[0] == 2]
+"""A score and its negative."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "transform", "columns", "mirrored"), [*((*one, False) for one in CLASSIFIERS), *MIRRORED]
+)
 def test_linear_classifier(rows, labels, transform, columns, mirrored, build, open_bytes):
-    if mirrored and rows != 2:
-        pytest.skip("a score and its negative are two")
     W, b = drawn(rows, F), drawn(rows)
     if mirrored:
         W[0], b[0] = -W[1], -b[1]
@@ -244,8 +251,7 @@ FEATURES = {
     "array feature extractor": [ml("ArrayFeatureExtractor", ["x", "places"], ["s"])],
     "label encoder": [
         make_node("Floor", ["x"], ["f"]),
-        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0],
-           values_floats=[3.0, 4.0, 5.0], default_float=9.0),
+        ml("LabelEncoder", ["f"], ["s"], keys_floats=[-1.0, 0.0, 1.0], values_floats=[3.0, 4.0, 5.0], default_float=9.),
     ],
 }  # fmt: skip
 
@@ -317,45 +323,34 @@ def objective(opened, loss):
 
 
 HIDDEN = [make_node("Gemm", ["x", "w"], ["h"]), make_node("Sigmoid", ["h"], ["p"])]
+
+
+def joined(number):
+    return [*HIDDEN, make_node("Sub", [number, "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)]
+
+
+def over_sum(value):
+    total = make_node("ReduceSum", [value, "along"], ["t"])
+    return [*HIDDEN, total, make_node("Div", [value, "t"], ["s"])]
+
+
+def normalised(nodes, norm):
+    return [*nodes, ml("Normalizer", ["p"], ["s"], norm=norm)]
+
+
 ENDINGS = {
-    "1 − p and p": (
-        [*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
-        1,
-        True,
+    "1 − p and p": (joined("one"), 1, True),
+    "2 − p and p": (joined("two"), 1, False),
+    "of two columns": (joined("one"), 2, False),
+    "p over its sum": (over_sum("p"), 3, True),
+    "scores over their sum": (over_sum("h"), 3, False),
+    "p over its length": (
+        [*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])], 3, False,
     ),
-    "2 − p and p": (
-        [*HIDDEN, make_node("Sub", ["two", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
-        1,
-        False,
-    ),
-    "of two columns": (
-        [*HIDDEN, make_node("Sub", ["one", "p"], ["q"]), make_node("Concat", ["q", "p"], ["s"], axis=1)],
-        2,
-        False,
-    ),
-    "p over its sum": (
-        [*HIDDEN, make_node("ReduceSum", ["p", "along"], ["t"]), make_node("Div", ["p", "t"], ["s"])],
-        3,
-        True,
-    ),
-    "p over the length": (
-        [*HIDDEN, make_node("ReduceL2", ["p"], ["t"], axes=[1]), make_node("Div", ["p", "t"], ["s"])],
-        3,
-        False,
-    ),
-    "scores over their sum": (
-        [*HIDDEN, make_node("ReduceSum", ["h", "along"], ["t"]), make_node("Div", ["h", "t"], ["s"])],
-        3,
-        False,
-    ),
-    "normalised": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L1")], 3, True),
-    "normalised to length 1": ([*HIDDEN, ml("Normalizer", ["p"], ["s"], norm="L2")], 3, False),
-    "normalised twice": (
-        [HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1), ml("Normalizer", ["p"], ["s"], norm="L1")],
-        3,
-        True,
-    ),
-}
+    "normalised": (normalised(HIDDEN, "L1"), 3, True),
+    "normalised to length 1": (normalised(HIDDEN, "L2"), 3, False),
+    "normalised twice": (normalised([HIDDEN[0], make_node("Softmax", ["h"], ["p"], axis=1)], "L1"), 3, True),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENDINGS)
@@ -402,3 +397,18 @@ def test_names_of_coefficients_collide_with_nothing(build, open_bytes):
     opened = open_bytes(build(nodes, SCORES, {"fit.coefficients": drawn(1)}))
     assert weights_of(opened) == {"fit.coefficients": (1,), "fit.coefficients'": (1, F), "fit.intercepts": (1,)}
     assert parity(opened, {"x": X}) <= 1e-6
+
+
+def test_long_chains_of_scores_are_read_in_linear_time(build):
+    nodes, last = [make_node("Gemm", ["x", "w"], ["p0"]), make_node("Sigmoid", ["p0"], ["p1"])], "p1"
+    for place in range(4000):
+        nodes.append(make_node("Identity", [last], [f"i{place}"]))
+        nodes.append(ml("Normalizer", [f"i{place}"], [f"n{place}"], norm="L1"))
+        last = f"i{place}"
+    nodes.append(make_node("Identity", ["n3999"], ["s"]))
+    start = time.monotonic()
+    model = onnx.load_model_from_string(build(nodes, SCORES, {"w": drawn(F, 3)}))
+    lift_attributes(model.graph)
+    simplify_scores(model)
+    assert [node.op_type for node in model.graph.node].count("Softmax") == 4000
+    assert time.monotonic() - start < 10

@@ -96,6 +96,7 @@ def test_a_fixed_number_of_rows_shows_the_export_line(nodes, inputs, weights, op
     ("nodes", "inputs", "outputs", "says"),
     [
         ([make_node("Relu", ["x"], ["y"])], {"x": ["n", "t"]}, {"y": ["n", "t"]}, "axis 1 (t)"),
+        ([make_node("Relu", ["x"], ["y"])], {"x": [5, "n"]}, {"y": [5, "n"]}, "Rows lie along the first axis"),
         ([make_node("Relu", ["x"], ["y"])], {"x": []}, {"y": []}, "no axis for the rows"),
         ([make_node("Flatten", ["x"], ["y"], axis=0)], X, {"y": [1, "m"]}, "folds all rows"),
         ([make_node("Softmax", ["x"], ["y"], axis=0)], X, Y, "across the rows"),

@@ -5,21 +5,11 @@ classifier joins 1 − σ(s) and σ(s), or divides scores by their sum. Of posit
 (1 − σ(s), σ(s)) = softmax(0, s). Likewise skl2onnx multiplies s by −1 to give (−s, s), or picks s out of that again.
 """
 
-import math
-
 import onnx
 from onnx import helper
 
-from undue_service.models.refusals import malformed, quoted
-
-from .initializers import stored_array
 from .predictions import ML_DOMAIN, needed
-
-_POSITIVE = {"Sigmoid", "Softmax"}
-_MOVES = {"Slice", "Gather", "Concat", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"}
-_CLASSIFIERS = {"LinearClassifier", "SVMClassifier"}
-_SAME_SHAPE = {"Binarizer", "Imputer", "Normalizer", "Scaler"}
-_MAX_INFERENCES = 10
+from .scoring import ScoringGraph
 
 
 def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
@@ -28,7 +18,7 @@ def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
     Returns:
         The outputs of which one column is left, and which.
     """
-    graph = _Graph(model)
+    graph = ScoringGraph(model)
     for node in list(model.graph.node):
         if (node.op_type == "Normalizer" and node.domain == ML_DOMAIN and graph.text(node, "norm") == "L1") or (
             node.op_type == "Div" and graph.is_default(node) and graph.divides_by_its_sum(node)
@@ -39,6 +29,7 @@ def simplify_scores(model: onnx.ModelProto) -> dict[str, int]:
         elif node.op_type == "ArrayFeatureExtractor" and node.domain == ML_DOMAIN:
             _picked(graph, node)
     found = {value.name: 0 for value in model.graph.output if _is_decision(graph, value)}
+    graph.rewrite()
     _drop_orphans(model.graph)
     return found
 
@@ -56,7 +47,7 @@ def _drop_orphans(graph: onnx.GraphProto) -> None:
     graph.node.extend(kept)
 
 
-def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
+def _is_decision(graph: ScoringGraph, output: onnx.ValueInfoProto) -> bool:
     """Leave of an SVMClassifier's (d, −d) at a graph's end the first; return whether that was so.
 
     Its label is the second class where d > 0, contrary to the order of the columns: only by itself is d what a loss of
@@ -75,12 +66,12 @@ def _is_decision(graph: "_Graph", output: onnx.ValueInfoProto) -> bool:
     return True
 
 
-def _passes_on(graph: "_Graph", node: onnx.NodeProto) -> bool:
+def _passes_on(graph: ScoringGraph, node: onnx.NodeProto) -> bool:
     is_float = graph.integer(node, "to", 0) == onnx.TensorProto.FLOAT
     return node.op_type == "Identity" or (node.op_type == "Cast" and is_float)
 
 
-def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
+def _normalised(graph: ScoringGraph, node: onnx.NodeProto) -> None:
     x = node.input[0]
     if graph.is_distribution(x):
         graph.replace(node, [helper.make_node("Identity", [x], node.output)])
@@ -90,7 +81,7 @@ def _normalised(graph: "_Graph", node: onnx.NodeProto) -> None:
         graph.replace(node, [helper.make_node("Log", [x], [log]), last])
 
 
-def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
+def _joined(graph: ScoringGraph, node: onnx.NodeProto) -> None:
     """(1 − σ(s), σ(s)) or (−1 · s, s) of one column s."""
     if len(node.input) != 2 or graph.integer(node, "axis", 0) not in (1, -1):
         return
@@ -116,7 +107,7 @@ def _joined(graph: "_Graph", node: onnx.NodeProto) -> None:
     )
 
 
-def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
+def _picked(graph: ScoringGraph, node: onnx.NodeProto) -> None:
     """S of a classifier that gives (−s, s), where nothing else reads that."""
     classifier = graph.scorer(node.input[0])
     if classifier is None or not graph.is_number(node.input[1], 1) or graph.readers(node.input[0]) != 1:
@@ -125,182 +116,3 @@ def _picked(graph: "_Graph", node: onnx.NodeProto) -> None:
     if not is_plain or classifier.op_type != "LinearClassifier":
         return
     graph.single(classifier, node)
-
-
-class _Graph:
-    """What is asked of a graph."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
-        self._graph = model.graph
-        self._makers = {name: node for node in model.graph.node for name in node.output if name}
-        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._names = {*self._makers, *self._stored, *(value.name for value in model.graph.input)}
-        self._shapes: dict[str, tuple[int, ...]] | None = None
-
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        """Return the node of the default domain that computes a value."""
-        node = self._makers.get(name)
-        return node if node is not None and self.is_default(node) else None
-
-    def is_default(self, node: onnx.NodeProto) -> bool:
-        """Whether a node is of ONNX's own operators."""
-        return node.domain in ("", "ai.onnx")
-
-    def is_number(self, name: str, number: int) -> bool:
-        """Whether a value is a constant of one number, which is the given one."""
-        stored = self._stored.get(name)
-        node = self.maker(name)
-        if stored is None and node is not None and node.op_type == "Constant":
-            stored = next((a.t for a in node.attribute if a.name == "value"), None)
-            if stored is None:
-                return any(a.name == "value_float" and a.f == number for a in node.attribute)
-        return stored is not None and math.prod(stored.dims) == 1 and bool(stored_array(stored, name) == number)
-
-    def readers(self, name: str) -> int:
-        """Return how often a value is read, by nodes or as an output."""
-        reads = sum(list(node.input).count(name) for node in self._graph.node)
-        return reads + sum(value.name == name for value in self._graph.output)
-
-    def scorer(self, name: str) -> onnx.NodeProto | None:
-        """Return the classifier whose scores a value is."""
-        node = self._makers.get(name)
-        return node if node is not None and self._is_scores(node, name) else None
-
-    def is_of_one_score(self, node: onnx.NodeProto) -> bool:
-        """Whether a classifier gives two numbers of one score, see `lifting`."""
-        return bool(self.integer(node, "mirrored", 0)) or self.integer(node, "pairs", 0) == 1
-
-    def is_distribution(self, name: str) -> bool:
-        """Whether each row of a value is positive and sums up to 1."""
-        node = self._makers.get(name)
-        if node is None:
-            return False
-        if self.is_default(node):
-            if node.op_type == "Identity":
-                return self.is_distribution(node.input[0])
-            return node.op_type == "Softmax" and self.rank(name) == 2 and self.integer(node, "axis", -1) in (1, -1)
-        if not self._is_scores(node, name):
-            return False
-        transform = self.text(node, "post_transform")
-        return transform == "SOFTMAX" or (transform == "LOGISTIC" and self.is_of_one_score(node))
-
-    def is_positive(self, name: str) -> bool:
-        """Whether a value is made of probabilities only."""
-        seen: set[str] = set()
-        waiting = [name]
-        while waiting:
-            one = waiting.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            node = self._makers.get(one)
-            if node is None:
-                return False
-            if self.is_default(node) and node.op_type in _MOVES:
-                waiting.extend(node.input if node.op_type == "Concat" else node.input[:1])
-            elif self.is_default(node):
-                if node.op_type not in _POSITIVE:
-                    return False
-            elif not (self._is_scores(node, one) and self.text(node, "post_transform") in ("LOGISTIC", "SOFTMAX")):
-                return False
-        return True
-
-    def _is_scores(self, node: onnx.NodeProto, name: str) -> bool:
-        is_classifier = node.domain == ML_DOMAIN and node.op_type in _CLASSIFIERS
-        return is_classifier and len(node.output) == 2 and node.output[1] == name
-
-    def divides_by_its_sum(self, node: onnx.NodeProto) -> bool:
-        """Whether a Div is p / Σ p along the columns."""
-        total = self.maker(node.input[1])
-        if total is None or total.op_type != "ReduceSum" or total.input[0] != node.input[0]:
-            return False
-        axes = next((tuple(a.ints) for a in total.attribute if a.name == "axes"), None)
-        if axes is None and len(total.input) > 1 and total.input[1] in self._stored:
-            axes = tuple(stored_array(self._stored[total.input[1]], total.input[1]).reshape(-1).tolist())
-        return axes in ((1,), (-1,)) and self.integer(total, "keepdims", 1) == 1
-
-    def text(self, node: onnx.NodeProto, name: str) -> str:
-        """Return an attribute that is text, empty where it is missing."""
-        return next((a.s.decode(errors="replace") for a in node.attribute if a.name == name), "")
-
-    def integer(self, node: onnx.NodeProto, name: str, default: int) -> int:
-        """Return an attribute that is an integer."""
-        return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-    def rank(self, name: str) -> int | None:
-        """Return how many axes a value has, None where that is not known."""
-        shape = self._shape(name)
-        return None if shape is None else len(shape)
-
-    def columns(self, name: str) -> int | None:
-        """Return the second size of a matrix."""
-        shape = self._shape(name)
-        return shape[1] if shape is not None and len(shape) == 2 else None
-
-    def _shape(self, name: str) -> tuple[int, ...] | None:
-        """Return the sizes that ONNX infers, 0 for those that are open."""
-        if self._shapes is None:
-            self._shapes = self._infer()
-        return self._shapes.get(name)
-
-    def _infer(self) -> dict[str, tuple[int, ...]]:
-        """Infer shapes by ONNX, which knows nothing of `ai.onnx.ml`: those are told where their inputs are known."""
-        model = self._model
-        for _ in range(_MAX_INFERENCES):
-            try:
-                model = onnx.shape_inference.infer_shapes(model)
-            except (onnx.shape_inference.InferenceError, ValueError) as error:
-                raise malformed(f"the shapes in the model do not fit together: {quoted(error)}") from error
-            known = _declared(model.graph)
-            told = {}
-            for node in model.graph.node:
-                if node.domain != ML_DOMAIN or not node.input or node.input[0] not in known:
-                    continue
-                shape, name = known[node.input[0]], node.output[-1]
-                if node.op_type in _CLASSIFIERS:
-                    shape = (*shape[:1], 0)
-                elif node.op_type not in _SAME_SHAPE:
-                    continue
-                if name not in known:
-                    told[name] = shape
-            if not told:
-                break
-            for name, shape in told.items():
-                sizes = [size or None for size in shape]
-                model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes))
-        return known
-
-    def single(self, classifier: onnx.NodeProto, node: onnx.NodeProto | None) -> None:
-        """Let a classifier give one score, under a name of its own where a node follows that hands it on."""
-        classifier.attribute.append(helper.make_attribute("single", 1))
-        if node is None:
-            return
-        score = self.fresh(f"{classifier.output[1]}.score")
-        classifier.output[1] = score
-        self._makers[score] = classifier
-        self.replace(node, [helper.make_node("Identity", [score], node.output)])
-
-    def fresh(self, wanted: str) -> str:
-        """Return a name that nothing has."""
-        while wanted in self._names:
-            wanted += "'"
-        self._names.add(wanted)
-        return wanted
-
-    def replace(self, node: onnx.NodeProto, by: list[onnx.NodeProto]) -> None:
-        """Put other nodes in the place of one."""
-        replaced = list(node.output)
-        nodes = [new for one in self._graph.node for new in (by if list(one.output) == replaced else [one])]
-        del self._graph.node[:]
-        self._graph.node.extend(nodes)
-        self._makers.update((name, new) for new in by for name in new.output)
-
-
-def _declared(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    """Return the sizes that a graph declares of its values, 0 for those that are open."""
-    return {
-        one.name: tuple(dim.dim_value for dim in one.type.tensor_type.shape.dim)
-        for one in (*graph.value_info, *graph.output, *graph.input)
-        if one.type.tensor_type.HasField("shape")
-    }
