@@ -15,10 +15,10 @@ NAMES = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet5
 def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
     """Return an architecture with weights drawn at random and any number of rows.
 
-    A ConstantOfShape that stands for weights becomes an initialiser: by He et al. 2015 for two axes and more, scales
-    and variances around 1, scales of what a residual connection adds around 0.3, as trained networks have them small,
-    the rest around 0. What it ends in is logits, (rows, classes), without the softmax, which
-    such weights would saturate.
+    A ConstantOfShape that stands for weights becomes an initialiser: of two axes and more by He et al. 2015, with the
+    factor 2 before a Relu alone; scales and variances around 1, scales of what a residual connection adds around 0.3,
+    as trained networks have them small; the rest around 0. What it ends in is logits, (rows, classes), without the
+    softmax, which such weights would saturate.
     """
     model = onnx.load(FOLDER / f"light_{name}.onnx")
     graph = model.graph
@@ -32,7 +32,7 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
 
 def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    around = _scales(graph)
+    around, rectified = _scales(graph), _rectified(graph)
     kept, weights = [], []
     for node in graph.node:
         if node.op_type != "ConstantOfShape" or node.input[0] not in stored:
@@ -41,7 +41,7 @@ def _draw_weights(graph: onnx.GraphProto, rng: np.random.Generator) -> None:
         shape = tuple(int(size) for size in stored[node.input[0]])
         array = rng.standard_normal(shape)
         if len(shape) > 1:
-            array *= math.sqrt(2 / math.prod(shape[1:]))
+            array *= math.sqrt((2 if node.output[0] in rectified else 1) / math.prod(shape[1:]))
         else:
             array *= 0.05
         array += around.get(node.output[0], 0.0)
@@ -71,6 +71,20 @@ def _scales(graph: onnx.GraphProto) -> dict[str, float]:
             while name in behind:
                 name = behind[name]
             found[name] = 1.0
+    return found
+
+
+def _rectified(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of weights whose products a Relu halves: He's factor 2 is for these alone."""
+    reader = {name: node for node in graph.node for name in node.input}
+    found = set()
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            after = reader.get(node.output[0])
+            while after is not None and after.op_type in ("BatchNormalization", "Mul", "Add"):
+                after = reader.get(after.output[0])
+            if after is not None and after.op_type == "Relu":
+                found.add(node.input[1])
     return found
 
 

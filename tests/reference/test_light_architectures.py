@@ -86,11 +86,12 @@ def test_it_agrees_with_onnxruntime_and_has_gradients_of_each_row(written, name)
     outputs = objective.outputs(objective.theta, batch.inputs)
     assert 1e-3 < outputs.std() < 1e6, "the weights make an output of no use"
     norms = loss_gradients(objective, batch).norms()
-    tolerance = 1e-3 if dtype == torch.float32 else 1e-8
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-8
     for row, norm in enumerate(norms):
         theta = objective.theta.detach().clone().requires_grad_()
         [gradient] = torch.autograd.grad(objective.losses(theta, batch[row : row + 1]).sum(), theta)
-        torch.testing.assert_close(norm, gradient.norm(), rtol=tolerance, atol=0)
+        # torch adds up in the type of the numbers, which over 10⁸ of them in float32 is off by 1e-3
+        torch.testing.assert_close(norm.double(), gradient.double().norm(), rtol=tolerance, atol=0)
     nodes = sum(node.op == "call_function" for node in opened.exported.graph.nodes)
     print(
         f"{name}: {nodes:,} operators, {objective.space.dim:,} parameters, onnxruntime within {difference:.1e}, "
@@ -108,4 +109,4 @@ def test_importing_takes_seconds(written, name) -> None:
         f"processor), at most {found['peak'] / 1e6:.0f} MB more"
     )
     assert found["processor"] < SECONDS
-    assert found["peak"] < 4.5 * size + (200 << 20)
+    assert found["peak"] < 3.5 * size + (200 << 20)

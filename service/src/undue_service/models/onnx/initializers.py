@@ -1,5 +1,6 @@
 """The tensors that an ONNX graph carries: which are parameters, which are constants, which are shapes."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -66,14 +67,20 @@ def read_initializers(
                 constants[name] = tensor
                 continue
             raise unsupported(_not_trained(name, element_type(onnx_code(tensor.dtype))))
-        if _holds_nan(tensor) or (is_trained and not tensor.isfinite().all()):
+        if _holds_nan(tensor, or_infinity=is_trained):
             raise malformed(f"the weight {quoted(name)} holds NaN or infinity; the training that made it diverged")
         (parameters if is_trained else constants)[name] = tensor
     return Initializers(parameters, constants, integers, texts)
 
 
-def _holds_nan(tensor: torch.Tensor) -> bool:
-    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isnan().any())
+def _holds_nan(tensor: torch.Tensor, or_infinity: bool) -> bool:
+    if tensor.is_complex():
+        return bool(tensor.isnan().any())
+    if not tensor.is_floating_point() or not tensor.numel():
+        return False
+    # Both ends are NaN where any number is. isnan and isfinite make tensors as large as the weight.
+    low, high = (float(end) for end in tensor.aminmax())
+    return math.isnan(low) or (or_infinity and (math.isinf(low) or math.isinf(high)))
 
 
 def names_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
