@@ -20,13 +20,13 @@ from .caching import cached
 from .data import Split, fashion
 from .index_models_page import section
 from .mails import TOKENS, mails
-from .resnet import trained
+from .resnet import EPOCHS, trained
 
 NAME = "index-models"
 MAILS, MAIL_TESTS = 1000, 100
 FLIP_MAILS, FLIPPED, FLIP_SEEDS = 5400, 0.1, 5
 CHECKED = (0.05, 0.1, 0.2, 0.3)
-IMAGES = 2000
+IMAGES = 1000
 L2 = 1e-3
 CNN_L2 = 1e-4
 REMOVED_AT_RANDOM, EXPLAINED, LISTED = 50, 10, 10
@@ -108,7 +108,7 @@ def cnn(rows: int = IMAGES) -> dict[str, Any]:
     module = trained(data.x, data.y)
     with torch.no_grad():
         right = (module(data.test_x).argmax(dim=1) == data.test_y).double().mean()
-    record: dict[str, Any] = {"rows": rows, "explained": EXPLAINED, "accuracy": float(right)}
+    record: dict[str, Any] = {"rows": rows, "epochs": EPOCHS, "explained": EXPLAINED, "accuracy": float(right)}
     with service() as client:
         train, test, record["register_seconds"], model = _registered(client, data, module, CNN_L2)
         index, record["index"] = _built(client, model, train, data, method="ekfac")

@@ -35,8 +35,8 @@ def _models(record: Mapping[str, Any]) -> str:
 `python -m benchmarks.index_models`, through the SDK. MiniLM-L6 (22.6 million parameters, {mail["tokens"]} tokens) with
 a softmax head, fitted to its minimum at l2 {mail["l2"]:g}, says which of SpamAssassin's mails are spam and is right
 about {mail["accuracy"]:.1%} of {mail["test_rows"]} others. A CNN in ResNet-18's shape says what Fashion-MNIST shows,
-{cnn["accuracy"]:.1%} right after four epochs. *Peak* is the whole process of the runner. A query runs the model over
-the rows that may be listed, about a hundred, so that what an encoder costs is paid for each of them.
+{cnn["accuracy"]:.1%} right after {cnn["epochs"]} epochs. *Peak* is the whole process of the runner. A query runs the
+model over the rows that may be listed, about a hundred, so that what an encoder costs is paid for each of them.
 """
     return f"{text}\n{table(rows)}"
 

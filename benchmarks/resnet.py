@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .caching import cached
 
 WIDTH, CLASSES = 32, 10
-EPOCHS, BATCH, LR = 4, 64, 1e-3
+EPOCHS, BATCH, LR = 8, 64, 1e-3
 
 
 class Block(nn.Module):
