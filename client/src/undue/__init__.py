@@ -23,6 +23,7 @@ from ._async.kinds import (
     AsyncSelfInfluenceJob,
     AsyncValidationJob,
 )
+from ._async.mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._errors import (
     AlreadyExists,
@@ -48,6 +49,7 @@ from ._fidelity_results import FidelityResult
 from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
+from ._mislabels_results import MislabelPoint, MislabelsResult, SeedMean, SuspectsResult
 from ._recipes import Checkpoint, Training
 from ._resources import (
     CheckpointInfo,
@@ -86,6 +88,7 @@ from ._sync.index_jobs import IndexJob
 from ._sync.indexes import Indexes
 from ._sync.jobs import Job
 from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
+from ._sync.mislabel_jobs import MislabelsJob, SuspectsJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
 
@@ -106,9 +109,11 @@ __all__ = [
     "AsyncJob",
     "AsyncJobs",
     "AsyncLeverageJob",
+    "AsyncMislabelsJob",
     "AsyncModels",
     "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
+    "AsyncSuspectsJob",
     "AsyncValidationJob",
     "Cancelled",
     "Checkpoint",
@@ -152,6 +157,9 @@ __all__ = [
     "LeverageResult",
     "Limits",
     "MethodInfo",
+    "MislabelPoint",
+    "MislabelsJob",
+    "MislabelsResult",
     "Model",
     "ModelReport",
     "ModelWarning",
@@ -168,12 +176,15 @@ __all__ = [
     "RunnerInfo",
     "Schema",
     "ScoredExample",
+    "SeedMean",
     "SelfInfluenceJob",
     "SelfInfluenceResult",
     "ServerInfo",
     "State",
     "Stationarity",
     "Stratum",
+    "SuspectsJob",
+    "SuspectsResult",
     "TensorSpec",
     "Training",
     "Unauthenticated",

@@ -93,15 +93,22 @@ def _fields(spec: Any) -> dict[str, object]:
         if field.is_repeated:
             rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
             found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
+            if field.enum_type is not None:
+                found[field.name] = [_word(field.enum_type, each) for each in value]
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
         elif field.message_type is not None:
             found[field.name] = _fields(value)
         elif field.enum_type is not None:
-            found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
+            found[field.name] = _word(field.enum_type, value)
         else:
             found[field.name] = value
     return found
+
+
+def _word(enum: Any, number: int) -> str:
+    word: str = enum.values_by_number[number].name.partition("_")[2].lower()
+    return word
 
 
 def explanation(message: jobs_pb2.Explanation, test: Instances | None, train: Instances | None) -> Explanation:

@@ -20,6 +20,7 @@ from ._inputs import (
     seed_number,
     strings,
 )
+from ._mislabels import mislabels, suspects
 from ._resources import Dataset, Model
 from .v1 import indexes_pb2, jobs_pb2
 
@@ -246,8 +247,10 @@ def any_job(
         InvalidArgument: an argument is wrong.
     """
     if test is None:
-        untested = leverage if "dfbeta" in arguments else self_influence
+        untested = leverage if "dfbeta" in arguments else suspects if "rankings" in arguments else self_influence
         return untested(model, train=train, **arguments)
+    if "rankings" in arguments:
+        return mislabels(model, train=train, test=test, **arguments)
     tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
     return tested(model, train=train, test=test, **arguments)
 

@@ -22,6 +22,7 @@ from .connection import AsyncConnection, all_pages, pages
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
+from .mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob, mislabels_job_of
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -225,6 +226,8 @@ AnyAsyncJob = (
     | AsyncRetrainJob
     | AsyncFidelityJob
     | AsyncLeverageJob
+    | AsyncMislabelsJob
+    | AsyncSuspectsJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -247,6 +250,8 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncFidelityJob(connection, message)
         case "leverage":
             return AsyncLeverageJob(connection, message)
+        case "mislabels":
+            return mislabels_job_of(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

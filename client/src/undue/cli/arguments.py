@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from undue._fidelity import FidelityKind, Start
 from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
+from undue._mislabels import RankingName
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
 
@@ -203,6 +204,40 @@ def leverage(parser: argparse.ArgumentParser) -> None:
     _running(parser)
 
 
+def mislabels(parser: argparse.ArgumentParser) -> None:
+    """Add what asks how well rankings find wrong labels."""
+    _trained(parser)
+    parser.add_argument("--test", required=True, metavar="DATASET", help="on which accuracy is measured")
+    wrong = parser.add_mutually_exclusive_group()
+    wrong.add_argument("--flip", type=float, help="share of the training rows whose labels are changed (0.1)")
+    rows = "rows that are known to be wrong, as 3=0 5=1 with their right labels, or 3 5 to leave them out"
+    wrong.add_argument("--known", nargs="+", type=_known_row, action=_Known, metavar="ROW[=LABEL]", help=rows)
+    shares = "shares of the rows that are looked at (0.05 0.1 … 0.3)"
+    parser.add_argument("--budgets", nargs="+", type=float, metavar="SHARE", help=shares)
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="repetitions (10)")
+    _ranked(parser)
+
+
+def suspects(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for rows whose labels look wrong."""
+    _trained(parser)
+    parser.add_argument("--top-k", type=int, default=100, metavar="K", help="rows of each ranking (100)")
+    _ranked(parser)
+
+
+def _ranked(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rankings", nargs="+", choices=get_args(RankingName), help="all without it")
+    parser.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="of confident_learning's cross-validation (5)"
+    )
+    parser.add_argument("--method", help="whose scores self_influence ranks by, as server-info lists them")
+    _damped(parser)
+    begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
+    parser.add_argument("--start", choices=get_args(Start), help=begins)
+    _seeded(parser)
+    _running(parser)
+
+
 def _retrained(parser: argparse.ArgumentParser) -> None:
     begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
     parser.add_argument("--start", choices=get_args(Start), help=begins)
@@ -267,6 +302,17 @@ class _Joined(argparse.Action):
         setattr(space, self.dest, [each for part in values for each in part])
 
 
+class _Known(argparse.Action):
+    """Rows with their right labels as a mapping; rows alone as a list."""
+
+    def __call__(self, _: object, space: argparse.Namespace, values: Any, *__: object) -> None:
+        """Join them."""
+        labelled = [label is not None for _, label in values]
+        if any(labelled) and not all(labelled):
+            raise argparse.ArgumentError(self, "give every row its right label, as 3=0, or none")
+        setattr(space, self.dest, dict(values) if all(labelled) else [row for row, _ in values])
+
+
 def _running(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--no-wait", dest="wait", action="store_false", help=_AT_ONCE)
@@ -281,6 +327,14 @@ def _rows(text: str) -> list[int]:
         return [int(row) for row in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of rows such as 1,2,3") from None
+
+
+def _known_row(text: str) -> tuple[int, int | None]:
+    row, equals, label = text.partition("=")
+    try:
+        return int(row), int(label) if equals else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a row such as 3 nor one with its label, 3=0") from None
 
 
 def _count(text: str) -> int | None:

@@ -115,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         _verb(nouns, "leverage", verbs.leverage, "leverage, Cook's distance and DFBETA of a linear model's rows")
     )
 
+    arguments.mislabels(
+        _verb(nouns, "mislabels", verbs.mislabels, "say how well rankings find mislabelled training rows")
+    )
+    arguments.suspects(_verb(nouns, "suspects", verbs.suspects, "list the training rows whose labels look wrong"))
+
     jobs = _noun(nouns, "jobs", "look up, follow, cancel and delete jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))
     _verb(jobs, "list", verbs.list_jobs, "list jobs, newest first")

@@ -24,11 +24,13 @@ from undue import (
     Index,
     InfluenceResult,
     LeverageResult,
+    MislabelsResult,
     Model,
     Progress,
     RetrainResult,
     SelfInfluenceResult,
     ServerInfo,
+    SuspectsResult,
 )
 from undue._render import table
 from undue._sync.kinds import AnyJob
@@ -40,6 +42,8 @@ AnyResult = (
     | RetrainResult
     | FidelityResult
     | LeverageResult
+    | MislabelsResult
+    | SuspectsResult
     | ExplainResult
     | Model
     | Dataset

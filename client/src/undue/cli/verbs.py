@@ -9,9 +9,11 @@ from undue import (
     FidelityJob,
     InfluenceJob,
     LeverageJob,
+    MislabelsJob,
     Objective,
     RetrainJob,
     SelfInfluenceJob,
+    SuspectsJob,
     Training,
 )
 from undue._errors import invalid
@@ -19,6 +21,7 @@ from undue._errors import invalid
 from . import files
 from .output import Output
 
+AskedJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | MislabelsJob | SuspectsJob
 Verb = Callable[[Client, argparse.Namespace, Output], None]
 
 
@@ -113,6 +116,17 @@ def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
+def mislabels(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue mislabels`."""
+    names = {"test", "flip", "known", "budgets", "seeds"}
+    _ask(client, client.mislabels, _RANKED | names, options, out)
+
+
+def suspects(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue suspects`."""
+    _ask(client, client.suspects, _RANKED | {"top_k"}, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -162,6 +176,9 @@ _SCORED = (
 )
 _TESTED = {"test", "rows", "measurement"}
 _RETRAINED = {"start", "seeds"}
+_RANKED = {"train", "rankings", "seed", "folds", "method", "damping", "leverage_correction", "start"} | {
+    "timeout_seconds"
+}
 
 
 def _training(options: argparse.Namespace) -> Training | None:
@@ -193,7 +210,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob],
+    ask: Callable[..., AskedJob],
     names: set[str],
     options: argparse.Namespace,
     out: Output,

@@ -11,6 +11,7 @@ from undue_service.domain.methods import (
     method_spec,
     self_influence_spec,
 )
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
@@ -23,6 +24,7 @@ from undue_service.domain.specs import (
     Retrain,
     ScoringJob,
     SelfInfluence,
+    ranking_of,
 )
 
 
@@ -35,9 +37,9 @@ def check_method(spec: RequestedJob) -> None:
     """
     match spec:
         case Influence(method=name) | Fidelity(method=name) if name:
-            _check_settings(spec, method_spec(name))
+            check_settings(f"job.{spec.kind}", spec, method_spec(name))
         case SelfInfluence(method=name) if name:
-            _check_settings(spec, self_influence_spec(name))
+            check_settings(f"job.{spec.kind}", spec, self_influence_spec(name))
 
 
 def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
@@ -46,7 +48,9 @@ def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
     Raises:
         InvalidArgument: PARAMETERS_NOT_FOUND; as `check_method`.
     """
-    if not isinstance(spec, ScoringJob) or spec.method:
+    if not isinstance(spec, ScoringJob | Mislabels) or spec.method:
+        return spec
+    if isinstance(spec, Mislabels) and ranking_of(spec) is None:
         return spec
     report = selected(spec, model)
     settled = replace(spec, method=default_method(report.linear_head, report.dim))
@@ -73,20 +77,18 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     """
     field = f"job.{spec.kind}"
     rows = trained_on(f"{field}.train", train)
-    if test is not None and not isinstance(spec, SelfInfluence | Leverage):
+    if test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = selected(spec, model)
     regression = isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error"
-    if regression and not isinstance(spec, SelfInfluence | Leverage) and spec.measurement != "loss":
+    if regression and not isinstance(spec, SelfInfluence | Leverage | Mislabels) and spec.measurement != "loss":
         text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
         raise InvalidArgument.at(f"{field}.measurement", text)
     match spec:
         case Influence(method=name) | SelfInfluence(method=name) | Fidelity(method=name):
-            _check_size(method_spec(name), found)
+            check_size(method_spec(name), found)
             _check_checkpoints(field, spec, method_spec(name), model)
-            if spec.leverage_correction and not found.linear_head and not spec.parameters:
-                text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
-                raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+            check_leverage(field, spec, found)
             _check_fidelity(field, spec, model, rows.rows)
         case Leverage():
             if not found.linear_head:
@@ -123,7 +125,18 @@ def trained_on(field: str, train: Registration) -> DatasetReport:
     return rows
 
 
-def check_recipe(field: str, spec: Retrain | FidelitySettings, model: Registration) -> None:
+def check_leverage(field: str, spec: ScoringJob, model: ModelReport) -> None:
+    """Hold a correction for leverage against the model.
+
+    Raises:
+        InvalidArgument: LEVERAGE_UNAVAILABLE.
+    """
+    if spec.leverage_correction and not model.linear_head and not spec.parameters:
+        text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
+        raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+
+
+def check_recipe(field: str, spec: Retrain | FidelitySettings | Mislabels, model: Registration) -> None:
     """Hold what is to be trained again against the recipe that its model was registered with.
 
     Raises:
@@ -184,8 +197,12 @@ def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_row
     check_recipe(at, settings, model)
 
 
-def _check_settings(spec: ScoringJob, method: MethodSpec) -> None:
-    field = f"job.{spec.kind}"
+def check_settings(field: str, spec: ScoringJob, method: MethodSpec) -> None:
+    """Hold the settings of a job of scores against the method that it names.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD; LEVERAGE_UNAVAILABLE.
+    """
     for name in ("tolerance", "max_iterations"):
         if getattr(spec, name) is not None and not method.is_iterative:
             raise InvalidArgument.at(f"{field}.{name}", f"{method.name} does not iterate: leave {name} out")
@@ -210,7 +227,12 @@ def _check_checkpoints(field: str, spec: ScoringJob, method: MethodSpec, model: 
         raise FailedPrecondition(Reason.CHECKPOINTS_MISSING, text)
 
 
-def _check_size(method: MethodSpec, model: ModelReport) -> None:
+def check_size(method: MethodSpec, model: ModelReport) -> None:
+    """Hold the size of a model against what a method can work on.
+
+    Raises:
+        FailedPrecondition: TOO_MANY_PARAMETERS.
+    """
     if method.parameter_limit is not None:
         check_dense(method.name, method.parameter_limit, model, ', or use method="cg"')
 

@@ -9,12 +9,14 @@ from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence
+from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence, test_of
 
 from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
 from .changes import Changes, wait
+from .mislabels_admission import check_asked, check_mislabels_job
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
 
@@ -56,7 +58,7 @@ class Jobs:
             made.append(Job(tenant, new_token(), settled, self._clock.now(), timeout_seconds))
             return made[0]
 
-        check_method(spec)
+        _check_asked(spec)
         job = self._store.add(tenant, make, request)
         if made:
             log.info("job queued", extra={"job": job.name, "kind": spec.kind})
@@ -72,7 +74,7 @@ class Jobs:
             InvalidArgument: as `create`.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        check_method(spec)
+        _check_asked(spec)
         settled = self._settled(tenant, spec)
         model = selected(spec, settled.model)
         if model.speed is None:
@@ -82,8 +84,9 @@ class Jobs:
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
         test_rows = 0
-        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
-            test_rows = len(spec.rows) or dataset_report(settled.test).rows
+        if settled.test is not None:
+            asked_rows = () if isinstance(spec, SelfInfluence | Leverage | Mislabels) else spec.rows
+            test_rows = len(asked_rows) or dataset_report(settled.test).rows
         train_rows = dataset_report(settled.train).rows
         known = settled.model.spec
         assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
@@ -151,10 +154,12 @@ class Jobs:
         model = self._registrations.usable(tenant, "models", f"{field}.model", spec.model)
         train = self._dataset(tenant, f"{field}.train", spec.train)
         test = None
-        if not isinstance(spec, SelfInfluence | Leverage):
-            test = self._dataset(tenant, f"{field}.test", spec.test)
+        if test_of(spec):
+            test = self._dataset(tenant, f"{field}.test", test_of(spec))
         spec = settled_method(spec, model)
         check_job(spec, model, train, test)
+        if isinstance(spec, Mislabels):
+            check_mislabels_job(spec, model, train, test)
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
         if test is not None and not isinstance(settled, SelfInfluence | Leverage):
             settled = replace(settled, test=test.name)
@@ -162,6 +167,14 @@ class Jobs:
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.usable(tenant, "datasets", field, name)
+
+
+def _check_asked(spec: RequestedJob) -> None:
+    """Hold a job against what can be asked, whatever it is about."""
+    if isinstance(spec, Mislabels):
+        check_asked(spec)
+    else:
+        check_method(spec)
 
 
 @dataclass(frozen=True, slots=True)

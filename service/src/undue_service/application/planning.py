@@ -10,6 +10,7 @@ from typing import TypeVar
 from undue_service.domain.errors import NotFound, Reason
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.reports import (
     DatasetReport,
     ExplainReport,
@@ -47,6 +48,7 @@ from undue_service.domain.tasks import (
     IndexExtendTask,
     InfluenceTask,
     LeverageTask,
+    MislabelsTask,
     ModelTask,
     OpenIndexTask,
     RetrainTask,
@@ -82,6 +84,7 @@ _EXPECTED: Mapping[type, _Left] = {
     RetrainTask: _Left(InfluenceReport, frozenset({"counterfactuals"})),
     FidelityTask: _Left(InfluenceReport, frozenset({"comparisons"})),
     LeverageTask: _Left(InfluenceReport, frozenset({"leverages"})),
+    MislabelsTask: _Left(InfluenceReport, others=re.compile("mislabels|suspects")),
     RowsTask: _Left(RowsReport, frozenset({"rows"})),
     IndexBuildTask: _INDEX,
     IndexExtendTask: _INDEX,
@@ -245,6 +248,10 @@ class Planner:
             case Leverage() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return LeverageTask(spec, model, train, found), needed
+            case Mislabels() as spec:
+                named = (spec.train, *([spec.test] if spec.test else []))
+                model, (train, *tests), found, needed = self._trained(job, spec.model, *named)
+                return MislabelsTask(spec, model, train, tests[0] if tests else None, found), needed
             case IndexBuild() | IndexExtend() | IndexCompact() as spec:
                 return self._indexes.task(job, spec)
 

@@ -8,6 +8,7 @@ that is busy).
 
 from dataclasses import dataclass, replace
 
+from .mislabels import Mislabels
 from .reports import ModelReport, Speed
 from .specs import (
     Fidelity,
@@ -19,6 +20,7 @@ from .specs import (
     ScoringJob,
     SelfInfluence,
     TrainingSpec,
+    ranking_of,
 )
 
 BLOCK_BYTES = 2**30
@@ -136,6 +138,8 @@ def estimate(
         case Fidelity():
             scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
             work = _and(scoring, _fidelity(spec.settings, trained))
+        case Mislabels():
+            work = _mislabels(spec, model, trained)
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
     return total(work, model, speed, n, test_rows, block_bytes)
@@ -253,6 +257,23 @@ def _features(model: ModelReport, n: int, block_bytes: int) -> float:
     """Return the bytes of what a linear head keeps of the rows, where that is little enough to be kept."""
     kept = FLOAT64 * n * (model.dim / model.outputs_per_row + model.outputs_per_row**2)
     return kept if kept <= block_bytes / 4 else 0
+
+
+def _mislabels(spec: Mislabels, model: ModelReport, trained: "_Trained") -> Work:
+    """Return what repetitions take: a fit to the mistakes, its folds, scores of all rows, and a fit for each find."""
+    scoring, n, times = ranking_of(spec), trained.n, spec.repetitions
+    folds = spec.folds if "confident_learning" in spec.rankings else 0
+    finds = 0 if spec.protocol == "as_is" else 1 + len(spec.rankings) * len(spec.budgets)
+    work = Work(1)
+    if scoring is not None:
+        work = _times(times, solving(scoring, scoring.method, model, n, n, trained.block_bytes))
+    if finds:
+        # Each repetition starts from a Hessian of its own.
+        work = _and(work, _times(times, _retraining(trained, finds, 1)))
+    if folds:
+        work = _and(work, _times(times, _retraining(trained, folds, 1, 1 - 1 / folds)))
+    held = max(work.held, FLOAT64 * n * 4 * model.outputs_per_row)
+    return replace(work, held=held, scores=work.scores + times * n * len(spec.rankings))
 
 
 @dataclass(frozen=True, slots=True)

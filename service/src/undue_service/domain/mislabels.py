@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import InvalidArgument
-from .specs import SelfInfluence
 
 RankingName = Literal["self_influence", "loss", "margin", "confident_learning", "random"]
 RANKINGS: tuple[RankingName, ...] = get_args(RankingName)
@@ -61,17 +60,6 @@ class Mislabels:
     start: Literal["warm", "cold"] | None = None
     """As in FidelitySettings; of a model that is no linear head."""
     kind: Literal["mislabels"] = "mislabels"
-
-    def scoring(self) -> SelfInfluence:
-        """Return the job that makes the scores of "self_influence"."""
-        return SelfInfluence(
-            model=self.model,
-            train=self.train,
-            method=self.method,
-            damping=self.damping,
-            leverage_correction=self.leverage_correction,
-            seed=self.seed,
-        )
 
     @property
     def repetitions(self) -> int:
@@ -135,3 +123,40 @@ def _check_known(known: KnownRows, at: str) -> None:
     if known.labels and len(known.labels) != len(known.rows):
         text = f"there are {len(known.labels)} labels for {len(known.rows)} rows: give each its own, or none"
         raise InvalidArgument.at(f"{at}.labels", text)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMean:
+    """A mean over repetitions with Student's interval of 95 %."""
+
+    value: float
+    low: float
+    """−∞ of one repetition."""
+    high: float
+    by_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MislabelPoint:
+    """What one ranking found at one budget."""
+
+    budget: float
+    checked: int
+    found: SeedMean
+    """Share of the wrong rows."""
+    accuracy: SeedMean
+    """On the test rows, once what was found is put right and the model fitted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MislabelCurve:
+    """What one ranking found."""
+
+    ranking: RankingName
+    points: tuple[MislabelPoint, ...]
+    wrong: int
+    """How many rows are wrong."""
+    accuracy_right: float
+    """Of the model that is fitted to no mistake."""
+    accuracy_wrong: tuple[float, ...]
+    """Of the one that is fitted to all, for each repetition."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from .architectures import ArchitectureChoice
 from .errors import InvalidArgument
+from .mislabels import Mislabels
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
@@ -478,7 +479,7 @@ IndexJob = IndexBuild | IndexExtend | IndexCompact
 ScoringJob = Influence | SelfInfluence | Fidelity
 """Jobs that run a method."""
 
-RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage
+RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -494,6 +495,8 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
             return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
         case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
             return (model, train)
+        case Mislabels(model=model, train=train, test=test):
+            return tuple(dict.fromkeys((model, train, *([test] if test else []))))
         case ModelSpec(sample=str(sample)):
             return (sample,)
         case IndexSpec(model=model, train=train):
@@ -501,3 +504,22 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
         case IndexExtend(dataset=dataset):
             return (dataset,)
     return ()
+
+
+def test_of(spec: RequestedJob) -> str:
+    """Return the name of the test set that a job works on; empty where it works on none."""
+    return "" if isinstance(spec, SelfInfluence | Leverage) else spec.test
+
+
+def ranking_of(spec: Mislabels) -> SelfInfluence | None:
+    """Return the job whose scores a mislabels job ranks by; None where it does not ask for them."""
+    if "self_influence" not in spec.rankings:
+        return None
+    return SelfInfluence(
+        model=spec.model,
+        train=spec.train,
+        method=spec.method,
+        damping=spec.damping,
+        leverage_correction=spec.leverage_correction,
+        seed=spec.seed,
+    )

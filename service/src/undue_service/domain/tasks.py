@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .mislabels import Mislabels
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
 
@@ -79,6 +80,18 @@ class LeverageTask:
     train: DataSource
     digests: dict[str, str]
     kind: Literal["leverage"] = "leverage"
+
+
+@dataclass(frozen=True, slots=True)
+class MislabelsTask:
+    """Find mislabelled training rows."""
+
+    spec: Mislabels
+    model: ModelSpec
+    train: DataSource
+    test: DataSource | None
+    digests: dict[str, str]
+    kind: Literal["mislabels"] = "mislabels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +203,7 @@ Task = (
     | RetrainTask
     | FidelityTask
     | LeverageTask
+    | MislabelsTask
     | RowsTask
     | IndexBuildTask
     | IndexExtendTask

@@ -17,7 +17,7 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob
+from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob, ranking_of
 from undue_service.domain.tasks import (
     DatasetTask,
     ExplainTask,
@@ -27,6 +27,7 @@ from undue_service.domain.tasks import (
     IndexExtendTask,
     InfluenceTask,
     LeverageTask,
+    MislabelsTask,
     ModelTask,
     OpenIndexTask,
     RetrainTask,
@@ -45,6 +46,7 @@ from undue_service.engine.retraining.retrain import retrain
 
 from .faults import out_of_memory
 from .indexes.tasks import SERVE_BYTES, IndexTasks
+from .mislabels import run_mislabels
 from .opening import Models, RegisteredWeights, open_checkpoints
 from .place import Place, Report, code_digest
 from .recipes import completed, recipe_of
@@ -133,6 +135,8 @@ class Workshop:
                 return self._fidelity(task, place)
             case LeverageTask():
                 return self._leverage(task, place)
+            case MislabelsTask():
+                return self._mislabels(task, place)
             case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
                 return self._indexes.run(task, place)
 
@@ -303,6 +307,11 @@ class Workshop:
         diagnostics = completed(found.diagnostics, task.digests | {"code": code_digest()}, SEED)
         file = write_leverages(place.scratch, found, coefficient_names(objective.space), train)
         return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
+
+    def _mislabels(self, task: MislabelsTask, place: Place) -> TaskResult:
+        objective, scores = self._objective(task.model, place), ranking_of(task.spec)
+        scoring = objective if scores is None else self._objective(task.model, place, scores)
+        return run_mislabels(task, place, objective, scoring, self._block_bytes)
 
     def _objective(self, model: ModelSpec, place: Place, spec: ScoringJob | None = None) -> Objective:
         """Return the model with its objective: for scores, in the precision of their method; else in float64."""

@@ -8,12 +8,13 @@ import numpy.typing as npt
 from undue.v1 import jobs_pb2, tensors_pb2
 from undue_service.domain.costs import Estimate
 from undue_service.domain.jobs import Job, Progress
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.reports import (
     Diagnostics,
     IndexReport,
     InfluenceReport,
 )
-from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample
 from undue_service.domain.specs import (
     DatasetValidation,
     Fidelity,
@@ -30,7 +31,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import fidelity
+from . import fidelity, mislabels
 from .enums import (
     DAMPING_SOURCES,
     DTYPES,
@@ -42,6 +43,7 @@ from .enums import (
 )
 from .errors import failure_to_status
 from .responses import stationarity, timestamp
+from .values import value as value_message
 
 
 def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
@@ -122,6 +124,8 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 model=spec.model, train=spec.train, damping=spec.damping, dfbeta=spec.dfbeta
             )
             message.leverage.CopyFrom(leverage)
+        case Mislabels():
+            message.mislabels.CopyFrom(mislabels.write_spec(spec))
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
@@ -164,8 +168,8 @@ def explanation(value: Explanation) -> jobs_pb2.Explanation:
     return jobs_pb2.Explanation(
         row=value.row,
         id=value.id,
-        prediction=None if value.prediction is None else _value(value.prediction),
-        target=None if value.target is None else _value(value.target),
+        prediction=None if value.prediction is None else value_message(value.prediction),
+        target=None if value.target is None else value_message(value.target),
         loss=value.loss,
         helpful=[scored_example(one) for one in value.helpful],
         harmful=[scored_example(one) for one in value.harmful],
@@ -179,8 +183,8 @@ def scored_example(value: ScoredExample) -> jobs_pb2.ScoredExample:
         row=value.row,
         id=value.id,
         score=value.score,
-        target=_value(value.target),
-        prediction=_value(value.prediction),
+        target=value_message(value.target),
+        prediction=value_message(value.prediction),
         loss=value.loss,
     )
 
@@ -227,12 +231,6 @@ def _common(spec: ScoringJob) -> dict[str, Any]:
     more = ("parameters", "rank", "ensemble", "seed")
     normalization = NORMALIZATIONS.to_proto(spec.normalization) if spec.normalization else None
     return {name: getattr(spec, name) for name in names + more} | {"normalization": normalization}
-
-
-def _value(value: Value) -> tensors_pb2.Value:
-    if isinstance(value, tuple):
-        return tensors_pb2.Value(numbers=tensors_pb2.NumberList(values=value))
-    return tensors_pb2.Value(label=value) if isinstance(value, int) else tensors_pb2.Value(number=value)
 
 
 def _progress(value: Progress) -> jobs_pb2.Progress:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import (
     Comparison,
     Counterfactual,
@@ -166,6 +167,14 @@ class ResultReader(Protocol):
 
     def leverage_blocks(self, path: Path) -> Iterator[LeverageBlock]:
         """Yield what all training rows do to a linear head, some rows at a time."""
+
+    def mislabel_curves(self, path: Path) -> tuple[MislabelCurve, ...]:
+        """Return what each ranking found."""
+
+    def suspects(
+        self, path: Path, start: int, count: int
+    ) -> tuple[tuple[tuple[RankingName, ScoredExample], ...], int | None]:
+        """Return at most `count` listed rows from position `start` on, and where the next ones start."""
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""

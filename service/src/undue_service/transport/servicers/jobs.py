@@ -10,8 +10,9 @@ from google.protobuf import empty_pb2
 from undue.v1 import (
     jobs_pb2,
     jobs_pb2_grpc,
+    mislabels_pb2,
 )
-from undue_service.transport import fidelity, job_responses, requests
+from undue_service.transport import fidelity, job_responses, mislabels, requests
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
     PageRequest,
@@ -174,6 +175,26 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         blocks: Iterator[Any] = await to_thread(self._results.leverage_blocks, tenant(context), request.name)
         while (block := await to_thread(next, blocks, None)) is not None:
             yield job_responses.leverage_block(block)
+
+    async def ReadMislabelCurves(
+        self, request: mislabels_pb2.ReadMislabelCurvesRequest, context: Context
+    ) -> AsyncIterator[mislabels_pb2.MislabelCurve]:
+        """See jobs.proto."""
+        for one in await to_thread(self._results.mislabel_curves, tenant(context), request.name):
+            yield mislabels.write_curve(one)
+
+    async def ListSuspects(
+        self, request: mislabels_pb2.ListSuspectsRequest, context: Context
+    ) -> mislabels_pb2.ListSuspectsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"suspects {request.parent}")
+
+        def page() -> mislabels_pb2.ListSuspectsResponse:
+            found, more = self._results.suspects(tenant(context), request.parent, start, limit)
+            suspects = [mislabels.write_suspect(*one) for one in found]
+            return mislabels_pb2.ListSuspectsResponse(suspects=suspects, next_page_token=write_token(more, listing))
+
+        return await to_thread(page)
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
