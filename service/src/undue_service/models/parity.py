@@ -16,9 +16,9 @@ _ROWS_AROUND = 3
 def parity(opened: OpenedModel, inputs: Arrays) -> float:
     """Return how far onnxruntime and the program are apart on some rows.
 
-    The number is max |r − p| / max(1, ‖r‖∞) over all elements of all outputs, r from onnxruntime, p from the program and
-    ‖r‖∞ over the element's row of the output: absolute where the row stays below 1, relative above. An element that is
-    small beside the others of its row has cancelled out of numbers of their size, and so has its rounding.
+    The number is max |r − p| / max(1, ‖r‖∞) over all elements of all outputs, r from onnxruntime, p from the program,
+    and ‖r‖∞ over the element's row of the output: absolute where the row stays below 1, relative above. An element
+    that is small beside the others of its row has cancelled out of numbers of their size, and so has its rounding.
 
     Raises:
         FailedPrecondition: PARITY_FAILED, an output differs by more than 1e-4 (float32) or 1e-9 (float64), or is NaN;
