@@ -23,10 +23,10 @@ from .mails import TOKENS, mails
 from .resnet import EPOCHS, trained
 
 NAME = "index-models"
-MAILS, MAIL_TESTS = 1000, 100
+MAILS, MAIL_TESTS = 400, 100
 FLIP_MAILS, FLIPPED, FLIP_SEEDS = 5400, 0.1, 5
 CHECKED = (0.05, 0.1, 0.2, 0.3)
-IMAGES = 1000
+IMAGES = 500
 L2 = 1e-3
 CNN_L2 = 1e-4
 REMOVED_AT_RANDOM, EXPLAINED, LISTED = 50, 10, 10
