@@ -20,8 +20,8 @@ def jaccard(a: Sequence[int], b: Sequence[int]) -> float:
 def rank_biased_overlap(a: Sequence[int], b: Sequence[int], p: float = PERSISTENCE) -> float:
     """Return the extrapolated rank-biased overlap of two lists (Webber, Moffat & Zobel 2010, equation 32).
 
-    RBO_ext = (1−p)/p [Σ_{d=1}^{l} X_d/d · p^d + Σ_{d=s+1}^{l} X_s (d−s)/(s d) p^d] + [(X_l − X_s)/l + X_s/s] p^l, X_d
-    the overlap of the first d of both, s the shorter and l the longer length: as if the lists went on as they agree so far.
+    RBO_ext = (1−p)/p [Σ_{d=1}^{l} X_d/d · p^d + Σ_{d=s+1}^{l} X_s (d−s)/(s d) p^d] + [(X_l − X_s)/l + X_s/s] p^l,
+    X_d the overlap of the first d of both, s the shorter and l the longer length: both go on as they agree so far.
     1 for two empty lists, 0 where one of them is empty.
 
     Args:
