@@ -83,15 +83,16 @@ def _check_size(sizes: Sequence[int]) -> None:
 
 
 def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
-    """Write what was measured without each set of rows."""
+    """Write what was measured of each counterfactual."""
+    without = [edit.without for edit in found.edits]
     arrays = {
         "rows": found.rows,
         "costs": found.costs,
         "changes": found.changes,
         "gradient_norm": found.gradient_norms,
         "iterations": found.iterations,
-        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in found.without]),
-        "offsets": np.cumsum([0, *map(len, found.without)], dtype=np.int64),
+        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in without]),
+        "offsets": np.cumsum([0, *map(len, without)], dtype=np.int64),
     }
     write(folder / "counterfactuals.safetensors", arrays)
     return Produced("counterfactuals", "counterfactuals.safetensors")

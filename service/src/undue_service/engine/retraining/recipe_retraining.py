@@ -15,20 +15,23 @@ from undue_service.engine.gradients import block_rows
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
+from .copy_edits import CopyEdits
+from .edits import Edit
 from .initialisation import cold_start, has_cold_start
-from .refits import Refitted, check_costs, kept_rows, named
+from .refits import Refitted, check_costs, fields_of
 from .training import Divisor, Recipe, gradient_norms, train_in_step
 
 Start = Literal["warm", "cold"]
 
 _OBJECTIVES = {
-    "kept_n": "the removed rows' losses are masked and batches keep their divisor (1/n fixed)",
+    "kept_n": "the removed rows' losses are masked, edited rows take their places, and batches keep their divisor "
+    "(1/n fixed)",
     "subset": "each subset S is shuffled by itself, in batches divided by the rows they hold (1/|S|)",
 }
 
 
 class RecipeRefits:
-    """Trainings without some rows, each beside one on all rows that differs in nothing else.
+    """Trainings under edits of the rows, each beside one on all rows that differs in nothing else.
 
     A cost is the mean over `seeds` trainings: of the recipe's seed and those that follow it. A seed decides the order
     of the rows and, in a cold start by the initialiser "torch", the weights that training begins with.
@@ -91,42 +94,50 @@ class RecipeRefits:
             FailedPrecondition: NON_FINITE_RESULT.
         """
         if self._baseline is None:
-            ends, kept = self._trained([()], "kept_n", self._progress)
+            ends, kept, _ = self._trained([Edit()], "kept_n", self._progress)
             self._baseline = self._measured(ends)[0]
             self.distance = float((ends[0] - self._objective.theta).norm(dim=1).mean())
             norms = gradient_norms(self._objective, self._train, ends[0], kept, memory_bytes=self._memory)
             self._norm = float(norms.max())
         return self._baseline
 
-    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
-        """Train without each set.
+    def after(
+        self, edits: Sequence[Edit], divisor: Divisor = "kept_n", fields: Sequence[str] | None = None
+    ) -> Refitted:
+        """Train under each edit.
 
         Raises:
-            InvalidArgument: INVALID_FIELD where a set leaves nothing.
+            InvalidArgument: INVALID_FIELD where an edit leaves nothing.
             FailedPrecondition: NON_FINITE_RESULT.
         """
         n, spec = len(self._train), self._recipe.spec
-        for k, removed in enumerate(sets):
-            if len(set(removed)) >= n:
-                text = f"{named(removed)} are all of the training data: nothing is left to train on"
-                raise InvalidArgument.at(f"without[{k}]", text)
-        costs, norms = np.empty((len(sets), len(self._rows))), np.empty(len(sets))
+        left = [n - len(set(edit.without)) for edit in edits]
+        for edit, count, at in zip(edits, left, fields_of(edits, fields), strict=True):
+            if count == 0:
+                raise InvalidArgument.at(at, f"{edit} no row of the training data is left to train on")
+        costs, norms = np.empty((len(edits), len(self._rows))), np.empty(len(edits))
         size = self._at_once()
-        for first in range(0, len(sets), size):
-            some = sets[first : first + size]
+        for first in range(0, len(edits), size):
+            some = edits[first : first + size]
 
             def told(stage: str, done: int, total: int, first: int = first, some: int = len(some)) -> None:
-                self._progress(stage, first + done * some // total, len(sets))
+                self._progress(stage, first + done * some // total, len(edits))
 
-            ends, kept = self._trained(some, divisor, told)
+            ends, kept, seen = self._trained(some, divisor, told)
             here = slice(first, first + len(some))
             costs[here] = self._measured(ends)
-            flat = ends.flatten(0, 1)
-            found = gradient_norms(self._objective, self._train, flat, kept, divisor=divisor, memory_bytes=self._memory)
+            found = gradient_norms(
+                self._objective,
+                self._train,
+                ends.flatten(0, 1),
+                kept,
+                edits=seen,
+                divisor=divisor,
+                memory_bytes=self._memory,
+            )
             norms[here] = found.view(len(some), -1).amax(dim=1).to("cpu", torch.float64).numpy()
         batch = spec.batch_size or n
-        rows = [n if divisor == "kept_n" else n - len(set(removed)) for removed in sets]
-        steps = [spec.epochs * -(-count // batch) for count in rows]
+        steps = [spec.epochs * -(-count // batch) for count in (left if divisor == "subset" else [n] * len(edits))]
         return Refitted(costs, norms, np.array(steps, dtype=np.int64))
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
@@ -167,21 +178,24 @@ class RecipeRefits:
     def _start(self, seed: int) -> Tensor:
         return cold_start(self._objective, self._recipe, seed) if self._cold else self._objective.theta
 
-    def _trained(self, sets: Sequence[Sequence[int]], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Return where the trainings without each set end, (K, seeds, P), and which rows each kept, (K · seeds, n)."""
-        kept = kept_rows(sets, len(self._train)).repeat_interleave(len(self._seeds), dim=0)
+    def _trained(self, edits: Sequence[Edit], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor, CopyEdits]:
+        """Return where trainings under each edit end, (K, seeds, P), and what each of K · seeds copies kept and saw."""
+        seeds = len(self._seeds)
+        kept = _kept(edits, len(self._train)).repeat_interleave(seeds, dim=0)
+        seen = CopyEdits.of(self._objective, edits, repeats=seeds)
         ends = train_in_step(
             self._objective,
             self._train,
             self._recipe,
             kept,
-            start=self._starts.repeat(len(sets), 1),
-            seeds=self._seeds * len(sets),
+            start=self._starts.repeat(len(edits), 1),
+            seeds=self._seeds * len(edits),
+            edits=seen,
             divisor=divisor,
             memory_bytes=self._memory // 2,
             progress=progress,
         )
-        return ends.view(len(sets), len(self._seeds), -1), kept
+        return ends.view(len(edits), seeds, -1), kept, seen
 
     def _at_once(self) -> int:
         """Return how many sets are trained before their costs are measured: their weights take a quarter."""
@@ -205,6 +219,14 @@ class RecipeRefits:
         size = block_rows(self._objective, self._memory // 4)
         for raw in self._test.batches(size, self._rows):
             yield self._objective.explained(self._objective.place(raw))
+
+
+def _kept(edits: Sequence[Edit], n: int) -> Tensor:
+    """Return which rows each training keeps, (K, n) bool."""
+    kept = torch.ones(len(edits), n, dtype=torch.bool)
+    for k, edit in enumerate(edits):
+        kept[k, torch.tensor(edit.without, dtype=torch.int64)] = False
+    return kept
 
 
 def _words(spec: TrainingSpec) -> str:
