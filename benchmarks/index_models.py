@@ -15,7 +15,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from . import machine, minilm, results, statistics
+from examples.sources import minilm
+
+from . import machine, results, statistics
 from .caching import cached
 from .data import Split, fashion
 from .index_models_page import section
