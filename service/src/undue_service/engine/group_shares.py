@@ -66,7 +66,7 @@ def group_shares(
     found = []
     for g, name in enumerate(groups.tolist()):
         rows = order[bounds[g] : bounds[g + 1]]
-        row_share = float(weight[rows].sum() / weight.sum())
+        row_share = _ratio(float(weight[rows].sum()), float(weight.sum()))
         own, size = float(scores[rows].sum()), float(sizes[rows].sum())
         resampled = _resampled(scores[rows], bootstrap, np.random.default_rng([seed, g]))
         sums, weighed = resampled[:, 0], resampled[:, 1]
