@@ -63,7 +63,7 @@ class NewtonRefits:
         Raises:
             FailedPrecondition: TOO_MANY_PARAMETERS.
         """
-        _check_size(objective)
+        check_size(objective)
         self._objective = objective
         self._train = train
         self._measurement = measurement
@@ -87,12 +87,12 @@ class NewtonRefits:
         """
         if self._star is None:
             full = self._newton.minimise(
-                self._whole, registered(self._objective)[:, None], lambda at: _factorised(self._whole, at[:, 0])
+                self._whole, registered(self._objective)[:, None], lambda at: factorised(self._whole, at[:, 0])
             )
             _check_converged(full, 0, None, (), self._newton)
-            full = self._newton.polish(full, self._whole, lambda at: _factorised(self._whole, at[:, 0]))
+            full = self._newton.polish(full, self._whole, lambda at: factorised(self._whole, at[:, 0]))
             self._star = full.coefficients[:, 0]
-            self._frozen = _factorised(self._whole, self._star)
+            self._frozen = factorised(self._whole, self._star)
             self._determination = Determination(self._whole, self._star)
             costs, wrong = self._measured(full.coefficients)
             self._costs, self.wrong = costs[0], None if wrong is None else wrong[0]
@@ -218,7 +218,8 @@ def newton_settings(tolerance: float | None, max_iterations: int | None) -> Newt
     return newton
 
 
-def _check_size(objective: Objective) -> None:
+def check_size(objective: Objective) -> None:
+    """Raise FailedPrecondition (TOO_MANY_PARAMETERS) for a matrix over θ that is too large to be factorised."""
     if objective.space.dim > DENSE_PARAMETER_LIMIT:
         text = (
             f"retraining factorises a matrix over the selected parameters, of which there are {objective.space.dim:,}; "
@@ -236,7 +237,7 @@ def _check_left(objectives: EditedObjectives, some: Sequence[Edit], fields: Sequ
         raise InvalidArgument.at(fields[k], text)
 
 
-def _factorised(objectives: EditedObjectives, theta: Tensor) -> Preconditioner:
+def factorised(objectives: EditedObjectives, theta: Tensor) -> Preconditioner:
     """Return the inverse of the first objective's Hessian at Θ (d, C), or of one slightly lifted where it is singular.
 
     Only how fast a fit converges depends on it.

@@ -159,7 +159,7 @@ class RecipeRefits:
         if self._baseline is not None:
             ends = f"; on all rows it ends {self.distance:.2g} from the registered weights, at ‖∇R‖ = {self._norm:.2g}"
         return (
-            f"trained from {start} by {_words(spec)}, {seeds}, dropout off and normalisation statistics frozen; "
+            f"trained from {start} by {words(spec)}, {seeds}, dropout off and normalisation statistics frozen; "
             f"{_OBJECTIVES[divisor]}{ends}"
         )
 
@@ -187,7 +187,7 @@ class RecipeRefits:
     def _trained(self, edits: Sequence[Edit], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor, CopyEdits]:
         """Return where trainings under each edit end, (K, seeds, P), and what each of K · seeds copies kept and saw."""
         seeds = len(self._seeds)
-        kept = _kept(edits, len(self._train)).repeat_interleave(seeds, dim=0)
+        kept = kept_rows(edits, len(self._train)).repeat_interleave(seeds, dim=0)
         seen = CopyEdits.of(self._objective, edits, repeats=seeds)
         ends = train_in_step(
             self._objective,
@@ -232,7 +232,7 @@ class RecipeRefits:
             yield self._objective.explained(self._objective.place(raw))
 
 
-def _kept(edits: Sequence[Edit], n: int) -> Tensor:
+def kept_rows(edits: Sequence[Edit], n: int) -> Tensor:
     """Return which rows each training keeps, (K, n) bool."""
     kept = torch.ones(len(edits), n, dtype=torch.bool)
     for k, edit in enumerate(edits):
@@ -240,7 +240,8 @@ def _kept(edits: Sequence[Edit], n: int) -> Tensor:
     return kept
 
 
-def _words(spec: TrainingSpec) -> str:
+def words(spec: TrainingSpec) -> str:
+    """Return the optimiser and how long it goes, in words."""
     how = f"Adam (lr {spec.lr:g}, β {spec.betas[0]:g} and {spec.betas[1]:g}, ε {spec.eps:g})"
     if spec.optimizer == "sgd":
         how = f"SGD (lr {spec.lr:g}, momentum {spec.momentum:g})"
