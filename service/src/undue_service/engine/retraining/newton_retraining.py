@@ -77,6 +77,7 @@ class NewtonRefits:
         self._star: Tensor | None = None
         self.matvecs = 0
         self.distance = 0.0
+        self.wrong: NDArray[np.float32] | None = None
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs at θ̂*, (m,).
@@ -93,7 +94,8 @@ class NewtonRefits:
             self._star = full.coefficients[:, 0]
             self._frozen = factorised(self._whole, self._star)
             self._determination = Determination(self._whole, self._star)
-            self._costs = self._measured(full.coefficients)[0]
+            costs, wrong = self._measured(full.coefficients)
+            self._costs, self.wrong = costs[0], None if wrong is None else wrong[0]
             self.matvecs = full.products
             self.distance = float((self._star - registered(self._objective)).norm())
         return self._costs
@@ -111,6 +113,7 @@ class NewtonRefits:
         self.baseline()
         names = fields_of(edits, fields)
         costs = np.empty((len(edits), len(self._tests)))
+        wrong: list[NDArray[np.float32]] = []
         norms, iterations, products = np.empty(len(edits)), np.empty(len(edits), dtype=np.int64), 0
         for here in self._groups(edits):
             some, at = edits[here], names[here]
@@ -120,12 +123,13 @@ class NewtonRefits:
             start = self._star[:, None].expand(-1, len(some), -1)
             found = self._newton.minimise(objectives, start, lambda _: self._frozen)
             _check_converged(found, here.start, some, at, self._newton)
-            costs[here] = self._measured(found.coefficients)
+            costs[here], mistaken = self._measured(found.coefficients)
+            wrong += [] if mistaken is None else [mistaken]
             norms[here], iterations[here] = found.gradient_norms.cpu().numpy(), found.iterations.cpu().numpy()
             products += found.products
             self._progress("fits without rows", here.stop, len(edits))
         self.matvecs += products
-        return Refitted(costs, norms, iterations, products)
+        return Refitted(costs, norms, iterations, products, np.concatenate(wrong) if wrong else None)
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
@@ -182,17 +186,19 @@ class NewtonRefits:
         whole = fitting(len(train))
         return max(1, min(_MOST_AT_ONCE, whole if whole >= _FEW_AT_ONCE else fitting(train.largest_block)))
 
-    def _measured(self, theta: Tensor) -> NDArray[np.float64]:
-        """Return m_t, (K, m), of K heads Θ (d, K, C)."""
+    def _measured(self, theta: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return m_t, (K, m), of K heads Θ (d, K, C), and where their predicted labels are wrong, (K, m)."""
         K, C = theta.shape[1:]
-        parts = []
+        parts, wrong, loss = [], [], self._objective.loss
         for block in self._tests.blocks():
             f = block.outputs(theta).reshape(-1, C)
             y = None if block.targets is None else repeated(block.targets, K)
-            costs = measure(self._measurement, self._objective.loss, f, y).view(-1, K)
+            costs = measure(self._measurement, loss, f, y).view(-1, K)
             check_costs(costs, block.index, self._measurement)
             parts.append(costs)
-        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+            wrong += [(loss.predictions(f) != y).view(-1, K)] if loss.explains_label else []
+        mistaken = torch.cat(wrong).T.to("cpu", torch.float32).numpy() if wrong else None
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy(), mistaken
 
 
 def newton_settings(tolerance: float | None, max_iterations: int | None) -> Newton:

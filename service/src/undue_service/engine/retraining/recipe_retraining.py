@@ -12,6 +12,7 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import TrainingSpec
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import block_rows
+from undue_service.engine.measurements import measure
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
@@ -86,6 +87,7 @@ class RecipeRefits:
         self._baseline: NDArray[np.float64] | None = None
         self.distance = 0.0
         self.matvecs = 0
+        self.wrong: NDArray[np.float32] | None = None
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs (m,) of the trainings on all rows.
@@ -95,7 +97,8 @@ class RecipeRefits:
         """
         if self._baseline is None:
             ends, kept, _ = self._trained([Edit()], "kept_n", self._progress)
-            self._baseline = self._measured(ends)[0]
+            costs, wrong = self._measured(ends)
+            self._baseline, self.wrong = costs[0], None if wrong is None else wrong[0]
             self.distance = float((ends[0] - self._objective.theta).norm(dim=1).mean())
             norms = gradient_norms(self._objective, self._train, ends[0], kept, memory_bytes=self._memory)
             self._norm = float(norms.max())
@@ -116,6 +119,7 @@ class RecipeRefits:
             if count == 0:
                 raise InvalidArgument.at(at, f"{edit} no row of the training data is left to train on")
         costs, norms = np.empty((len(edits), len(self._rows))), np.empty(len(edits))
+        wrong: list[NDArray[np.float32]] = []
         size = self._at_once()
         for first in range(0, len(edits), size):
             some = edits[first : first + size]
@@ -125,7 +129,8 @@ class RecipeRefits:
 
             ends, kept, seen = self._trained(some, divisor, told)
             here = slice(first, first + len(some))
-            costs[here] = self._measured(ends)
+            costs[here], mistaken = self._measured(ends)
+            wrong += [] if mistaken is None else [mistaken]
             found = gradient_norms(
                 self._objective,
                 self._train,
@@ -138,7 +143,8 @@ class RecipeRefits:
             norms[here] = found.view(len(some), -1).amax(dim=1).to("cpu", torch.float64).numpy()
         batch = spec.batch_size or n
         steps = [spec.epochs * -(-count // batch) for count in (left if divisor == "subset" else [n] * len(edits))]
-        return Refitted(costs, norms, np.array(steps, dtype=np.int64))
+        mistakes = np.concatenate(wrong) if wrong else None
+        return Refitted(costs, norms, np.array(steps, dtype=np.int64), wrong=mistakes)
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
@@ -202,18 +208,23 @@ class RecipeRefits:
         one = len(self._seeds) * (len(self._train) + 2 * self._starts[0].numel() * self._starts.element_size())
         return max(1, self._memory // 4 // one)
 
-    def _measured(self, ends: Tensor) -> NDArray[np.float64]:
-        """Return m_t, (K, m), averaged over the seeds of θ (K, seeds, P)."""
-        parts = []
+    def _measured(self, ends: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return m_t and where predicted labels are wrong, (K, m), averaged over the seeds of θ (K, seeds, P)."""
+        parts, wrong = [], []
+        loss, seeds = self._objective.loss, ends.shape[1]
         for batch in self._tests():
-            costs = [
-                torch.stack([self._objective.measurement(theta, batch, self._measurement) for theta in of_set])
-                for of_set in ends
-            ]
-            found = torch.stack(costs).mean(dim=1).T
+            costs, mistaken = [], []
+            for theta in ends.flatten(0, 1):
+                f = self._objective.outputs(theta, batch.inputs)
+                costs.append(measure(self._measurement, loss, f, batch.targets))
+                mistaken += [loss.predictions(f) != batch.targets] if loss.explains_label else []
+            found = torch.stack(costs).view(-1, seeds, len(batch.index)).mean(dim=1).T
             check_costs(found, batch.index, self._measurement)
             parts.append(found)
-        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+            if mistaken:
+                wrong.append(torch.stack(mistaken).view(-1, seeds, len(batch.index)).float().mean(dim=1).T)
+        shares = torch.cat(wrong).T.cpu().numpy() if wrong else None
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy(), shares
 
     def _tests(self) -> Iterator[Batch]:
         size = block_rows(self._objective, self._memory // 4)

@@ -27,6 +27,8 @@ class Refitted:
     """Steps, (K,)."""
     matvecs: int = 0
     """Products of a Hessian with one vector."""
+    wrong: NDArray[np.float32] | None = None
+    """Share of the seeds at whose end the predicted label is not the one explained, (K, m); None of a regression."""
 
 
 class Refits(Protocol):
@@ -38,6 +40,8 @@ class Refits(Protocol):
     """Products of a Hessian with one vector so far."""
     starts_warm: bool
     """Whether where a fit ends depends on the registered weights, which have seen all rows."""
+    wrong: NDArray[np.float32] | None
+    """As `Refitted.wrong`, (m,), of the fit on all rows, once that is made."""
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs (m,) of the fit on all rows that every change is measured from."""
