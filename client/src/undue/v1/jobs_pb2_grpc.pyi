@@ -66,6 +66,12 @@ class JobServiceStub:
     """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
     ReadLeverages: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]
     """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+    ReadGroupInfluences: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -106,6 +112,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
     ReadLeverages: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]  # type: ignore[assignment]
     """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+    ReadGroupInfluences: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]  # type: ignore[assignment]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]  # type: ignore[assignment]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -233,6 +245,24 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.LeverageBlock], _abc.AsyncIterator[_jobs_pb2.LeverageBlock]]:
         """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+
+    @_abc_1.abstractmethod
+    def ReadGroupInfluences(
+        self,
+        request: _jobs_pb2.ReadGroupInfluencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.GroupFinding], _abc.AsyncIterator[_jobs_pb2.GroupFinding]]:
+        """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+        first, then the effects of reweighting.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadRowComparisons(
+        self,
+        request: _jobs_pb2.ReadRowComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.RowComparison], _abc.AsyncIterator[_jobs_pb2.RowComparison]]:
+        """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
 
     @_abc_1.abstractmethod
     def ReadScores(

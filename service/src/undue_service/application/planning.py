@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import (
@@ -38,10 +40,12 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 from undue_service.domain.tasks import (
+    CompareTask,
     DatasetTask,
     ExplainCall,
     ExplainTask,
     FidelityTask,
+    GroupInfluenceTask,
     IndexBuildTask,
     IndexCompactTask,
     IndexExtendTask,
@@ -82,6 +86,8 @@ _EXPECTED: Mapping[type, _Left] = {
     RetrainTask: _Left(InfluenceReport, frozenset({"counterfactuals"})),
     FidelityTask: _Left(InfluenceReport, frozenset({"comparisons"})),
     LeverageTask: _Left(InfluenceReport, frozenset({"leverages"})),
+    GroupInfluenceTask: _Left(InfluenceReport, frozenset({"explanations", "group_influences"})),
+    CompareTask: _Left(InfluenceReport, frozenset({"row_comparisons"})),
     RowsTask: _Left(RowsReport, frozenset({"rows"})),
     IndexBuildTask: _INDEX,
     IndexExtendTask: _INDEX,
@@ -245,6 +251,16 @@ class Planner:
             case Leverage() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return LeverageTask(spec, model, train, found), needed
+            case GroupInfluence() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return GroupInfluenceTask(spec, model, train, test, found), needed
+            case Compare() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                if spec.other is None:
+                    return CompareTask(spec, model, None, train, test, found), needed
+                other, _, of_other, more = self._trained(job, spec.other)
+                found |= {f"other_{part}": digest for part, digest in of_other.items()}
+                return CompareTask(spec, model, other, train, test, found), tuple(dict.fromkeys((*needed, *more)))
             case IndexBuild() | IndexExtend() | IndexCompact() as spec:
                 return self._indexes.task(job, spec)
 

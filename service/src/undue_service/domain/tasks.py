@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .comparison import Compare
+from .group_influence import GroupInfluence
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
 
@@ -79,6 +81,31 @@ class LeverageTask:
     train: DataSource
     digests: dict[str, str]
     kind: Literal["leverage"] = "leverage"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfluenceTask:
+    """Share the influence on some predictions among groups of training rows."""
+
+    spec: GroupInfluence
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["group_influence"] = "group_influence"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Hold what one or two models say of the same test rows against each other and against what is near."""
+
+    spec: Compare
+    model: ModelSpec
+    other: ModelSpec | None
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["compare"] = "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +217,8 @@ Task = (
     | RetrainTask
     | FidelityTask
     | LeverageTask
+    | GroupInfluenceTask
+    | CompareTask
     | RowsTask
     | IndexBuildTask
     | IndexExtendTask

@@ -1,4 +1,4 @@
-"""Result files of jobs: safetensors, written by a runner and read by the API process.
+"""Result files of jobs: safetensors, written by a runner and read by the API process; others are `documents`.
 
 explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`, `loss` (m,), and `helpful_rows`,
 `helpful_scores`, `harmful_rows`, `harmful_scores` (m, k), unused places −1; for each of the u training rows named in
@@ -31,6 +31,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from undue_service.domain.comparison_findings import CompareFinding
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.results import (
     Comparison,
     Counterfactual,
@@ -41,6 +43,8 @@ from undue_service.domain.results import (
 )
 
 from . import examples
+from .codec import COMPARE_FINDING, GROUP_FINDING
+from .documents import read_lines
 from .examples import Array, Page, blocks, decode_texts, fitting
 
 BLOCK_BYTES = 1 << 20
@@ -192,6 +196,14 @@ class SafetensorsResults:
                     effective_parameters=parameters,
                     variance=variance,
                 )
+
+    def group_findings(self, path: Path) -> Iterator[tuple[GroupFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, GROUP_FINDING)
+
+    def compare_findings(self, path: Path) -> Iterator[tuple[CompareFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, COMPARE_FINDING)
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""

@@ -11,7 +11,8 @@ from undue.v1 import (
     jobs_pb2,
     jobs_pb2_grpc,
 )
-from undue_service.transport import fidelity, job_responses, requests
+from undue_service.domain.comparison_findings import CompareSummary
+from undue_service.transport import comparing, fidelity, groups, job_responses, requests, values
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
     PageRequest,
@@ -95,7 +96,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
         def page() -> jobs_pb2.ListSelfInfluencesResponse:
             found, more = self._results.self_influences(tenant(context), request.parent, start, limit)
-            messages = [job_responses.scored_example(one) for one in found]
+            messages = [values.scored_example(one) for one in found]
             return jobs_pb2.ListSelfInfluencesResponse(examples=messages, next_page_token=write_token(more, listing))
 
         return await to_thread(page)
@@ -112,7 +113,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[jobs_pb2.ScoredExample]:
         """See jobs.proto."""
         async for one in _all(partial(self._results.self_influence_blocks, tenant(context), request.name)):
-            yield job_responses.scored_example(one)
+            yield values.scored_example(one)
 
     async def ListCounterfactuals(
         self, request: jobs_pb2.ListCounterfactualsRequest, context: Context
@@ -174,6 +175,25 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         blocks: Iterator[Any] = await to_thread(self._results.leverage_blocks, tenant(context), request.name)
         while (block := await to_thread(next, blocks, None)) is not None:
             yield job_responses.leverage_block(block)
+
+    async def ReadGroupInfluences(
+        self, request: jobs_pb2.ReadGroupInfluencesRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.GroupFinding]:
+        """See jobs.proto."""
+        async for one in _all(partial(self._results.group_findings, tenant(context), request.name)):
+            yield groups.write_finding(one)
+
+    async def ReadRowComparisons(
+        self, request: jobs_pb2.ReadRowComparisonsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.RowComparison]:
+        """See jobs.proto."""
+        summary: CompareSummary | None = None
+        async for one in _all(partial(self._results.compare_findings, tenant(context), request.name)):
+            if isinstance(one, CompareSummary):
+                summary = one
+            else:
+                yield comparing.write_row(one, summary)
+                summary = None
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
