@@ -19,6 +19,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages, pages
+from .group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
@@ -225,6 +226,8 @@ AnyAsyncJob = (
     | AsyncRetrainJob
     | AsyncFidelityJob
     | AsyncLeverageJob
+    | AsyncGroupInfluenceJob
+    | AsyncCompareJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -247,6 +250,10 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncFidelityJob(connection, message)
         case "leverage":
             return AsyncLeverageJob(connection, message)
+        case "group_influence":
+            return AsyncGroupInfluenceJob(connection, message)
+        case "compare":
+            return AsyncCompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

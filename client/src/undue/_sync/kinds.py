@@ -20,6 +20,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .group_jobs import CompareJob, GroupInfluenceJob
 from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
@@ -220,7 +221,17 @@ class ValidationJob(Job):
         return _convert.dataset(self._connection.call(self._connection.datasets.GetDataset, of_dataset))
 
 
-AnyJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | ValidationJob | IndexJob
+AnyJob = (
+    InfluenceJob
+    | SelfInfluenceJob
+    | RetrainJob
+    | FidelityJob
+    | LeverageJob
+    | GroupInfluenceJob
+    | CompareJob
+    | ValidationJob
+    | IndexJob
+)
 
 
 def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
@@ -240,6 +251,10 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return FidelityJob(connection, message)
         case "leverage":
             return LeverageJob(connection, message)
+        case "group_influence":
+            return GroupInfluenceJob(connection, message)
+        case "compare":
+            return CompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

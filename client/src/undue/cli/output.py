@@ -15,12 +15,14 @@ from undue import (
     Alias,
     Architecture,
     ArchitectureOption,
+    CompareResult,
     Dataset,
     Error,
     Estimate,
     Example,
     ExplainResult,
     FidelityResult,
+    GroupInfluenceResult,
     Index,
     InfluenceResult,
     LeverageResult,
@@ -40,6 +42,8 @@ AnyResult = (
     | RetrainResult
     | FidelityResult
     | LeverageResult
+    | GroupInfluenceResult
+    | CompareResult
     | ExplainResult
     | Model
     | Dataset

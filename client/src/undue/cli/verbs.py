@@ -3,21 +3,13 @@
 import argparse
 from collections.abc import Callable
 
-from undue import (
-    Checkpoint,
-    Client,
-    FidelityJob,
-    InfluenceJob,
-    LeverageJob,
-    Objective,
-    RetrainJob,
-    SelfInfluenceJob,
-    Training,
-)
+from undue import Checkpoint, Client, Objective, Training
 from undue._errors import invalid
+from undue._sync.kinds import AnyJob
 
 from . import files
 from .output import Output
+from .reweighting import reweighted
 
 Verb = Callable[[Client, argparse.Namespace, Output], None]
 
@@ -113,6 +105,19 @@ def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
+def group_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue group-influence`."""
+    options.reweight = reweighted(options.reweight, options.by) or options.reweight_top or None
+    names = _SCORED | _TESTED | _RETRAINED | {"by", "reweight", "top_k", "bootstrap"}
+    _ask(client, client.group_influence, names, options, out)
+
+
+def compare(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue compare`."""
+    names = _SCORED | _TESTED | {"other", "other_method", "top_k", "ablation", "distance", "scatter"}
+    _ask(client, client.compare, names, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -193,7 +198,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob],
+    ask: Callable[..., AnyJob],
     names: set[str],
     options: argparse.Namespace,
     out: Output,
