@@ -192,6 +192,7 @@ def main() -> None:
             train=of_train,
             test=of_test,
             rows=asked,
+            measurement="margin",  # beyond the hinge's margin the loss itself is 0, and with it all influence
             damping=0,
             distance="pixels",
             scatter=len(train.coat),

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .reports import Diagnostics
 from .results import ScoredExample, Value
 
 Variant = Literal["no_curvature", "no_loss", "neither"]
@@ -85,7 +84,6 @@ class CompareSummary:
     """What holds of all rows."""
 
     rows: int
-    other_diagnostics: Diagnostics | None
     distance_inputs: tuple[str, ...]
     """Over which distances were taken; empty where none were."""
     kind: Literal["summary"] = "summary"

@@ -54,15 +54,15 @@ def comparison_of(task: CompareTask, place: Place, models: Models, block_bytes: 
     digests = task.digests | {"code": code_digest()}
     own = {name: digest for name, digest in digests.items() if not name.startswith("other_")}
     diagnostics = completed(found.side.attribution.diagnostics, own, spec.seed, found.warnings)
-    summary = CompareSummary(len(found.scatters), None, found.distance_inputs)
+    other_diagnostics = None
     if found.other is not None:
         others = own | {
             name.removeprefix("other_"): digest for name, digest in digests.items() if name.startswith("other_")
         }
-        told = completed(found.other.attribution.diagnostics, others, spec.seed, found.other_warnings)
-        summary = CompareSummary(len(found.scatters), told, found.distance_inputs)
+        other_diagnostics = completed(found.other.attribution.diagnostics, others, spec.seed, found.other_warnings)
+    summary = CompareSummary(len(found.scatters), found.distance_inputs)
     write_lines(place.scratch / _FILE, COMPARE_FINDING, _findings(summary, found, train, test))
-    report = InfluenceReport(diagnostics, len(found.scatters), len(train))
+    report = InfluenceReport(diagnostics, len(found.scatters), len(train), other_diagnostics)
     return TaskResult(report, (Produced("row_comparisons", _FILE),))
 
 

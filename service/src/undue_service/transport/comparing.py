@@ -10,6 +10,7 @@ from undue_service.domain.comparison_findings import (
     Scatter,
     Variant,
 )
+from undue_service.domain.reports import Diagnostics
 
 from . import values
 from .enums import Words
@@ -50,8 +51,10 @@ def write_spec(spec: Compare) -> jobs_pb2.CompareSpec:
     )
 
 
-def write_row(value: RowComparison, summary: CompareSummary | None) -> jobs_pb2.RowComparison:
-    """Return the message of one test row; the first has what holds of all."""
+def write_row(
+    value: RowComparison, summary: CompareSummary | None, other: Diagnostics | None = None
+) -> jobs_pb2.RowComparison:
+    """Return the message of one test row; the first has what holds of all, what the other model's scores mean, too."""
     message = jobs_pb2.RowComparison(
         row=value.row,
         id=value.id,
@@ -62,8 +65,8 @@ def write_row(value: RowComparison, summary: CompareSummary | None) -> jobs_pb2.
     )
     if summary is not None:
         message.distance_inputs.extend(summary.distance_inputs)
-        if summary.other_diagnostics is not None:
-            message.other_diagnostics.CopyFrom(values.diagnostics(summary.other_diagnostics))
+    if other is not None:
+        message.other_diagnostics.CopyFrom(values.diagnostics(other))
     return message
 
 

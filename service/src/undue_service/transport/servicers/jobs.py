@@ -12,6 +12,7 @@ from undue.v1 import (
     jobs_pb2_grpc,
 )
 from undue_service.domain.comparison_findings import CompareSummary
+from undue_service.domain.reports import InfluenceReport
 from undue_service.transport import comparing, fidelity, groups, job_responses, requests, values
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
@@ -188,12 +189,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[jobs_pb2.RowComparison]:
         """See jobs.proto."""
         summary: CompareSummary | None = None
+        job = await to_thread(self._jobs.get, tenant(context), request.name)
+        other = job.report.other if isinstance(job.report, InfluenceReport) else None
         async for one in _all(partial(self._results.compare_findings, tenant(context), request.name)):
             if isinstance(one, CompareSummary):
                 summary = one
             else:
-                yield comparing.write_row(one, summary)
-                summary = None
+                yield comparing.write_row(one, summary, other)
+                summary = other = None
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
