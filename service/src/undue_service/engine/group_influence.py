@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from undue_service.domain.errors import InvalidArgument
-from undue_service.domain.group_influence import REWEIGHTED_FACTORS, CostChange, GroupEffect, Reweighting
+from undue_service.domain.group_findings import CostChange, GroupEffect
+from undue_service.domain.group_influence import REWEIGHTED_FACTORS, Reweighting
 
 from .attribution import Attribution, train_facts
 from .curvature import Damped, Dense, Hessian

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from undue_service.domain.comparison import Ablation, ListAgreement, Nearness, Scatter, Variant
+from undue_service.domain.comparison_findings import Ablation, ListAgreement, Nearness, Scatter, Variant
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.methods import method_spec
 from undue_service.engine.attribution import Attribution, influence
