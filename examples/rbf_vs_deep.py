@@ -218,7 +218,7 @@ def main() -> None:
                 *(f"{np.mean([v.ablations[a].spearman for v in views]):.2f}" for a in ("no_curvature", "no_loss")),
             ]
         )
-    columns = ("model", "right", "|influence|, nearness: Spearman", "Pearson", "images nearer", "of its class")
+    columns = ("model", "right", "influence and nearness: Spearman", "Pearson", "images nearer", "of its class")
     print(table([*columns, "without H⁻¹", "without loss"], lines))
     print("images nearer: share of the training images that are nearer than one of the 10 most influential ones")
     agreements = [r.agreement for r in found]

@@ -26,7 +26,23 @@ def table(name: str, *arguments: str) -> dict[str, list[float]]:
 
 
 def _number(cell: str) -> bool:
-    return re.fullmatch(r"-?[\d,]*\.?\d+(e-?\d+)?", cell) is not None
+    return re.fullmatch(r"[+-]?[\d,]*\.?\d+(e-?\d+)?", cell) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_children_that_are_left_lead_the_errors_on_children() -> None:
+    found = table("domain_mismatch")
+    (_, _, before, *_), (_, left, after, *_) = found["all children"], found["four children"]
+    assert left == 4
+    assert before < 0 < after
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_kernel_machine_learns_from_what_is_near() -> None:
+    found = table("rbf_vs_deep")
+    assert found["kernel"][1] > found["deep"][1]
 
 
 @pytest.fixture(autouse=True)
