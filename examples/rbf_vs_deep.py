@@ -205,6 +205,7 @@ def main() -> None:
     print(f"{len(train.coat):,} training images; {len(asked)} test images of which both models are right")
     lines = []
     for name, views in (("kernel", [r.view for r in found]), ("deep", [r.other for r in found])):
+        nearer = [_nearer(row, view) for row, view in zip(found, views, strict=True)]
         helpful = [np.mean([e.target == v.target for e in v.helpful]) for v in views]
         lines.append(
             [
@@ -212,12 +213,14 @@ def main() -> None:
                 accuracy[name],
                 f"{np.mean([v.nearness.spearman for v in views]):+.2f}",
                 f"{np.mean([v.nearness.pearson for v in views]):+.2f}",
+                f"{np.mean(nearer):.0%}",
                 f"{np.mean(helpful):.0%}",
                 *(f"{np.mean([v.ablations[a].spearman for v in views]):.2f}" for a in ("no_curvature", "no_loss")),
             ]
         )
-    columns = ("model", "right", "|influence|, nearness: Spearman", "Pearson", "helpful of its class")
+    columns = ("model", "right", "influence and nearness: Spearman", "Pearson", "images nearer", "of its class")
     print(table([*columns, "without H⁻¹", "without loss"], lines))
+    print("images nearer: share of the training images that are nearer than one of the 10 most influential ones")
     agreements = [r.agreement for r in found]
     print(
         f"the two models' rankings: Spearman {np.mean([a.spearman for a in agreements]):.2f}, of the 10 most helpful "
@@ -225,6 +228,13 @@ def main() -> None:
         f"{np.mean([a.overlap_helpful for a in agreements]):.2f}"
     )
     _figure(found, train)
+
+
+def _nearer(row: undue.RowComparison, view: undue.ModelView) -> float:
+    """Return which share of the training images is nearer than one of the ten most influential ones, on average."""
+    top = sorted((*view.helpful, *view.harmful), key=lambda each: -abs(each.score))[:10]
+    distances = row.scatter.distances
+    return float(np.mean([(distances < distances[row.scatter.rows == each.row]).mean() for each in top]))
 
 
 def _figure(found: undue.CompareResult, train: Clothes) -> None:
