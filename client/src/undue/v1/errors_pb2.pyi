@@ -126,6 +126,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of weights does not hold exactly the model's parameters in their shapes."""
     ERROR_REASON_ARCHITECTURE_UNKNOWN: _ErrorReason.ValueType  # 111
     """The service has no architecture of that name, or does not allow it; GetServerInfo lists them."""
+    ERROR_REASON_INPUT_NOT_DIFFERENTIABLE: _ErrorReason.ValueType  # 112
+    """The loss does not depend on the input that was to be perturbed in a way that can be differentiated, as where it is
+    integers; where the model looks up tokens, register one whose input is the embedding.
+    """
     ERROR_REASON_JOB_CANCELLED: _ErrorReason.ValueType  # 120
     """The job was cancelled."""
     ERROR_REASON_JOB_DEADLINE: _ErrorReason.ValueType  # 121
@@ -270,6 +274,10 @@ ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 110
 """A file of weights does not hold exactly the model's parameters in their shapes."""
 ERROR_REASON_ARCHITECTURE_UNKNOWN: ErrorReason.ValueType  # 111
 """The service has no architecture of that name, or does not allow it; GetServerInfo lists them."""
+ERROR_REASON_INPUT_NOT_DIFFERENTIABLE: ErrorReason.ValueType  # 112
+"""The loss does not depend on the input that was to be perturbed in a way that can be differentiated, as where it is
+integers; where the model looks up tokens, register one whose input is the embedding.
+"""
 ERROR_REASON_JOB_CANCELLED: ErrorReason.ValueType  # 120
 """The job was cancelled."""
 ERROR_REASON_JOB_DEADLINE: ErrorReason.ValueType  # 121
