@@ -52,9 +52,10 @@ def attack(
     """Move training rows until they flip the predictions of test rows, in K attacks that know nothing of each other.
 
     Each attack k starts with the rows of the largest w_i ‖I_pert(i, T_k)‖₁ at θ̂*, the fit on all rows, and repeats
-    z̃ ← Π(z̃ + step · sign(I_pert)) with the model fitted again and s_T found again at every step; it ends when all of
-    its targets have flipped, when no value can move any further, or when the iterations are spent. Of a linear head
-    each fit is its minimum to ‖∇R‖ ≤ 1e-8; any other model is trained by its recipe from the registered weights.
+    v ← μ v + I_pert / ‖I_pert‖₁, z̃ ← Π(z̃ + step · sign(v)) with the model fitted again and s_T found again at
+    every step (μ = 0 in Koh & Liang; momentum by Dong et al. 2018); it ends when all of its targets have flipped,
+    when no value can move any further, or when the iterations are spent. Of a linear head each fit is its minimum
+    to ‖∇R‖ ≤ 1e-8; any other model is trained by its recipe from the registered weights.
 
     A flip is a target that θ̂* predicts as its label and the fit at the end does not; a target that is wrong already is
     not aimed at. With `settings.control` the same rows are moved by steps of the same length in one random direction.
@@ -140,6 +141,7 @@ class Run:
             running=alive,
             batch=alive.nonzero()[:, 0],
             inputs=self.candidates.originals,
+            velocity=torch.zeros_like(self.candidates.originals),
             thetas=baseline[None].expand(len(rows), -1).clone(),
             wrong=self.wrong_before,
             costs=costs[None].to("cpu", torch.float64),
@@ -182,20 +184,31 @@ class Run:
         while bool(now.running.any()) and int(now.iterations) < most:
             at = now.running.nonzero()[:, 0]
             before = now.inputs[at]
-            inputs = self.region.step(at, before, direction(at, now.batch, placed, now))
-            still = (inputs == before).flatten(1).all(dim=1).cpu()
+            towards = direction(at, now.batch, placed, now)
+            velocity = self._velocity(now.velocity[at], towards)
+            inputs = self.region.step(at, before, velocity)
+            # Momentum may press against the bound for a while where the influence has turned already.
+            still = (inputs == before) & (self.region.step(at, before, towards) == before)
+            still = still.flatten(1).all(dim=1).cpu()
             running = now.running.clone()
             running[at[still]] = False
-            at, inputs = at[~still], inputs[~still.to(inputs.device)]
+            goes = ~still.to(inputs.device)
+            at, inputs, velocity = at[~still], inputs[goes], velocity[goes]
             if not len(at):
                 yield replace(now, running=running)
                 return
             thetas = self.route.fit(self.candidates, at, inputs, now.thetas[at], back=back)
             costs, wrong = self.route.measure(thetas, self.shares[:, at])
-            now = self._moved(now, at, running, inputs, thetas, costs, wrong)
+            now = self._moved(now, at, running, inputs, velocity, thetas, costs, wrong)
             placed = inputs
             self._progress(stage, int(now.iterations), most)
             yield now
+
+    def _velocity(self, before: Tensor, direction: Tensor) -> Tensor:
+        """Return μ v + g / ‖g‖₁ of the rows (A, M, …), g where the settings let values move."""
+        g = torch.where(self.region.free, direction.to(before), 0)
+        sizes = g.abs().flatten(2).sum(dim=2).view(*g.shape[:2], *[1] * (g.dim() - 2))
+        return self.settings.momentum * before + torch.where(sizes > 0, g / sizes.where(sizes > 0, 1), 0)
 
     def _moved(
         self,
@@ -203,13 +216,15 @@ class Run:
         at: Tensor,
         running: Tensor,
         inputs: Tensor,
+        velocity: Tensor,
         thetas: Tensor,
         costs: Tensor,
         wrong: Tensor,
     ) -> Trajectories:
         all_wrong, all_inputs, all_thetas = now.wrong.clone(), now.inputs.clone(), now.thetas.clone()
+        all_velocity = now.velocity.clone()
         all_wrong[at] = self.aims.at(at).of_each(wrong).cpu()
-        all_inputs[at], all_thetas[at] = inputs, thetas
+        all_inputs[at], all_velocity[at], all_thetas[at] = inputs, velocity, thetas
         latest = now.costs[-1].clone()
         latest[at] = costs.to("cpu", torch.float64)
         left = (self.attacked_targets & ~all_wrong).any(dim=1)
@@ -222,6 +237,7 @@ class Run:
             running=running & left,
             batch=at,
             inputs=all_inputs,
+            velocity=all_velocity,
             thetas=all_thetas,
             wrong=all_wrong,
             costs=torch.cat([now.costs, latest[None]]),
@@ -297,7 +313,7 @@ def _check_rows(settings: AttackSettings, n: int) -> None:
 
 def _check_memory(K: int, settings: AttackSettings, free: Tensor, objective: Objective, memory_bytes: int) -> None:
     rows = K * (len(settings.candidate_rows) or settings.candidates)
-    taken = 4 * rows * free.numel() * objective.theta.element_size()
+    taken = 5 * rows * free.numel() * objective.theta.element_size()
     if taken > memory_bytes:
         text = (
             f"the {rows:,} perturbed rows of {K:,} attacks take {taken / 2**30:.1f} GiB with what is made of them, "

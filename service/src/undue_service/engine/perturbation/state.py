@@ -20,6 +20,8 @@ class Trajectories:
     """Attacks whose features were computed together last, (A,) int64."""
     inputs: Tensor
     """The perturbed rows, (K, M, …), in the program's dtype."""
+    velocity: Tensor
+    """The direction that steps follow, likewise; 0 before the first."""
     thetas: Tensor
     """θ_k fitted with them in place, (K, P)."""
     wrong: Tensor
