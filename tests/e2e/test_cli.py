@@ -112,7 +112,7 @@ def test_every_verb_prints_json_that_a_program_reads(server, tmp_path) -> None:
     assert said[" ".join(verbs[17])]["seconds"] > 0
     error = json.loads(run("--server", server, "datasets", "delete", "v", "--json", status=2))["error"]
     assert error["reason"] == "RESOURCE_IN_USE"
-    assert int(error["metadata"]["count"]) == 7  # six jobs and the model
+    assert int(error["metadata"]["count"]) == 8  # seven jobs and the model
     for noun in ("models", "datasets"):
         assert tool(run("--server", server, noun, "delete", "v", "--force", "--json")) == {"deleted": "v"}
     run("--server", server, "datasets", "get", "v", status=2)
