@@ -107,7 +107,7 @@ def test_an_attack_flips_what_the_control_does_not(model, outputs, dtype):
 
 def test_a_flip_is_what_another_optimiser_finds(model):
     objective, train, test = model(1, torch.float64)
-    found = attack(objective, train, test, [[t] for t in range(5)], replace(SETTINGS, control=False))
+    found = attack(objective, train, test, [[t] for t in range(8)], replace(SETTINGS, control=False))
     batch = objective.place(next(train.batches(100)))
     tests = objective.place(next(test.batches(100)))
     checked = 0
