@@ -19,9 +19,11 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages, pages
+from .group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
+from .mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob, mislabels_job_of
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -225,6 +227,10 @@ AnyAsyncJob = (
     | AsyncRetrainJob
     | AsyncFidelityJob
     | AsyncLeverageJob
+    | AsyncMislabelsJob
+    | AsyncSuspectsJob
+    | AsyncGroupInfluenceJob
+    | AsyncCompareJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -247,6 +253,12 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncFidelityJob(connection, message)
         case "leverage":
             return AsyncLeverageJob(connection, message)
+        case "mislabels":
+            return mislabels_job_of(connection, message)
+        case "group_influence":
+            return AsyncGroupInfluenceJob(connection, message)
+        case "compare":
+            return AsyncCompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

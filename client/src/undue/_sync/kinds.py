@@ -20,9 +20,11 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .group_jobs import CompareJob, GroupInfluenceJob
 from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
+from .mislabel_jobs import MislabelsJob, SuspectsJob, mislabels_job_of
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -220,7 +222,19 @@ class ValidationJob(Job):
         return _convert.dataset(self._connection.call(self._connection.datasets.GetDataset, of_dataset))
 
 
-AnyJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | ValidationJob | IndexJob
+AnyJob = (
+    InfluenceJob
+    | SelfInfluenceJob
+    | RetrainJob
+    | FidelityJob
+    | LeverageJob
+    | MislabelsJob
+    | SuspectsJob
+    | GroupInfluenceJob
+    | CompareJob
+    | ValidationJob
+    | IndexJob
+)
 
 
 def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
@@ -240,6 +254,12 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return FidelityJob(connection, message)
         case "leverage":
             return LeverageJob(connection, message)
+        case "mislabels":
+            return mislabels_job_of(connection, message)
+        case "group_influence":
+            return GroupInfluenceJob(connection, message)
+        case "compare":
+            return CompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

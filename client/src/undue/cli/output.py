@@ -15,20 +15,24 @@ from undue import (
     Alias,
     Architecture,
     ArchitectureOption,
+    CompareResult,
     Dataset,
     Error,
     Estimate,
     Example,
     ExplainResult,
     FidelityResult,
+    GroupInfluenceResult,
     Index,
     InfluenceResult,
     LeverageResult,
+    MislabelsResult,
     Model,
     Progress,
     RetrainResult,
     SelfInfluenceResult,
     ServerInfo,
+    SuspectsResult,
 )
 from undue._render import table
 from undue._sync.kinds import AnyJob
@@ -40,6 +44,10 @@ AnyResult = (
     | RetrainResult
     | FidelityResult
     | LeverageResult
+    | MislabelsResult
+    | SuspectsResult
+    | GroupInfluenceResult
+    | CompareResult
     | ExplainResult
     | Model
     | Dataset

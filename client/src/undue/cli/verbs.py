@@ -9,16 +9,21 @@ from undue import (
     FidelityJob,
     InfluenceJob,
     LeverageJob,
+    MislabelsJob,
     Objective,
     RetrainJob,
     SelfInfluenceJob,
+    SuspectsJob,
     Training,
 )
 from undue._errors import invalid
+from undue._sync.kinds import AnyJob
 
 from . import files
 from .output import Output
+from .reweighting import reweighted
 
+AskedJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | MislabelsJob | SuspectsJob
 Verb = Callable[[Client, argparse.Namespace, Output], None]
 
 
@@ -113,6 +118,30 @@ def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
+def mislabels(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue mislabels`."""
+    names = {"test", "flip", "known", "budgets", "seeds"}
+    _ask(client, client.mislabels, _RANKED | names, options, out)
+
+
+def suspects(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue suspects`."""
+    _ask(client, client.suspects, _RANKED | {"top_k"}, options, out)
+
+
+def group_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue group-influence`."""
+    options.reweight = reweighted(options.reweight, options.by) or options.reweight_top or None
+    names = _SCORED | _TESTED | _RETRAINED | {"by", "reweight", "top_k", "bootstrap"}
+    _ask(client, client.group_influence, names, options, out)
+
+
+def compare(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue compare`."""
+    names = _SCORED | _TESTED | {"other", "other_method", "top_k", "ablation", "distance", "scatter"}
+    _ask(client, client.compare, names, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -162,6 +191,9 @@ _SCORED = (
 )
 _TESTED = {"test", "rows", "measurement"}
 _RETRAINED = {"start", "seeds"}
+_RANKED = {"train", "rankings", "seed", "folds", "method", "damping", "leverage_correction", "start"} | {
+    "timeout_seconds"
+}
 
 
 def _training(options: argparse.Namespace) -> Training | None:
@@ -193,7 +225,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob],
+    ask: Callable[..., AnyJob],
     names: set[str],
     options: argparse.Namespace,
     out: Output,

@@ -15,6 +15,7 @@ from index_bench import Bench, Built, sha256
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import IndexSpec, ModelSpec, ObjectiveSpec
 from undue_service.domain.tasks import HeldIndex
+from undue_service.runner import tensor_files
 from undue_service.runner.indexes import files, origin
 from undue_service.runner.place import scoring_digest
 
@@ -131,7 +132,7 @@ def test_the_manifest_is_canonical_and_complete(bench, built):
 
 
 def test_opened_files_are_mapped(bench, built):
-    tensors, _ = files.read_tensors(bench.files.paths[built.held.files["shard-000000"]])
+    tensors, _ = tensor_files.read_tensors(bench.files.paths[built.held.files["shard-000000"]])
     path = str(bench.files.paths[built.held.files["shard-000000"]])
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(path)]
     start, stop = (int(edge, 16) for edge in mapped[0].split()[0].split("-"))
@@ -140,8 +141,8 @@ def test_opened_files_are_mapped(bench, built):
 
 def test_a_single_number_stays_one(tmp_path):
     path = tmp_path / "x"
-    digest = files.write_tensors(path, {"a": torch.tensor(3.0), "b": torch.arange(6).view(2, 3).T})
-    found, _ = files.read_tensors(path)
+    digest = tensor_files.write_tensors(path, {"a": torch.tensor(3.0), "b": torch.arange(6).view(2, 3).T})
+    found, _ = tensor_files.read_tensors(path)
     assert digest == sha256(path)
     assert found["a"].shape == ()
     assert torch.equal(found["b"], torch.arange(6).view(2, 3).T)

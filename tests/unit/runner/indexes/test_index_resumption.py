@@ -9,8 +9,8 @@ import torch
 from index_bench import Bench, Built
 from undue_service.engine.index import Encoder
 from undue_service.runner.indexes import building, changing, parts
-from undue_service.runner.indexes.files import read_tensors
-from undue_service.runner.indexes.workspace import Workspace
+from undue_service.runner.tensor_files import read_tensors
+from undue_service.runner.workspace import Workspace
 
 
 class Killed(BaseException):

@@ -16,8 +16,8 @@ from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.index import precision
 from undue_service.runner.indexes import changing, parts
-from undue_service.runner.indexes.files import read_tensors
 from undue_service.runner.opening import Models
+from undue_service.runner.tensor_files import read_tensors
 from undue_service.wire import attachments
 
 TRAIN = 700

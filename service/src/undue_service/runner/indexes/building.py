@@ -19,13 +19,14 @@ from undue_service.engine.solvers import Effort
 from undue_service.runner.opening import Models
 from undue_service.runner.place import Place, code_digest
 from undue_service.runner.recipes import completed
+from undue_service.runner.tensor_files import write_tensors
+from undue_service.runner.workspace import Workspace
 from undue_service.wire.codec import Codec
 
-from .files import FIT, FORMAT, IndexFile, Manifest, canonical, write_manifest, write_tensors
+from .files import FIT, FORMAT, IndexFile, Manifest, canonical, write_manifest
 from .origin import Origin, origin_of
 from .parts import Encoding, Shards, encoded
 from .rows import JoinedRows, NamedSource
-from .workspace import Workspace
 
 _DIAGNOSTICS: Codec[Diagnostics] = Codec(Diagnostics)
 _SOLVED = "building.solved"

@@ -11,13 +11,14 @@ from undue_service.engine.index import Drift, FittedIndex, Shard, drifted
 from undue_service.engine.objective import Objective
 from undue_service.runner.opening import Models
 from undue_service.runner.place import Place
+from undue_service.runner.tensor_files import write_tensors
+from undue_service.runner.workspace import Workspace
 
 from .building import finished, index_objective, workspace_of
-from .files import FIT, HeldFiles, IndexFile, write_tensors
+from .files import FIT, HeldFiles, IndexFile
 from .origin import origin_of
 from .parts import SHARD_BYTES, SHARD_ROWS, Encoding, Shards, encoded
 from .rows import JoinedRows, NamedSource
-from .workspace import Workspace
 
 DRIFT = "rows-drift"
 """Role of the curvature of the rows that were appended."""

@@ -5,21 +5,18 @@ fit: safetensors, what all rows share. shard-…: safetensors, up to 65,536 rows
 engine's (`engine.index`). Every file has its sha256 in the manifest, and the manifest's own is known to the service.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.reports import Diagnostics, Produced
 from undue_service.domain.tasks import HeldIndex
+from undue_service.runner.tensor_files import read_tensors, sha256_of
 from undue_service.wire.codec import Codec
 
 from .origin import FORMAT, Origin, stale
@@ -95,41 +92,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> tuple[Produced, int]:
 def canonical(value: object) -> bytes:
     """Return a value as JSON that depends on nothing else."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """Write tensors under a name that has them all or none, and return the file's sha256.
-
-    Raises:
-        OSError: the disk is full, or another failure of the file system.
-    """
-    # Not np.ascontiguousarray, which gives a single number an axis.
-    arrays = {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
-    data = save(arrays, None if metadata is None else dict(metadata))
-    part = path.with_name(f"{path.name}.tmp")
-    part.write_bytes(data)
-    part.rename(path)
-    return hashlib.sha256(data).hexdigest()
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a file, which stay mapped, and its metadata.
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} holds no tensors: {error}") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class HeldFiles:

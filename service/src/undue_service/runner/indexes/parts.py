@@ -12,9 +12,10 @@ from undue_service.engine.gradients import each_block
 from undue_service.engine.index import Encoder, FittedIndex, RowBlock, Shard
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress
+from undue_service.runner.tensor_files import read_tensors, write_tensors
+from undue_service.runner.workspace import Workspace
 
-from .files import IndexFile, read_tensors, shard_role, write_tensors
-from .workspace import Workspace
+from .files import IndexFile, shard_role
 
 PART_ROWS = 8192
 PART_BYTES = 64 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .files import read_tensors, sha256_of, write_tensors
+from .tensor_files import read_tensors, sha256_of, write_tensors
 
 _KEY = "key"
 _NAMED = re.compile(r"(?P<name>.+)-(?P<sha256>[0-9a-f]{64})\.safetensors")
@@ -43,6 +43,12 @@ class Workspace:
         part = self._folder / f"{name}.part"
         digest = write_tensors(part, tensors, metadata)
         return part.rename(self._folder / f"{name}-{digest}.safetensors")
+
+    def forget(self, name: str) -> None:
+        """Remove what was kept under a name; nothing where there is nothing."""
+        for match, path in self._files():
+            if match["name"] == name:
+                path.unlink()
 
     def names(self) -> list[str]:
         """Return the names that files were kept under, in their order."""
