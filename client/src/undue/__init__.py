@@ -23,6 +23,7 @@ from ._async.kinds import (
     AsyncSelfInfluenceJob,
     AsyncValidationJob,
 )
+from ._async.perturbing import AsyncPerturbJob
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._errors import (
     AlreadyExists,
@@ -48,6 +49,7 @@ from ._fidelity_results import FidelityResult
 from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
+from ._perturb_results import Attack, AttackedRow, FlipShare, PerturbedRow, PerturbResult, Poisoned
 from ._recipes import Checkpoint, Training
 from ._resources import (
     CheckpointInfo,
@@ -86,6 +88,7 @@ from ._sync.index_jobs import IndexJob
 from ._sync.indexes import Indexes
 from ._sync.jobs import Job
 from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
+from ._sync.perturbing import PerturbJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
 
@@ -107,9 +110,12 @@ __all__ = [
     "AsyncJobs",
     "AsyncLeverageJob",
     "AsyncModels",
+    "AsyncPerturbJob",
     "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
     "AsyncValidationJob",
+    "Attack",
+    "AttackedRow",
     "Cancelled",
     "Checkpoint",
     "CheckpointInfo",
@@ -132,6 +138,7 @@ __all__ = [
     "FidelityResult",
     "FidelitySettings",
     "FieldViolation",
+    "FlipShare",
     "Group",
     "Index",
     "IndexJob",
@@ -161,6 +168,10 @@ __all__ = [
     "ParameterInfo",
     "Parity",
     "PermissionDenied",
+    "PerturbJob",
+    "PerturbResult",
+    "PerturbedRow",
+    "Poisoned",
     "Progress",
     "QuotaExceeded",
     "RetrainJob",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _convert_jobs, _convert_retraining
+from . import _convert_jobs, _convert_retraining, _perturbing
 from ._errors import invalid
 from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
@@ -248,6 +248,8 @@ def any_job(
     if test is None:
         untested = leverage if "dfbeta" in arguments else self_influence
         return untested(model, train=train, **arguments)
+    if _perturbing.OWN & arguments.keys():
+        return _perturbing.perturb(model, train=train, test=test, **arguments)
     tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
     return tested(model, train=train, test=test, **arguments)
 

@@ -22,6 +22,7 @@ from .connection import AsyncConnection, all_pages, pages
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
+from .perturbing import AsyncPerturbJob
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -225,6 +226,7 @@ AnyAsyncJob = (
     | AsyncRetrainJob
     | AsyncFidelityJob
     | AsyncLeverageJob
+    | AsyncPerturbJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -247,6 +249,8 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncFidelityJob(connection, message)
         case "leverage":
             return AsyncLeverageJob(connection, message)
+        case "perturb":
+            return AsyncPerturbJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

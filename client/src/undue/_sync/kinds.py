@@ -23,6 +23,7 @@ from .connection import Connection, all_pages, pages
 from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
+from .perturbing import PerturbJob
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -220,7 +221,9 @@ class ValidationJob(Job):
         return _convert.dataset(self._connection.call(self._connection.datasets.GetDataset, of_dataset))
 
 
-AnyJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | ValidationJob | IndexJob
+AnyJob = (
+    InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | PerturbJob | ValidationJob | IndexJob
+)
 
 
 def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
@@ -240,6 +243,8 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return FidelityJob(connection, message)
         case "leverage":
             return LeverageJob(connection, message)
+        case "perturb":
+            return PerturbJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

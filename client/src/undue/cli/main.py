@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     arguments.leverage(
         _verb(nouns, "leverage", verbs.leverage, "leverage, Cook's distance and DFBETA of a linear model's rows")
     )
+    susceptible = "say how little training rows must change for predictions to flip"
+    arguments.perturb(_verb(nouns, "perturb", verbs.perturb, susceptible))
 
     jobs = _noun(nouns, "jobs", "look up, follow, cancel and delete jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))

@@ -25,6 +25,7 @@ from undue import (
     InfluenceResult,
     LeverageResult,
     Model,
+    PerturbResult,
     Progress,
     RetrainResult,
     SelfInfluenceResult,
@@ -40,6 +41,7 @@ AnyResult = (
     | RetrainResult
     | FidelityResult
     | LeverageResult
+    | PerturbResult
     | ExplainResult
     | Model
     | Dataset

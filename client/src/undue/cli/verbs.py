@@ -1,7 +1,7 @@
 """What each command does: one call of the SDK, one thing printed."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from undue import (
     Checkpoint,
@@ -10,11 +10,13 @@ from undue import (
     InfluenceJob,
     LeverageJob,
     Objective,
+    PerturbJob,
     RetrainJob,
     SelfInfluenceJob,
     Training,
 )
 from undue._errors import invalid
+from undue._perturbing import OWN
 
 from . import files
 from .output import Output
@@ -113,6 +115,11 @@ def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
+def perturb(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue perturb`."""
+    _ask(client, client.perturb, OWN | {"train", "test", "rows", "damping", "seed", "timeout_seconds"}, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -193,8 +200,8 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob],
-    names: set[str],
+    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | PerturbJob],
+    names: Set[str],
     options: argparse.Namespace,
     out: Output,
 ) -> None:

@@ -10,6 +10,7 @@ from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
 from undue_service.domain.names import new_token, parse_token
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence
 
@@ -83,12 +84,13 @@ class Jobs:
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
         test_rows = 0
         if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
-            test_rows = len(spec.rows) or dataset_report(settled.test).rows
+            asked = sum(map(len, spec.attacks)) if isinstance(spec, Perturb) else len(spec.rows)
+            test_rows = asked or dataset_report(settled.test).rows
         train_rows = dataset_report(settled.train).rows
         known = settled.model.spec
         assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
-        asked = settled.spec
-        over = isinstance(asked, ScoringJob) and works_over_checkpoints(asked.method, asked.ensemble)
+        scoring = settled.spec
+        over = isinstance(scoring, ScoringJob) and works_over_checkpoints(scoring.method, scoring.ensemble)
         found = estimate(
             settled.spec,
             model,

@@ -31,7 +31,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.explanations(self._file(tenant, name, "explanations"), start, count)
+        return self._reader.explanations(self.file(tenant, name, "explanations"), start, count)
 
     def explanation_blocks(self, tenant: str, name: str) -> Iterator[tuple[Explanation, ...]]:
         """Yield all explanations, some at a time.
@@ -40,7 +40,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.explanation_blocks(self._file(tenant, name, "explanations"))
+        return self._reader.explanation_blocks(self.file(tenant, name, "explanations"))
 
     def self_influences(
         self, tenant: str, name: str, start: int, count: int
@@ -51,7 +51,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.self_influences(self._file(tenant, name, "self_influences"), start, count)
+        return self._reader.self_influences(self.file(tenant, name, "self_influences"), start, count)
 
     def self_influence_blocks(self, tenant: str, name: str) -> Iterator[tuple[ScoredExample, ...]]:
         """Yield all ranked training rows, some at a time.
@@ -60,7 +60,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.self_influence_blocks(self._file(tenant, name, "self_influences"))
+        return self._reader.self_influence_blocks(self.file(tenant, name, "self_influences"))
 
     def measured(self, tenant: str, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the test rows of a retrain job and their costs before anything was removed.
@@ -69,7 +69,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.measured(self._file(tenant, name, "counterfactuals"))
+        return self._reader.measured(self.file(tenant, name, "counterfactuals"))
 
     def counterfactuals(
         self, tenant: str, name: str, start: int, count: int
@@ -80,7 +80,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactuals(self._file(tenant, name, "counterfactuals"), start, count)
+        return self._reader.counterfactuals(self.file(tenant, name, "counterfactuals"), start, count)
 
     def counterfactual_blocks(self, tenant: str, name: str) -> Iterator[tuple[Counterfactual, ...]]:
         """Yield all counterfactuals, some at a time.
@@ -89,7 +89,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactual_blocks(self._file(tenant, name, "counterfactuals"))
+        return self._reader.counterfactual_blocks(self.file(tenant, name, "counterfactuals"))
 
     def compared(self, tenant: str, name: str) -> npt.NDArray[np.int64]:
         """Return the test rows of a fidelity job.
@@ -98,7 +98,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.compared(self._file(tenant, name, "comparisons"))
+        return self._reader.compared(self.file(tenant, name, "comparisons"))
 
     def comparisons(self, tenant: str, name: str, start: int, count: int) -> tuple[tuple[Comparison, ...], int | None]:
         """Return at most `count` comparisons from position `start` on, and where the next ones start.
@@ -107,7 +107,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.comparisons(self._file(tenant, name, "comparisons"), start, count)
+        return self._reader.comparisons(self.file(tenant, name, "comparisons"), start, count)
 
     def comparison_blocks(self, tenant: str, name: str) -> Iterator[tuple[Comparison, ...]]:
         """Yield all comparisons, some at a time.
@@ -116,7 +116,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.comparison_blocks(self._file(tenant, name, "comparisons"))
+        return self._reader.comparison_blocks(self.file(tenant, name, "comparisons"))
 
     def leverage_blocks(self, tenant: str, name: str) -> Iterator[LeverageBlock]:
         """Yield what the training rows of a leverage job do, some rows at a time.
@@ -125,7 +125,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.leverage_blocks(self._file(tenant, name, "leverages"))
+        return self._reader.leverage_blocks(self.file(tenant, name, "leverages"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.
@@ -134,9 +134,15 @@ class Results:
             FailedPrecondition: the job has not succeeded, or did not keep its scores.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.score_blocks(self._file(tenant, name, "scores"))
+        return self._reader.score_blocks(self.file(tenant, name, "scores"))
 
-    def _file(self, tenant: str, name: str, role: str) -> Path:
+    def file(self, tenant: str, name: str, role: str) -> Path:
+        """Return the file that a job kept in a role.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
         job = self._succeeded(self._jobs.get(tenant, name))
         if role not in job.results:
             kept = ", ".join(sorted(job.results)) or "nothing"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from .architectures import ArchitectureChoice
 from .errors import InvalidArgument
+from .perturb_jobs import Perturb
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
@@ -475,10 +476,13 @@ class IndexCompact:
 IndexJob = IndexBuild | IndexExtend | IndexCompact
 """Jobs that leave the files of an index."""
 
+ResumedJob = IndexJob | Perturb
+"""Jobs that a later attempt goes on with from what an earlier one left in a workspace."""
+
 ScoringJob = Influence | SelfInfluence | Fidelity
 """Jobs that run a method."""
 
-RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage
+RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Perturb
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -490,7 +494,7 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
     A validation is part of what it validates and names nothing.
     """
     match spec:
-        case Influence() | Retrain() | Fidelity():
+        case Influence() | Retrain() | Fidelity() | Perturb():
             return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
         case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
             return (model, train)

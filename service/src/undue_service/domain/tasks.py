@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .perturb_jobs import Perturb
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
 
@@ -79,6 +80,18 @@ class LeverageTask:
     train: DataSource
     digests: dict[str, str]
     kind: Literal["leverage"] = "leverage"
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbTask:
+    """Perturb training rows so that predictions flip."""
+
+    spec: Perturb
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["perturb"] = "perturb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +203,7 @@ Task = (
     | RetrainTask
     | FidelityTask
     | LeverageTask
+    | PerturbTask
     | RowsTask
     | IndexBuildTask
     | IndexExtendTask

@@ -29,6 +29,7 @@ from undue_service.domain.tasks import (
     LeverageTask,
     ModelTask,
     OpenIndexTask,
+    PerturbTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
@@ -46,6 +47,7 @@ from undue_service.engine.retraining.retrain import retrain
 from .faults import out_of_memory
 from .indexes.tasks import SERVE_BYTES, IndexTasks
 from .opening import Models, RegisteredWeights, open_checkpoints
+from .perturbing import perturb
 from .place import Place, Report, code_digest
 from .recipes import completed, recipe_of
 from .reports import dataset_report, model_report
@@ -133,6 +135,9 @@ class Workshop:
                 return self._fidelity(task, place)
             case LeverageTask():
                 return self._leverage(task, place)
+            case PerturbTask():
+                objective = self._models.objective(task.model, place.artifacts, place.scratch, precision="registered")
+                return perturb(task, objective, place, self._block_bytes)
             case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
                 return self._indexes.run(task, place)
 

@@ -8,10 +8,12 @@ import numpy.typing as npt
 from undue.v1 import jobs_pb2, tensors_pb2
 from undue_service.domain.costs import Estimate
 from undue_service.domain.jobs import Job, Progress
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
     Diagnostics,
     IndexReport,
     InfluenceReport,
+    PerturbationReport,
 )
 from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample, Value
 from undue_service.domain.specs import (
@@ -30,7 +32,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import fidelity
+from . import fidelity, perturbing
 from .enums import (
     DAMPING_SOURCES,
     DTYPES,
@@ -58,8 +60,10 @@ def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
         timeout_seconds=value.timeout_seconds,
         etag=value.etag,
     )
-    if isinstance(value.report, InfluenceReport | IndexReport):
+    if isinstance(value.report, InfluenceReport | IndexReport | PerturbationReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
+    if isinstance(value.report, PerturbationReport):
+        message.perturbation.CopyFrom(perturbing.write_summary(value.report.summary))
     if with_spec:
         _put_spec(message, value.spec)
     return message
@@ -122,6 +126,8 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 model=spec.model, train=spec.train, damping=spec.damping, dfbeta=spec.dfbeta
             )
             message.leverage.CopyFrom(leverage)
+        case Perturb():
+            message.perturb.CopyFrom(perturbing.write_spec(spec))
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
