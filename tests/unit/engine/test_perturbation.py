@@ -156,7 +156,7 @@ def test_rows_are_ranked_by_the_size_of_their_influence(case, loss, weighted):
     _, every = ranked(None)
     _, some = ranked(12)
     for k, tests in enumerate([[1, 4, 7], [2]]):
-        expected, s = dense(c, tests, 0.3)
+        expected, _ = dense(c, tests, 0.3)
         torch.testing.assert_close(every[k], w * expected[:, [0, 1, 3]].abs().sum(dim=1), rtol=1e-6, atol=1e-9)
         # The input is the features here, so that the prefilter keeps those of the largest Euclidean norm.
         kept = set(torch.topk(w * expected.norm(dim=1), 12).indices.tolist())

@@ -301,6 +301,7 @@ def _check_memory(K: int, settings: AttackSettings, free: Tensor, objective: Obj
     if taken > memory_bytes:
         text = (
             f"the {rows:,} perturbed rows of {K:,} attacks take {taken / 2**30:.1f} GiB with what is made of them, "
-            f"more than the {memory_bytes / 2**30:.1f} GiB allowed: attack fewer test rows at a time, or perturb fewer rows"
+            f"more than the {memory_bytes / 2**30:.1f} GiB allowed: attack fewer test rows at a time, or perturb fewer "
+            "training rows"
         )
         raise ResourceExhausted(Reason.OUT_OF_MEMORY, text)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from undue_service.domain.errors import InvalidArgument
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import block_rows, each_block
 from undue_service.engine.methods import Problem, find
@@ -51,7 +52,8 @@ def perturbation_influence(
         progress: called between blocks.
 
     Raises:
-        InvalidArgument: INVALID_FIELD, ROW_OUT_OF_RANGE, METHOD_UNKNOWN; INPUT_NOT_DIFFERENTIABLE; and what placing raises.
+        InvalidArgument: INVALID_FIELD, ROW_OUT_OF_RANGE, METHOD_UNKNOWN; INPUT_NOT_DIFFERENTIABLE; INPUT_MISMATCH,
+            TARGET_MISMATCH, TARGETS_MISSING.
         FailedPrecondition: what the solver raises.
     """
     name = chosen_input(objective, input).name
@@ -61,7 +63,8 @@ def perturbation_influence(
     factors = chosen.fit(problem)
     asked = Asked(test, asked_rows(tests, len(test)), measurement, mean=True, memory_bytes=memory_bytes // 4)
     queries = chosen.query(factors, problem, asked)
-    assert isinstance(queries, Columns)
+    if not isinstance(queries, Columns):
+        raise InvalidArgument.at("method", f"{method} returns no s_T: pass exact, cg, lissa or arnoldi")
     size = block_rows(objective, memory_bytes // 4, graph_numel(objective, name))
 
     def work(batch: Batch) -> Tensor:

@@ -33,7 +33,7 @@ class Targets:
         return Targets(self.rows, self.places[attacks])
 
     def shares(self, attacked: Tensor) -> Tensor:
-        """Return the share of each row in the mean cost over each attack's targets `attacked` (K, T): (U, K) float64."""
+        """Return the share of each row in the mean cost over an attack's targets `attacked` (K, T): (U, K) float64."""
         found = torch.zeros(len(self.rows), len(self.places), dtype=torch.float64)
         for k, (places, own) in enumerate(zip(self.places, attacked, strict=True)):
             here = places[own & (places >= 0)]

@@ -14,9 +14,9 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress
 
 from .head_route import TOLERANCE, HeadRoute
+from .mean_losses import mean_losses
 from .result import Attack, AttackResult, Outcome, Share
 from .state import AttackState, Trajectories
-from .mean_losses import mean_losses
 
 if TYPE_CHECKING:
     from .attack import Run
