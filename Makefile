@@ -6,10 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.undue-installed
 
+EXAMPLES_STAMP := $(VENV)/.undue-examples
+
 BENCH_BIN := .venv-bench/bin
 BENCH_STAMP := .venv-bench/.undue-installed
 
-.PHONY: setup demo test test-slow conformance chaos bench check image-check proto sync format clean
+.PHONY: setup demo test test-slow examples reproduction conformance chaos bench check image-check proto sync format clean
 
 setup: $(STAMP)
 
@@ -27,8 +29,20 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# The paper's experiments on real data, which is fetched into a cache: docs/reproduction.md. EXAMPLES="cnn" narrows.
+examples: $(EXAMPLES_STAMP)
+	$(BIN)/python examples/reproduce.py --quick $(EXAMPLES)
+
+# The same, whole: hours of two cores.
+reproduction: $(EXAMPLES_STAMP)
+	$(BIN)/python examples/reproduce.py $(EXAMPLES)
+
+$(EXAMPLES_STAMP): $(STAMP) examples/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -c constraints.txt -r examples/requirements.txt
+	@touch $@
+
 # Long suites and the browser's (Debian: chromium).
-test-slow: setup
+test-slow: $(EXAMPLES_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 # The ONNX backend suite of the installed onnx through the importer: docs/models.md. CONFORMANCE="--only conv --show" narrows.

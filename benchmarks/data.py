@@ -1,21 +1,14 @@
 """The real data of the workloads: digits from scikit-learn, Fashion-MNIST from its Debian package."""
 
-import gzip
-import hashlib
-import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from .caching import FOLDER
-
-PACKAGE = "dataset-fashion-mnist"
-SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
+from examples.sources import fashion_mnist
 
 
 @dataclass(frozen=True)
@@ -45,39 +38,9 @@ def digits(image: bool = False) -> Split:
 
 def fashion(n: int, m: int) -> Split:
     """Return the first n training and m test images of Fashion-MNIST, (784,) each."""
-    train, test = _idx("train", n), _idx("t10k", m)
-    return Split(*train, *test)
+    return Split(*_first("train", n), *_first("test", m))
 
 
-def _idx(split: str, rows: int) -> tuple[Tensor, Tensor]:
-    folder = _fashion_folder()
-    images = _bytes(folder, f"{split}-images-idx3-ubyte.gz", 16).reshape(-1, 784)[:rows]
-    labels = _bytes(folder, f"{split}-labels-idx1-ubyte.gz", 8)[:rows]
-    return torch.from_numpy(images.astype(np.float32) / 255), torch.from_numpy(labels.astype(np.int64))
-
-
-def _bytes(folder: Path, name: str, header: int) -> np.ndarray:
-    return np.frombuffer(gzip.decompress(next(folder.rglob(name)).read_bytes()), np.uint8, offset=header)
-
-
-def _fashion_folder() -> Path:
-    unpacked = FOLDER / PACKAGE
-    if unpacked.is_dir():
-        return unpacked
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise RuntimeError(f"needs Fashion-MNIST, which `apt-get download {PACKAGE}` fetches on Debian")
-    FOLDER.mkdir(exist_ok=True)
-    fetched = subprocess.run(
-        ["apt-get", "download", PACKAGE], cwd=FOLDER, capture_output=True, timeout=120, check=False
-    )
-    archive = next(FOLDER.glob(f"{PACKAGE}_*.deb"), None)
-    if fetched.returncode or archive is None:
-        raise RuntimeError(f"needs Fashion-MNIST: `apt-get download {PACKAGE}` says {fetched.stderr.decode()[-200:]!r}")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise RuntimeError(f"{archive} is not the {PACKAGE} that the benchmarks were written for")
-    part = FOLDER / f"{PACKAGE}.part"
-    subprocess.run(["dpkg-deb", "-x", archive, part], check=True)
-    part.rename(unpacked)
-    archive.unlink()
-    return unpacked
+def _first(split: Literal["train", "test"], rows: int) -> tuple[Tensor, Tensor]:
+    images = fashion_mnist(split)[:rows]
+    return torch.from_numpy(images.flat()), torch.from_numpy(images.labels)

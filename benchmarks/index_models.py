@@ -15,7 +15,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from . import machine, minilm, results, statistics
+from examples.sources import minilm
+
+from . import machine, results, statistics
 from .caching import cached
 from .data import Split, fashion
 from .index_models_page import section
@@ -23,10 +25,10 @@ from .mails import TOKENS, mails
 from .resnet import EPOCHS, trained
 
 NAME = "index-models"
-MAILS, MAIL_TESTS = 1000, 100
+MAILS, MAIL_TESTS = 400, 100
 FLIP_MAILS, FLIPPED, FLIP_SEEDS = 5400, 0.1, 5
 CHECKED = (0.05, 0.1, 0.2, 0.3)
-IMAGES = 1000
+IMAGES = 500
 L2 = 1e-3
 CNN_L2 = 1e-4
 REMOVED_AT_RANDOM, EXPLAINED, LISTED = 50, 10, 10

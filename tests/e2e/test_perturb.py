@@ -22,7 +22,7 @@ BALL = {"bound": "linf", "radius": 100.0, "step": 10.0, "iterations": 12, "candi
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """A service of its own, with a linear model of breast cancer whose features are scaled to 256 levels from 0 to 1."""
+    """A service of its own, with a linear model of breast cancer of features in 256 levels from 0 to 1."""
     X, y = load_breast_cancer(return_X_y=True)
     X = (np.round(255 * (X - X.min(axis=0)) / (X.max(axis=0) - X.min(axis=0))) / 255).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(X))

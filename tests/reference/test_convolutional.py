@@ -203,7 +203,7 @@ def test_fashion_mnist(tmp_path):
     torch.manual_seed(0)
     x, y = (torch.from_numpy(array) for array in fashion.load("train", 4000))
     module = trained(Fashion(), x, y, 400)
-    held_out, labels = (torch.from_numpy(array) for array in fashion.load("t10k", 1000))
+    held_out, labels = (torch.from_numpy(array) for array in fashion.load("test", 1000))
     accuracy = float((module(held_out).argmax(1) == labels).float().mean())
     assert accuracy > 0.7
     reference = refer(module, x[: TRAIN + TEST], y[: TRAIN + TEST])

@@ -11,6 +11,7 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
 
 from ._architectures import Architecture, ArchitectureInfo, ArchitectureOption
 from ._async.client import AsyncClient
+from ._async.group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from ._async.index_jobs import AsyncIndexJob
 from ._async.indexes import AsyncIndexes
 from ._async.jobs import AsyncJob
@@ -23,8 +24,10 @@ from ._async.kinds import (
     AsyncSelfInfluenceJob,
     AsyncValidationJob,
 )
+from ._async.mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob
 from ._async.perturbing import AsyncPerturbJob
 from ._async.registries import AsyncDatasets, AsyncModels
+from ._compare_results import CompareResult, ListAgreement, ModelView, Nearness, RowComparison, Scatter
 from ._errors import (
     AlreadyExists,
     Cancelled,
@@ -46,9 +49,11 @@ from ._errors import (
 from ._explain_results import ExplainResult
 from ._fidelity import Agreement, FidelityFinding, FidelitySettings, Interval, Stratum
 from ._fidelity_results import FidelityResult
+from ._group_results import CostChange, GroupEffect, GroupInfluenceResult, GroupShare
 from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
+from ._mislabels_results import MislabelPoint, MislabelsResult, SeedMean, SuspectsResult
 from ._perturb_results import Attack, AttackedRow, FlipShare, PerturbedRow, PerturbResult, Poisoned
 from ._recipes import Checkpoint, Training
 from ._resources import (
@@ -84,10 +89,12 @@ from ._results import (
 )
 from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
+from ._sync.group_jobs import CompareJob, GroupInfluenceJob
 from ._sync.index_jobs import IndexJob
 from ._sync.indexes import Indexes
 from ._sync.jobs import Job
 from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
+from ._sync.mislabel_jobs import MislabelsJob, SuspectsJob
 from ._sync.perturbing import PerturbJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
@@ -101,18 +108,22 @@ __all__ = [
     "ArchitectureOption",
     "Arrays",
     "AsyncClient",
+    "AsyncCompareJob",
     "AsyncDatasets",
     "AsyncFidelityJob",
+    "AsyncGroupInfluenceJob",
     "AsyncIndexJob",
     "AsyncIndexes",
     "AsyncInfluenceJob",
     "AsyncJob",
     "AsyncJobs",
     "AsyncLeverageJob",
+    "AsyncMislabelsJob",
     "AsyncModels",
     "AsyncPerturbJob",
     "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
+    "AsyncSuspectsJob",
     "AsyncValidationJob",
     "Attack",
     "AttackedRow",
@@ -120,6 +131,9 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Client",
+    "CompareJob",
+    "CompareResult",
+    "CostChange",
     "Counterfactual",
     "Dataset",
     "DatasetReport",
@@ -140,6 +154,10 @@ __all__ = [
     "FieldViolation",
     "FlipShare",
     "Group",
+    "GroupEffect",
+    "GroupInfluenceJob",
+    "GroupInfluenceResult",
+    "GroupShare",
     "Index",
     "IndexJob",
     "IndexReport",
@@ -158,11 +176,17 @@ __all__ = [
     "LeverageJob",
     "LeverageResult",
     "Limits",
+    "ListAgreement",
     "MethodInfo",
+    "MislabelPoint",
+    "MislabelsJob",
+    "MislabelsResult",
     "Model",
     "ModelReport",
+    "ModelView",
     "ModelWarning",
     "Models",
+    "Nearness",
     "NotFound",
     "Objective",
     "ParameterInfo",
@@ -176,15 +200,20 @@ __all__ = [
     "QuotaExceeded",
     "RetrainJob",
     "RetrainResult",
+    "RowComparison",
     "RunnerInfo",
+    "Scatter",
     "Schema",
     "ScoredExample",
+    "SeedMean",
     "SelfInfluenceJob",
     "SelfInfluenceResult",
     "ServerInfo",
     "State",
     "Stationarity",
     "Stratum",
+    "SuspectsJob",
+    "SuspectsResult",
     "TensorSpec",
     "Training",
     "Unauthenticated",

@@ -91,17 +91,28 @@ def _fields(spec: Any) -> dict[str, object]:
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
         if field.is_repeated:
+            found[field.name] = list(value)
+            if field.message_type is not None:
+                is_set = field.message_type is jobs_pb2.RowSet.DESCRIPTOR
+                found[field.name] = [list(each.rows) if is_set else _fields(each) for each in value]
             rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
             found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
+            if field.enum_type is not None:
+                found[field.name] = [_word(field.enum_type, each) for each in value]
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
         elif field.message_type is not None:
             found[field.name] = _fields(value)
         elif field.enum_type is not None:
-            found[field.name] = field.enum_type.values_by_number[value].name.partition("_")[2].lower()
+            found[field.name] = _word(field.enum_type, value)
         else:
             found[field.name] = value
     return found
+
+
+def _word(enum: Any, number: int) -> str:
+    word: str = enum.values_by_number[number].name.partition("_")[2].lower()
+    return word
 
 
 def explanation(message: jobs_pb2.Explanation, test: Instances | None, train: Instances | None) -> Explanation:

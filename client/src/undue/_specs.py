@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _convert_jobs, _convert_retraining, _perturbing
+from . import _convert_jobs, _convert_retraining, _group_specs, _perturbing
 from ._errors import invalid
 from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
@@ -20,6 +20,7 @@ from ._inputs import (
     seed_number,
     strings,
 )
+from ._mislabels import mislabels, suspects
 from ._resources import Dataset, Model
 from .v1 import indexes_pb2, jobs_pb2
 
@@ -246,10 +247,16 @@ def any_job(
         InvalidArgument: an argument is wrong.
     """
     if test is None:
-        untested = leverage if "dfbeta" in arguments else self_influence
+        untested = leverage if "dfbeta" in arguments else suspects if "rankings" in arguments else self_influence
         return untested(model, train=train, **arguments)
     if _perturbing.OWN & arguments.keys():
         return _perturbing.perturb(model, train=train, test=test, **arguments)
+    if "rankings" in arguments:
+        return mislabels(model, train=train, test=test, **arguments)
+    if "by" in arguments:
+        return _group_specs.group_influence(model, train=train, test=test, **arguments)
+    if "other" in arguments:
+        return _group_specs.compare(model, train=train, test=test, **arguments)
     tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
     return tested(model, train=train, test=test, **arguments)
 

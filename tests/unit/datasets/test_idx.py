@@ -150,9 +150,11 @@ def test_missing_and_doubled_columns(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fashion_mnist_as_it_comes(tmp_path: Path) -> None:
     """10,000 real images in gzip, against a reading by hand."""
-    images, labels = fashion.load("t10k", 10_000)
-    found = {part: next(fashion.folder().rglob(f"t10k-{part}-ubyte.gz")) for part in ("images-idx3", "labels-idx1")}
-    files = [DataFile("x", found["images-idx3"]), DataFile("y", found["labels-idx1"])]
+    images, labels = fashion.load("test", 10_000)
+    files = [
+        DataFile("x", fashion.file("t10k-images-idx3-ubyte.gz", tmp_path)),
+        DataFile("y", fashion.file("t10k-labels-idx1-ubyte.gz", tmp_path)),
+    ]
     spec = SchemaSpec({"": ("x",)}, target="y", transforms={"": TransformSpec((1, 28, 28), std=(255,))})
     source = open_idx(files, spec, Scratch(tmp_path))
     assert validate(source, lambda *_: None).rows == 10_000

@@ -95,7 +95,12 @@ def attentions(draw):
 @given(attention=attentions())
 def test_attention(attention, agrees):
     node, inputs, opset = attention
-    agrees(node, inputs, opset, expected=by_definition(node, inputs, opset))
+    told = dict(inputs)
+    if "m" in told and told["m"].shape[-2] == 1:
+        # ONNX's evaluator holds every query at the first one's place where a mask has one row for them all.
+        queries = inputs["q"].shape[-2 if inputs["q"].ndim == 4 else 1]
+        told["m"] = np.repeat(told["m"], queries, axis=-2)
+    agrees(node, inputs, opset, expected=by_definition(node, told, opset))
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -8,6 +8,7 @@ from onnx.helper import make_node
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.models import parity, predict
+from undue_service.models.parity import _Apart, _difference
 
 X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 
@@ -28,14 +29,23 @@ def disturbed(opened, output, place, by):
     return replace(opened, reference=reference)
 
 
-def test_the_measure_is_absolute_below_one_and_relative_above(opened):
+def test_the_measure_is_absolute_below_one_and_relative_to_the_row_above(opened):
     assert parity(opened, {"x": X}) == 0
     tolerated = 2e-5 if opened.inputs[0].dtype == "float32" else 2e-10
-    small, large = (1, 2), (0, 0)
-    assert abs(predict(opened, {"x": X})["y"][large]) == 10
+    small, large = (0, 3), (0, 0)
+    y = predict(opened, {"x": X})["y"]
+    assert abs(y[large]) == 10
+    assert abs(y[small]) < 2
     assert parity(disturbed(opened, "z", (0, 0), tolerated), {"x": X}) == pytest.approx(tolerated, rel=1e-3)
-    assert parity(disturbed(opened, "y", large, -tolerated), {"x": X}) == pytest.approx(tolerated / 10, rel=0.1)
-    assert parity(disturbed(opened, "y", small, tolerated), {"x": X}) == pytest.approx(tolerated / 7.1428, rel=0.1)
+    for place in (small, large):
+        assert parity(disturbed(opened, "y", place, -tolerated), {"x": X}) == pytest.approx(tolerated / 10, rel=0.1)
+
+
+def test_an_infinite_element_excuses_no_other():
+    ours = np.array([[np.inf, 1.0, 2.0]])
+    assert _difference("y", ours, ours.copy()) == 0
+    with pytest.raises(_Apart):
+        _difference("y", ours + np.array([0, 1e-3, 0]), ours)
 
 
 @pytest.mark.parametrize("by", [1e-3, np.nan, np.inf])

@@ -19,9 +19,11 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages, pages
+from .group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
+from .mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob, mislabels_job_of
 from .perturbing import AsyncPerturbJob
 
 _PAGE_BYTES = 1 << 20
@@ -224,9 +226,13 @@ AnyAsyncJob = (
     AsyncInfluenceJob
     | AsyncSelfInfluenceJob
     | AsyncRetrainJob
+    | AsyncPerturbJob
     | AsyncFidelityJob
     | AsyncLeverageJob
-    | AsyncPerturbJob
+    | AsyncMislabelsJob
+    | AsyncSuspectsJob
+    | AsyncGroupInfluenceJob
+    | AsyncCompareJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -243,14 +249,20 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncInfluenceJob(connection, message)
         case "self_influence":
             return AsyncSelfInfluenceJob(connection, message)
+        case "perturb":
+            return AsyncPerturbJob(connection, message)
         case "retrain":
             return AsyncRetrainJob(connection, message)
         case "fidelity":
             return AsyncFidelityJob(connection, message)
         case "leverage":
             return AsyncLeverageJob(connection, message)
-        case "perturb":
-            return AsyncPerturbJob(connection, message)
+        case "mislabels":
+            return mislabels_job_of(connection, message)
+        case "group_influence":
+            return AsyncGroupInfluenceJob(connection, message)
+        case "compare":
+            return AsyncCompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

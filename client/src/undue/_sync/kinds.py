@@ -20,9 +20,11 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .group_jobs import CompareJob, GroupInfluenceJob
 from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
+from .mislabel_jobs import MislabelsJob, SuspectsJob, mislabels_job_of
 from .perturbing import PerturbJob
 
 _PAGE_BYTES = 1 << 20
@@ -222,7 +224,18 @@ class ValidationJob(Job):
 
 
 AnyJob = (
-    InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | PerturbJob | ValidationJob | IndexJob
+    InfluenceJob
+    | SelfInfluenceJob
+    | RetrainJob
+    | PerturbJob
+    | FidelityJob
+    | LeverageJob
+    | MislabelsJob
+    | SuspectsJob
+    | GroupInfluenceJob
+    | CompareJob
+    | ValidationJob
+    | IndexJob
 )
 
 
@@ -237,14 +250,20 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return InfluenceJob(connection, message)
         case "self_influence":
             return SelfInfluenceJob(connection, message)
+        case "perturb":
+            return PerturbJob(connection, message)
         case "retrain":
             return RetrainJob(connection, message)
         case "fidelity":
             return FidelityJob(connection, message)
         case "leverage":
             return LeverageJob(connection, message)
-        case "perturb":
-            return PerturbJob(connection, message)
+        case "mislabels":
+            return mislabels_job_of(connection, message)
+        case "group_influence":
+            return GroupInfluenceJob(connection, message)
+        case "compare":
+            return CompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from undue._fidelity import FidelityKind, Start
 from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
+from undue._mislabels import RankingName
 from undue._perturbing import Bound
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
@@ -204,6 +205,74 @@ def leverage(parser: argparse.ArgumentParser) -> None:
     _running(parser)
 
 
+def mislabels(parser: argparse.ArgumentParser) -> None:
+    """Add what asks how well rankings find wrong labels."""
+    _trained(parser)
+    parser.add_argument("--test", required=True, metavar="DATASET", help="on which accuracy is measured")
+    wrong = parser.add_mutually_exclusive_group()
+    wrong.add_argument("--flip", type=float, help="share of the training rows whose labels are changed (0.1)")
+    rows = "rows that are known to be wrong, as 3=0 5=1 with their right labels, or 3 5 to leave them out"
+    wrong.add_argument("--known", nargs="+", type=_known_row, action=_Known, metavar="ROW[=LABEL]", help=rows)
+    shares = "shares of the rows that are looked at (0.05 0.1 … 0.3)"
+    parser.add_argument("--budgets", nargs="+", type=float, metavar="SHARE", help=shares)
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="repetitions (10)")
+    _ranked(parser)
+
+
+def suspects(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for rows whose labels look wrong."""
+    _trained(parser)
+    parser.add_argument("--top-k", type=int, default=100, metavar="K", help="rows of each ranking (100)")
+    _ranked(parser)
+
+
+def _ranked(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rankings", nargs="+", choices=get_args(RankingName), help="all without it")
+    parser.add_argument(
+        "--folds", type=int, default=5, metavar="N", help="of confident_learning's cross-validation (5)"
+    )
+    parser.add_argument("--method", help="whose scores self_influence ranks by, as server-info lists them")
+    _damped(parser)
+    begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
+    parser.add_argument("--start", choices=get_args(Start), help=begins)
+    _seeded(parser)
+    _running(parser)
+
+
+def group_influence(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for groups."""
+    _scoring(parser)
+    _tested(parser, "whose predictions are explained", every=False)
+    column = "column of groups of the training data; several times"
+    parser.add_argument("--by", required=True, action="append", metavar="COLUMN", help=column)
+    named = "GROUP=FACTOR, or COLUMN:GROUP=FACTOR where --by names several; 0 removes the group; several times"
+    parser.add_argument("--reweight", action="append", default=[], metavar="GROUP=FACTOR", help=named)
+    leading = "without --reweight: leading groups to retrain without and with twice their weight; 0 for none (3)"
+    parser.add_argument("--reweight-top", type=int, default=3, metavar="N", help=leading)
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="rows to keep a side and a group (10)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of an interval (1000)")
+    _retrained(parser)
+    _running(parser)
+
+
+def compare(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for a comparison."""
+    _scoring(parser)
+    parser.add_argument("--other", metavar="MODEL", help="another model that was trained on the same data set")
+    parser.add_argument("--other-method", metavar="METHOD", help="of the other model; as --method without it")
+    _tested(parser, "whose predictions are explained")
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="rows to keep a side of each model (10)")
+    parts = "leave out what remains of the scores without parts of influence"
+    parser.add_argument("--no-ablation", dest="ablation", action="store_false", help=parts)
+    near = parser.add_mutually_exclusive_group()
+    near.add_argument("--no-distance", dest="distance", action="store_false", default=True, help="leave distances out")
+    over = "inputs that distances are over; all that the models take as numbers without it"
+    near.add_argument("--distance", dest="distance", nargs="+", default=True, metavar="INPUT", help=over)
+    drawn = "training rows drawn at random whose scores and distances are kept, too (1000)"
+    parser.add_argument("--scatter", type=int, default=1000, metavar="N", help=drawn)
+    _running(parser)
+
+
 def perturb(parser: argparse.ArgumentParser) -> None:
     """Add what asks how susceptible test rows are."""
     _trained(parser)
@@ -247,10 +316,10 @@ def _trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, metavar="DATASET", help="what the model was trained on")
 
 
-def _tested(parser: argparse.ArgumentParser, what: str) -> None:
+def _tested(parser: argparse.ArgumentParser, what: str, *, every: bool = True) -> None:
     parser.add_argument("--test", required=True, metavar="DATASET", help=what)
-    rows = "rows of the test set, as 1 2 3 or 1,2,3; all without it"
-    parser.add_argument("--rows", nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
+    rows = "rows of the test set, as 1 2 3 or 1,2,3" + ("; all without it" if every else "")
+    parser.add_argument("--rows", required=not every, nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
     _measured(parser)
 
 
@@ -300,6 +369,17 @@ class _Joined(argparse.Action):
         setattr(space, self.dest, [each for part in values for each in part])
 
 
+class _Known(argparse.Action):
+    """Rows with their right labels as a mapping; rows alone as a list."""
+
+    def __call__(self, _: object, space: argparse.Namespace, values: Any, *__: object) -> None:
+        """Join them."""
+        labelled = [label is not None for _, label in values]
+        if any(labelled) and not all(labelled):
+            raise argparse.ArgumentError(self, "give every row its right label, as 3=0, or none")
+        setattr(space, self.dest, dict(values) if all(labelled) else [row for row, _ in values])
+
+
 def _running(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--no-wait", dest="wait", action="store_false", help=_AT_ONCE)
@@ -314,6 +394,14 @@ def _rows(text: str) -> list[int]:
         return [int(row) for row in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of rows such as 1,2,3") from None
+
+
+def _known_row(text: str) -> tuple[int, int | None]:
+    row, equals, label = text.partition("=")
+    try:
+        return int(row), int(label) if equals else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a row such as 3 nor one with its label, 3=0") from None
 
 
 def _count(text: str) -> int | None:

@@ -15,21 +15,25 @@ from undue import (
     Alias,
     Architecture,
     ArchitectureOption,
+    CompareResult,
     Dataset,
     Error,
     Estimate,
     Example,
     ExplainResult,
     FidelityResult,
+    GroupInfluenceResult,
     Index,
     InfluenceResult,
     LeverageResult,
+    MislabelsResult,
     Model,
     PerturbResult,
     Progress,
     RetrainResult,
     SelfInfluenceResult,
     ServerInfo,
+    SuspectsResult,
 )
 from undue._render import table
 from undue._sync.kinds import AnyJob
@@ -40,8 +44,12 @@ AnyResult = (
     | SelfInfluenceResult
     | RetrainResult
     | FidelityResult
-    | LeverageResult
     | PerturbResult
+    | LeverageResult
+    | MislabelsResult
+    | SuspectsResult
+    | GroupInfluenceResult
+    | CompareResult
     | ExplainResult
     | Model
     | Dataset

@@ -9,18 +9,22 @@ from undue import (
     FidelityJob,
     InfluenceJob,
     LeverageJob,
+    MislabelsJob,
     Objective,
-    PerturbJob,
     RetrainJob,
     SelfInfluenceJob,
+    SuspectsJob,
     Training,
 )
 from undue._errors import invalid
 from undue._perturbing import OWN
+from undue._sync.kinds import AnyJob
 
 from . import files
 from .output import Output
+from .reweighting import reweighted
 
+AskedJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | MislabelsJob | SuspectsJob
 Verb = Callable[[Client, argparse.Namespace, Output], None]
 
 
@@ -115,6 +119,30 @@ def leverage(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.leverage, {"train", "damping", "dfbeta", "timeout_seconds"}, options, out)
 
 
+def mislabels(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue mislabels`."""
+    names = {"test", "flip", "known", "budgets", "seeds"}
+    _ask(client, client.mislabels, _RANKED | names, options, out)
+
+
+def suspects(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue suspects`."""
+    _ask(client, client.suspects, _RANKED | {"top_k"}, options, out)
+
+
+def group_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue group-influence`."""
+    options.reweight = reweighted(options.reweight, options.by) or options.reweight_top or None
+    names = _SCORED | _TESTED | _RETRAINED | {"by", "reweight", "top_k", "bootstrap"}
+    _ask(client, client.group_influence, names, options, out)
+
+
+def compare(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue compare`."""
+    names = _SCORED | _TESTED | {"other", "other_method", "top_k", "ablation", "distance", "scatter"}
+    _ask(client, client.compare, names, options, out)
+
+
 def perturb(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue perturb`."""
     _ask(client, client.perturb, OWN | {"train", "test", "rows", "damping", "seed", "timeout_seconds"}, options, out)
@@ -169,6 +197,9 @@ _SCORED = (
 )
 _TESTED = {"test", "rows", "measurement"}
 _RETRAINED = {"start", "seeds"}
+_RANKED = {"train", "rankings", "seed", "folds", "method", "damping", "leverage_correction", "start"} | {
+    "timeout_seconds"
+}
 
 
 def _training(options: argparse.Namespace) -> Training | None:
@@ -200,7 +231,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | PerturbJob],
+    ask: Callable[..., AnyJob],
     names: Set[str],
     options: argparse.Namespace,
     out: Output,

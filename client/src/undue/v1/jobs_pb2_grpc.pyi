@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from undue.v1 import jobs_pb2 as _jobs_pb2
+from undue.v1 import mislabels_pb2 as _mislabels_pb2
 from undue.v1 import perturbation_pb2 as _perturbation_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -67,6 +68,16 @@ class JobServiceStub:
     """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
     ReadLeverages: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]
     """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+    ReadMislabelCurves: _grpc.UnaryStreamMultiCallable[_mislabels_pb2.ReadMislabelCurvesRequest, _mislabels_pb2.MislabelCurve]
+    """ReadMislabelCurves sends what each ranking of a mislabels job found."""
+    ListSuspects: _grpc.UnaryUnaryMultiCallable[_mislabels_pb2.ListSuspectsRequest, _mislabels_pb2.ListSuspectsResponse]
+    """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+    ReadGroupInfluences: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
     ListPerturbations: _grpc.UnaryUnaryMultiCallable[_perturbation_pb2.ListPerturbationsRequest, _perturbation_pb2.ListPerturbationsResponse]
@@ -111,6 +122,16 @@ class JobServiceAsyncStub(JobServiceStub):
     """ReadComparisons sends the result of a fidelity job, one retraining after the other."""
     ReadLeverages: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadLeveragesRequest, _jobs_pb2.LeverageBlock]  # type: ignore[assignment]
     """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+    ReadMislabelCurves: _aio.UnaryStreamMultiCallable[_mislabels_pb2.ReadMislabelCurvesRequest, _mislabels_pb2.MislabelCurve]  # type: ignore[assignment]
+    """ReadMislabelCurves sends what each ranking of a mislabels job found."""
+    ListSuspects: _aio.UnaryUnaryMultiCallable[_mislabels_pb2.ListSuspectsRequest, _mislabels_pb2.ListSuspectsResponse]  # type: ignore[assignment]
+    """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+    ReadGroupInfluences: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]  # type: ignore[assignment]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]  # type: ignore[assignment]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
     ListPerturbations: _aio.UnaryUnaryMultiCallable[_perturbation_pb2.ListPerturbationsRequest, _perturbation_pb2.ListPerturbationsResponse]  # type: ignore[assignment]
@@ -242,6 +263,40 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.LeverageBlock], _abc.AsyncIterator[_jobs_pb2.LeverageBlock]]:
         """ReadLeverages sends the result of a leverage job, in blocks of training rows."""
+
+    @_abc_1.abstractmethod
+    def ReadMislabelCurves(
+        self,
+        request: _mislabels_pb2.ReadMislabelCurvesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_mislabels_pb2.MislabelCurve], _abc.AsyncIterator[_mislabels_pb2.MislabelCurve]]:
+        """ReadMislabelCurves sends what each ranking of a mislabels job found."""
+
+    @_abc_1.abstractmethod
+    def ListSuspects(
+        self,
+        request: _mislabels_pb2.ListSuspectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mislabels_pb2.ListSuspectsResponse, _abc.Awaitable[_mislabels_pb2.ListSuspectsResponse]]:
+        """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+
+    @_abc_1.abstractmethod
+    def ReadGroupInfluences(
+        self,
+        request: _jobs_pb2.ReadGroupInfluencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.GroupFinding], _abc.AsyncIterator[_jobs_pb2.GroupFinding]]:
+        """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+        first, then the effects of reweighting.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadRowComparisons(
+        self,
+        request: _jobs_pb2.ReadRowComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.RowComparison], _abc.AsyncIterator[_jobs_pb2.RowComparison]]:
+        """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
 
     @_abc_1.abstractmethod
     def ReadScores(

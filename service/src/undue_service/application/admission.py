@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.methods import (
     DENSE_PARAMETER_LIMIT,
     MethodSpec,
@@ -11,6 +13,7 @@ from undue_service.domain.methods import (
     method_spec,
     self_influence_spec,
 )
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
@@ -24,6 +27,7 @@ from undue_service.domain.specs import (
     Retrain,
     ScoringJob,
     SelfInfluence,
+    ranking_of,
 )
 
 from .perturb_admission import check_perturb
@@ -37,10 +41,13 @@ def check_method(spec: RequestedJob) -> None:
             that ranks no row; LEVERAGE_UNAVAILABLE.
     """
     match spec:
-        case Influence(method=name) | Fidelity(method=name) if name:
-            _check_settings(spec, method_spec(name))
+        case Influence(method=name) | Fidelity(method=name) | GroupInfluence(method=name) if name:
+            check_settings(f"job.{spec.kind}", spec, method_spec(name))
+        case Compare(method=name, other_method=other):
+            for each in filter(None, (name, other)):
+                check_settings(f"job.{spec.kind}", spec, method_spec(each))
         case SelfInfluence(method=name) if name:
-            _check_settings(spec, self_influence_spec(name))
+            check_settings(f"job.{spec.kind}", spec, self_influence_spec(name))
 
 
 def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
@@ -49,7 +56,9 @@ def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
     Raises:
         InvalidArgument: PARAMETERS_NOT_FOUND; as `check_method`.
     """
-    if not isinstance(spec, ScoringJob) or spec.method:
+    if not isinstance(spec, ScoringJob | Mislabels) or spec.method:
+        return spec
+    if isinstance(spec, Mislabels) and ranking_of(spec) is None:
         return spec
     report = selected(spec, model)
     settled = replace(spec, method=default_method(report.linear_head, report.dim))
@@ -81,21 +90,27 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
         assert test is not None  # noqa: S101  it names one
         _check_perturb(field, spec, model, rows, dataset_report(test))
         return
-    if test is not None and not isinstance(spec, SelfInfluence | Leverage):
+    if test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = selected(spec, model)
     regression = isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error"
-    if regression and not isinstance(spec, SelfInfluence | Leverage) and spec.measurement != "loss":
+    if regression and not isinstance(spec, SelfInfluence | Leverage | Mislabels) and spec.measurement != "loss":
         text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
         raise InvalidArgument.at(f"{field}.measurement", text)
     match spec:
-        case Influence(method=name) | SelfInfluence(method=name) | Fidelity(method=name):
-            _check_size(method_spec(name), found)
+        case (
+            Influence(method=name)
+            | SelfInfluence(method=name)
+            | Fidelity(method=name)
+            | GroupInfluence(method=name)
+            | Compare(method=name)
+        ):
+            check_size(method_spec(name), found)
             _check_checkpoints(field, spec, method_spec(name), model)
-            if spec.leverage_correction and not found.linear_head and not spec.parameters:
-                text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
-                raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+            check_leverage(field, spec, found)
             _check_fidelity(field, spec, model, rows.rows)
+            if isinstance(spec, GroupInfluence):
+                _check_groups(field, spec, model, train)
         case Leverage():
             if not found.linear_head:
                 text = (
@@ -112,6 +127,34 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
                     raise InvalidArgument.at(f"{field}.{name}", text)
             for place, without in enumerate(spec.without):
                 check_rows(f"{field}.without[{place}].rows", without, rows.rows)
+
+
+def settled_other(spec: Compare, other: Registration) -> Compare:
+    """Return a comparison with the other model's version and method, held against what is known of it.
+
+    Raises:
+        InvalidArgument: as `check_method`; LEVERAGE_UNAVAILABLE; INVALID_FIELD for a measurement that a regression has
+            not.
+        FailedPrecondition: TOO_MANY_PARAMETERS; CHECKPOINTS_MISSING.
+    """
+    field = f"job.{spec.kind}"
+    report = model_report(other)
+    if (
+        isinstance(other.spec, ModelSpec)
+        and other.spec.objective.name == "squared_error"
+        and spec.measurement != "loss"
+    ):
+        text = f"{spec.measurement!r} is of a class, and {other.name} is a regression: use 'loss'"
+        raise InvalidArgument.at(f"{field}.measurement", text)
+    name = spec.other_method or default_method(report.linear_head, report.dim)
+    settled = replace(spec, other=other.name, other_method=name)
+    check_method(settled)
+    check_size(method_spec(name), report)
+    _check_checkpoints(field, settled, method_spec(name), other)
+    if spec.leverage_correction and not report.linear_head:
+        text = f"needs outputs that are linear in every selected parameter, which those of {other.name} are not"
+        raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+    return settled
 
 
 def trained_on(field: str, train: Registration) -> DatasetReport:
@@ -131,7 +174,20 @@ def trained_on(field: str, train: Registration) -> DatasetReport:
     return rows
 
 
-def check_recipe(field: str, spec: Retrain | FidelitySettings | Perturb, model: Registration) -> None:
+def check_leverage(field: str, spec: ScoringJob, model: ModelReport) -> None:
+    """Hold a correction for leverage against the model.
+
+    Raises:
+        InvalidArgument: LEVERAGE_UNAVAILABLE.
+    """
+    if spec.leverage_correction and not model.linear_head and not spec.parameters:
+        text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
+        raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+
+
+def check_recipe(
+    field: str, spec: Retrain | FidelitySettings | GroupInfluence | Mislabels | Perturb, model: Registration
+) -> None:
     """Hold what is to be trained again against the recipe that its model was registered with.
 
     Raises:
@@ -204,8 +260,32 @@ def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_row
     check_recipe(at, settings, model)
 
 
-def _check_settings(spec: ScoringJob, method: MethodSpec) -> None:
-    field = f"job.{spec.kind}"
+def _check_groups(field: str, spec: GroupInfluence, model: Registration, train: Registration) -> None:
+    """Hold the columns of groups against those that there are, and what is to be retrained against its recipe."""
+    there = [group.name for group in dataset_report(train).groups]
+    wanted = [(f"{field}.by[{k}]", name) for k, name in enumerate(spec.by)]
+    for where, name in wanted:
+        if name not in there:
+            listed = f"it has {', '.join(map(repr, there))}" if there else "it was registered without any (groups=)"
+            text = f"{train.name} has no column of groups {name!r}; {listed}"
+            raise InvalidArgument.at(where, text, Reason.COLUMN_NOT_FOUND)
+    for k, one in enumerate(spec.reweight):
+        if one.column not in spec.by:
+            text = f"{one.column!r} is none of the columns that are asked about: name it in by, too"
+            raise InvalidArgument.at(f"{field}.reweight[{k}].column", text, Reason.COLUMN_NOT_FOUND)
+    if spec.retrains:
+        check_recipe(f"{field}.reweight", spec, model)
+    elif spec.start is not None or spec.seeds != 1:
+        text = "nothing is retrained: leave start and seeds out, or reweight some group"
+        raise InvalidArgument.at(f"{field}.reweight_top", text)
+
+
+def check_settings(field: str, spec: ScoringJob, method: MethodSpec) -> None:
+    """Hold the settings of a job of scores against the method that it names.
+
+    Raises:
+        InvalidArgument: INVALID_FIELD; LEVERAGE_UNAVAILABLE.
+    """
     for name in ("tolerance", "max_iterations"):
         if getattr(spec, name) is not None and not method.is_iterative:
             raise InvalidArgument.at(f"{field}.{name}", f"{method.name} does not iterate: leave {name} out")
@@ -230,7 +310,12 @@ def _check_checkpoints(field: str, spec: ScoringJob, method: MethodSpec, model: 
         raise FailedPrecondition(Reason.CHECKPOINTS_MISSING, text)
 
 
-def _check_size(method: MethodSpec, model: ModelReport) -> None:
+def check_size(method: MethodSpec, model: ModelReport) -> None:
+    """Hold the size of a model against what a method can work on.
+
+    Raises:
+        FailedPrecondition: TOO_MANY_PARAMETERS.
+    """
     if method.parameter_limit is not None:
         check_dense(method.name, method.parameter_limit, model, ', or use method="cg"')
 

@@ -5,17 +5,30 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate
+from undue_service.domain.comparison import Compare
+from undue_service.domain.costs import BLOCK_BYTES, Estimate, beside, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.names import new_token, parse_token
 from undue_service.domain.perturb_jobs import Perturb
+from undue_service.domain.reports import ModelReport
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence
+from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence, test_of
 
-from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
+from .admission import (
+    check_job,
+    check_method,
+    dataset_report,
+    model_report,
+    selected,
+    settled_method,
+    settled_other,
+)
 from .changes import Changes, wait
+from .mislabels_admission import check_asked, check_mislabels_job
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
 
@@ -57,7 +70,7 @@ class Jobs:
             made.append(Job(tenant, new_token(), settled, self._clock.now(), timeout_seconds))
             return made[0]
 
-        check_method(spec)
+        _check_asked(spec)
         job = self._store.add(tenant, make, request)
         if made:
             log.info("job queued", extra={"job": job.name, "kind": spec.kind})
@@ -73,36 +86,47 @@ class Jobs:
             InvalidArgument: as `create`.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        check_method(spec)
+        _check_asked(spec)
         settled = self._settled(tenant, spec)
-        model = selected(spec, settled.model)
+        test_rows = 0
+        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
+            every = isinstance(spec, GroupInfluence) and spec.retrains  # measured on all of the test set
+            named = sum(map(len, spec.attacks)) if isinstance(spec, Perturb) else len(spec.rows)
+            test_rows = (0 if every else named) or dataset_report(settled.test).rows
+        elif settled.test is not None:
+            test_rows = dataset_report(settled.test).rows
+        asked = settled.spec
+        found = self._estimated(asked, selected(spec, settled.model), settled.model, settled.train, test_rows)
+        if settled.other is not None and isinstance(asked, Compare):
+            by_other = replace(asked, model=settled.other.name, method=asked.other_method, parameters=())
+            report = model_report(settled.other)
+            found = beside(found, self._estimated(by_other, report, settled.other, settled.train, test_rows))
+        return asked, found
+
+    def _estimated(
+        self, spec: RequestedJob, model: ModelReport, registered: Registration, train: Registration, test_rows: int
+    ) -> Estimate:
+        """Return what a job takes of one model, with those parameters selected that its scores run over."""
         if model.speed is None:
             text = (
-                f"{settled.model.name} was registered without a sample that has targets, so its speed was not "
+                f"{registered.name} was registered without a sample that has targets, so its speed was not "
                 "measured: register it with sample="
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
-        test_rows = 0
-        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage):
-            asked = sum(map(len, spec.attacks)) if isinstance(spec, Perturb) else len(spec.rows)
-            test_rows = asked or dataset_report(settled.test).rows
-        train_rows = dataset_report(settled.train).rows
-        known = settled.model.spec
+        known = registered.spec
         assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
-        scoring = settled.spec
-        over = isinstance(scoring, ScoringJob) and works_over_checkpoints(scoring.method, scoring.ensemble)
-        found = estimate(
-            settled.spec,
+        over = isinstance(spec, ScoringJob) and works_over_checkpoints(spec.method, spec.ensemble)
+        return estimate(
+            spec,
             model,
             model.speed,
-            train_rows,
+            dataset_report(train).rows,
             test_rows,
-            registered=model_report(settled.model),
+            registered=model_report(registered),
             training=known.training,
             members=max(1, len(known.checkpoints)) if over else 1,
             block_bytes=self._block_bytes,
         )
-        return settled.spec, found
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -153,17 +177,34 @@ class Jobs:
         model = self._registrations.usable(tenant, "models", f"{field}.model", spec.model)
         train = self._dataset(tenant, f"{field}.train", spec.train)
         test = None
-        if not isinstance(spec, SelfInfluence | Leverage):
-            test = self._dataset(tenant, f"{field}.test", spec.test)
+        if test_of(spec):
+            test = self._dataset(tenant, f"{field}.test", test_of(spec))
+        asked = spec
         spec = settled_method(spec, model)
         check_job(spec, model, train, test)
+        if isinstance(spec, Mislabels):
+            check_mislabels_job(spec, model, train, test)
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
         if test is not None and not isinstance(settled, SelfInfluence | Leverage):
             settled = replace(settled, test=test.name)
-        return _Settled(settled, model, train, test)
+        other = None
+        if isinstance(settled, Compare) and settled.other is not None:
+            other = self._registrations.usable(tenant, "models", f"{field}.other", settled.other)
+            # The method that was asked for, not that which the first model got, is the other one's, too.
+            wanted = settled.other_method or (asked.method if isinstance(asked, Compare) else "")
+            settled = settled_other(replace(settled, other_method=wanted), other)
+        return _Settled(settled, model, train, test, other)
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.usable(tenant, "datasets", field, name)
+
+
+def _check_asked(spec: RequestedJob) -> None:
+    """Hold a job against what can be asked, whatever it is about."""
+    if isinstance(spec, Mislabels):
+        check_asked(spec)
+    else:
+        check_method(spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +213,5 @@ class _Settled:
     model: Registration
     train: Registration
     test: Registration | None
+    other: Registration | None = None
+    """Another model that is asked, too."""

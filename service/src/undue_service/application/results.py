@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from undue_service.domain.comparison_findings import CompareFinding
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job, JobState
+from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
 
 from .jobs import Jobs
@@ -126,6 +129,44 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.leverage_blocks(self.file(tenant, name, "leverages"))
+
+    def mislabel_curves(self, tenant: str, name: str) -> tuple[MislabelCurve, ...]:
+        """Return what each ranking of a mislabels job found.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.mislabel_curves(self.file(tenant, name, "mislabels"))
+
+    def suspects(
+        self, tenant: str, name: str, start: int, count: int
+    ) -> tuple[tuple[tuple[RankingName, ScoredExample], ...], int | None]:
+        """Return at most `count` rows that a mislabels job lists, from position `start` on, and where the next start.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.suspects(self.file(tenant, name, "suspects"), start, count)
+
+    def group_findings(self, tenant: str, name: str) -> Iterator[tuple[GroupFinding, ...]]:
+        """Yield what a group influence job found, some of it at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.group_findings(self.file(tenant, name, "group_influences"))
+
+    def compare_findings(self, tenant: str, name: str) -> Iterator[tuple[CompareFinding, ...]]:
+        """Yield what a compare job found, some of it at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.compare_findings(self.file(tenant, name, "row_comparisons"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.

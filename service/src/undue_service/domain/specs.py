@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .architectures import ArchitectureChoice
+from .comparison import Compare
 from .errors import InvalidArgument
+from .group_influence import GroupInfluence
+from .mislabels import Mislabels
 from .perturb_jobs import Perturb
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
@@ -479,10 +482,12 @@ IndexJob = IndexBuild | IndexExtend | IndexCompact
 ResumedJob = IndexJob | Perturb
 """Jobs that a later attempt goes on with from what an earlier one left in a workspace."""
 
-ScoringJob = Influence | SelfInfluence | Fidelity
+ScoringJob = Influence | SelfInfluence | Fidelity | GroupInfluence | Compare
 """Jobs that run a method."""
 
-RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Perturb
+RequestedJob = (
+    Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare | Perturb
+)
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -494,10 +499,15 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
     A validation is part of what it validates and names nothing.
     """
     match spec:
-        case Influence() | Retrain() | Fidelity() | Perturb():
+        case Influence() | Retrain() | Fidelity() | GroupInfluence() | Perturb():
             return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
+        case Compare(other=other):
+            others = () if other is None else (other,)
+            return tuple(dict.fromkeys((spec.model, *others, spec.train, spec.test)))
         case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
             return (model, train)
+        case Mislabels(model=model, train=train, test=test):
+            return tuple(dict.fromkeys((model, train, *([test] if test else []))))
         case ModelSpec(sample=str(sample)):
             return (sample,)
         case IndexSpec(model=model, train=train):
@@ -505,3 +515,22 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
         case IndexExtend(dataset=dataset):
             return (dataset,)
     return ()
+
+
+def test_of(spec: RequestedJob) -> str:
+    """Return the name of the test set that a job works on; empty where it works on none."""
+    return "" if isinstance(spec, SelfInfluence | Leverage) else spec.test
+
+
+def ranking_of(spec: Mislabels) -> SelfInfluence | None:
+    """Return the job whose scores a mislabels job ranks by; None where it does not ask for them."""
+    if "self_influence" not in spec.rankings:
+        return None
+    return SelfInfluence(
+        model=spec.model,
+        train=spec.train,
+        method=spec.method,
+        damping=spec.damping,
+        leverage_correction=spec.leverage_correction,
+        seed=spec.seed,
+    )

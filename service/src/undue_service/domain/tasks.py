@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .comparison import Compare
+from .group_influence import GroupInfluence
+from .mislabels import Mislabels
 from .perturb_jobs import Perturb
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
@@ -80,6 +83,43 @@ class LeverageTask:
     train: DataSource
     digests: dict[str, str]
     kind: Literal["leverage"] = "leverage"
+
+
+@dataclass(frozen=True, slots=True)
+class MislabelsTask:
+    """Find mislabelled training rows."""
+
+    spec: Mislabels
+    model: ModelSpec
+    train: DataSource
+    test: DataSource | None
+    digests: dict[str, str]
+    kind: Literal["mislabels"] = "mislabels"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfluenceTask:
+    """Share the influence on some predictions among groups of training rows."""
+
+    spec: GroupInfluence
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["group_influence"] = "group_influence"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Hold what one or two models say of the same test rows against each other and against what is near."""
+
+    spec: Compare
+    model: ModelSpec
+    other: ModelSpec | None
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["compare"] = "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +235,23 @@ class ExplainTask:
     kind: Literal["explain"] = "explain"
 
 
-Task = (
-    ModelTask
-    | DatasetTask
-    | InfluenceTask
+RequestedTask = (
+    InfluenceTask
     | SelfInfluenceTask
     | RetrainTask
     | FidelityTask
     | LeverageTask
+    | MislabelsTask
+    | GroupInfluenceTask
     | PerturbTask
+    | CompareTask
+)
+"""Of jobs that CreateJob queues."""
+
+Task = (
+    ModelTask
+    | DatasetTask
+    | RequestedTask
     | RowsTask
     | IndexBuildTask
     | IndexExtendTask

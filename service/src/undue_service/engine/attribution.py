@@ -122,7 +122,7 @@ def influence(
     if aggregate not in (None, "mean"):
         raise InvalidArgument.at("aggregate", f'there is no aggregate {aggregate!r}; there is "mean"')
     wanted = asked_rows(rows, len(test))
-    k = _list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
+    k = list_length(LISTED_WITH_MATRIX if top_k is None else top_k, len(train))
     whole = keep_scores or top_k is None
     matrix = _matrix(1 if aggregate else len(wanted), len(train), memory_bytes) if whole else None
     problem = Problem(
@@ -161,7 +161,7 @@ def influence(
         queries = chosen.query(factors, problem, asked)
         effort += queries.effort
         helpful, harmful = (TopK(m, k, objective.program.device) for _ in range(2))
-        for block in _finite(chosen.score(factors, queries, problem)):
+        for block in finite_blocks(chosen.score(factors, queries, problem)):
             helpful.update(block.index, block.scores)
             harmful.update(block.index, -block.scores)
             if matrix is not None:
@@ -179,9 +179,9 @@ def influence(
         harmful_rows=harmful_rows,
         harmful_scores=-harmful_scores,
         scores=matrix,
-        train=_train_facts(problem, listed[listed >= 0]),
+        train=train_facts(problem, listed[listed >= 0]),
         diagnostics=diagnosis.finish(
-            objective, _of_mean(chosen.spec, len(wanted), aggregate), factors, effort, time.perf_counter() - started
+            objective, of_mean(chosen.spec, len(wanted), aggregate), factors, effort, time.perf_counter() - started
         ),
         aggregate=aggregate,
     )
@@ -231,7 +231,7 @@ def self_influence(
     started = time.perf_counter()
     chosen = find(self_influence_spec(method).name)
     chosen = averaged(chosen) if ensemble else chosen
-    k = _list_length(len(train) if top_k is None else top_k, len(train))
+    k = list_length(len(train) if top_k is None else top_k, len(train))
     problem = Problem(
         objective,
         train,
@@ -252,7 +252,7 @@ def self_influence(
     order = torch.argsort(scores, descending=True, stable=True)[:k]
     return SelfAttribution(
         scores=scores[order].numpy(),
-        train=_train_facts(problem, order.numpy()),
+        train=train_facts(problem, order.numpy()),
         diagnostics=diagnosis.finish(objective, chosen.spec, factors, effort, time.perf_counter() - started),
     )
 
@@ -261,17 +261,19 @@ def _self_scores(method: Method[Any], factors: Factors, problem: Problem) -> tup
     scores = torch.empty(len(problem.train), dtype=torch.float64)
     total = Effort()
     for block, effort in method.self_score(factors, problem):
-        _check_finite(block)
+        _checkfinite_blocks(block)
         scores[block.index] = block.scores.to("cpu", torch.float64)
         total += effort
     return scores, total
 
 
-def _of_mean(spec: MethodSpec, m: int, aggregate: str | None) -> MethodSpec:
+def of_mean(spec: MethodSpec, m: int, aggregate: str | None) -> MethodSpec:
+    """Return a method with what it estimates where the costs of m test rows are made one."""
     return replace(spec, estimand=f"{spec.estimand}; the cost is the mean over {m:,} test rows") if aggregate else spec
 
 
-def _list_length(top_k: int, rows: int) -> int:
+def list_length(top_k: int, rows: int) -> int:
+    """Return how many rows a list has; raise InvalidArgument (INVALID_FIELD) where it should have none."""
     if top_k < 1:
         raise InvalidArgument.at("top_k", f"top_k is at least 1, not {top_k}; leave it out for all scores")
     return min(top_k, rows)
@@ -288,7 +290,8 @@ def _matrix(m: int, n: int, memory_bytes: int) -> NDArray[np.float32]:
     return np.empty((m, n), dtype=np.float32)
 
 
-def _train_facts(problem: Problem, rows: NDArray[np.int64]) -> RowFacts:
+def train_facts(problem: Problem, rows: NDArray[np.int64]) -> RowFacts:
+    """Return what the model makes of some training rows."""
     if not len(rows):
         # No row has a score of its sign; the shapes and types still have to be right.
         facts = row_facts(problem.objective, next(training_batches(problem.objective, problem.train, 1, [0])))
@@ -298,13 +301,14 @@ def _train_facts(problem: Problem, rows: NDArray[np.int64]) -> RowFacts:
     return RowFacts.joined([row_facts(problem.objective, batch) for batch in batches])
 
 
-def _finite(found: Iterator[ScoreBlock]) -> Iterator[ScoreBlock]:
+def finite_blocks(found: Iterator[ScoreBlock]) -> Iterator[ScoreBlock]:
+    """Yield blocks of scores; raise FailedPrecondition (NON_FINITE_RESULT) naming the row of one that is not finite."""
     for block in found:
-        _check_finite(block)
+        _checkfinite_blocks(block)
         yield block
 
 
-def _check_finite(block: ScoreBlock) -> None:
+def _checkfinite_blocks(block: ScoreBlock) -> None:
     if not bool(torch.isfinite(block.scores).all()):
         bad = ~torch.isfinite(block.scores.reshape(-1, len(block.index))).all(dim=0)
         row = int(block.index[int(bad.nonzero()[0, 0])])

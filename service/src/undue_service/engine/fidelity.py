@@ -15,6 +15,7 @@ from .agreement import FEW_TEST_ROWS, Bootstrap, is_constant, pooled, within_row
 from .data import Rows
 from .objective import Objective
 from .progress import Progress, silent
+from .retraining.edits import removing
 from .retraining.refits import Refits
 from .retraining.retrain import choose_refits
 from .retraining.training import Recipe
@@ -149,7 +150,7 @@ def _leave_one_out(
     stratum = np.repeat(np.arange(-1, len(bins)), [len(part) for part in drawn])
     unique, places = np.unique(every, return_inverse=True)  # a row that is drawn twice is removed once
     baseline = refits.baseline()
-    measured = (refits.without([[row] for row in unique.tolist()]).costs - baseline)[places]
+    measured = (refits.after(removing([[row] for row in unique.tolist()])).costs - baseline)[places]
     predicted = scores[:, every].T.astype(np.float64)
 
     def agreement(of: int):
@@ -184,7 +185,8 @@ def _datamodelling(
     for k, rows_of in enumerate(subsets):
         held[rows_of, k] = 1
     predicted = np.stack([-(n / size) * (of_test.astype(np.float64) @ held) for of_test in scores], axis=1)
-    measured = refits.without([np.flatnonzero(held[:, k] == 0).tolist() for k in range(len(subsets))], "subset").costs
+    left_out = removing(np.flatnonzero(held[:, k] == 0).tolist() for k in range(len(subsets)))
+    measured = refits.after(left_out, "subset").costs
     bootstrap = Bootstrap.drawn(*predicted.shape, settings.bootstrap, settings.seed)
     agreement = within_rows(predicted, measured, bootstrap)
     finding = FidelityFinding("lds", refits.recipe("subset"), agreement, lds=agreement.spearman)

@@ -113,10 +113,19 @@ class Objective:
             if len(batch.targets) != len(batch.index):
                 text = f"there are {len(batch.targets)} targets for {len(batch.index)} rows"
                 raise InvalidArgument.at("targets", text, Reason.TARGET_MISMATCH)
-            targets = self.loss.targets(batch.targets, self.outputs_per_row, batch.index).to(device)
-            targets = targets.to(dtype) if targets.is_floating_point() or not self.loss.explains_label else targets
+            targets = self.targets(batch.targets, batch.index)
         weights = None if batch.weights is None else _weights(batch).to(device, dtype)
         return Batch(inputs, targets, weights, batch.index)
+
+    def targets(self, raw: Tensor, index: Tensor) -> Tensor:
+        """Return targets of the rows `index` (B,) in canonical form: on the program's device, checked.
+
+        Raises:
+            InvalidArgument: TARGET_MISMATCH naming the first row whose target does not fit.
+        """
+        targets = self.loss.targets(raw, self.outputs_per_row, index).to(self.program.device)
+        is_number = targets.is_floating_point() or not self.loss.explains_label
+        return targets.to(self.program.dtype) if is_number else targets
 
     def outputs(self, theta: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return what the loss receives, f (B, C): logits, or the regression's outputs."""

@@ -28,8 +28,8 @@ def write_influence(
     folder: Path, found: Attribution, train: DatasetSource, test: DatasetSource
 ) -> tuple[Produced, ...]:
     """Write explanations and, where they were kept, scores."""
-    tests = _together(found.test, test) if found.aggregate else _facts("", found.test, test)
-    arrays = tests | _facts("train_", found.train, train)
+    tests = _together(found.test, test) if found.aggregate else facts("", found.test, test)
+    arrays = tests | facts("train_", found.train, train)
     for name in ("helpful_rows", "helpful_scores", "harmful_rows", "harmful_scores"):
         arrays[name] = getattr(found, name)
     write(folder / "explanations.safetensors", arrays)
@@ -42,7 +42,7 @@ def write_influence(
 
 def write_self_influence(folder: Path, found: SelfAttribution, train: DatasetSource) -> Produced:
     """Write the ranking."""
-    write(folder / "self_influences.safetensors", _facts("", found.train, train) | {"score": found.scores})
+    write(folder / "self_influences.safetensors", facts("", found.train, train) | {"score": found.scores})
     return Produced("self_influences", "self_influences.safetensors")
 
 
@@ -83,15 +83,16 @@ def _check_size(sizes: Sequence[int]) -> None:
 
 
 def write_counterfactuals(folder: Path, found: Retraining) -> Produced:
-    """Write what was measured without each set of rows."""
+    """Write what was measured of each counterfactual."""
+    without = [edit.without for edit in found.edits]
     arrays = {
         "rows": found.rows,
         "costs": found.costs,
         "changes": found.changes,
         "gradient_norm": found.gradient_norms,
         "iterations": found.iterations,
-        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in found.without]),
-        "offsets": np.cumsum([0, *map(len, found.without)], dtype=np.int64),
+        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in without]),
+        "offsets": np.cumsum([0, *map(len, without)], dtype=np.int64),
     }
     write(folder / "counterfactuals.safetensors", arrays)
     return Produced("counterfactuals", "counterfactuals.safetensors")
@@ -145,11 +146,12 @@ def _together(facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
     }
 
 
-def _facts(prefix: str, facts: RowFacts, source: DatasetSource) -> dict[str, Array]:
+def facts(prefix: str, found: RowFacts, source: DatasetSource) -> dict[str, Array]:
+    """Return what the model makes of some rows, by the names that a result file has for it."""
     return {
-        f"{prefix}row": facts.rows.astype(np.int64),
-        **encode_ids(source.ids(facts.rows.tolist()), prefix),
-        f"{prefix}prediction": facts.predictions,
-        f"{prefix}target": facts.targets,
-        f"{prefix}loss": facts.losses,
+        f"{prefix}row": found.rows.astype(np.int64),
+        **encode_ids(source.ids(found.rows.tolist()), prefix),
+        f"{prefix}prediction": found.predictions,
+        f"{prefix}target": found.targets,
+        f"{prefix}loss": found.losses,
     }

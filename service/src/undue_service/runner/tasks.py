@@ -9,7 +9,7 @@ import torch
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
-from undue_service.domain.methods import method_spec, works_over_checkpoints
+from undue_service.domain.methods import method_spec
 from undue_service.domain.reports import (
     InfluenceReport,
     ModelReport,
@@ -17,19 +17,23 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob
+from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob, ranking_of
 from undue_service.domain.tasks import (
+    CompareTask,
     DatasetTask,
     ExplainTask,
     FidelityTask,
+    GroupInfluenceTask,
     IndexBuildTask,
     IndexCompactTask,
     IndexExtendTask,
     InfluenceTask,
     LeverageTask,
+    MislabelsTask,
     ModelTask,
     OpenIndexTask,
     PerturbTask,
+    RequestedTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
@@ -40,16 +44,18 @@ from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.fidelity import FidelityResult, fidelity
 from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.linear_diagnostics import linear_diagnostics
-from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.retraining.retrain import retrain
 
+from .comparing import comparison_of
 from .faults import out_of_memory
+from .groups import group_influence_of
 from .indexes.tasks import SERVE_BYTES, IndexTasks
-from .opening import Models, RegisteredWeights, open_checkpoints
+from .mislabels import run_mislabels
+from .opening import Models, RegisteredWeights
 from .perturbing import perturb
 from .place import Place, Report, code_digest
-from .recipes import completed, recipe_of
+from .recipes import checkpoints_of, completed, recipe_of
 from .reports import dataset_report, model_report
 from .results import (
     coefficient_names,
@@ -125,6 +131,13 @@ class Workshop:
                 return TaskResult(RowsReport(len(rows)), files)
             case ModelTask():
                 return TaskResult(self._model_report(task, place))
+            case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
+                return self._indexes.run(task, place)
+            case _:
+                return self._requested(task, place)
+
+    def _requested(self, task: RequestedTask, place: Place) -> TaskResult:
+        match task:
             case InfluenceTask():
                 return self._influence(task, place)
             case SelfInfluenceTask():
@@ -135,11 +148,15 @@ class Workshop:
                 return self._fidelity(task, place)
             case LeverageTask():
                 return self._leverage(task, place)
+            case MislabelsTask():
+                return self._mislabels(task, place)
             case PerturbTask():
                 objective = self._models.objective(task.model, place.artifacts, place.scratch, precision="registered")
                 return perturb(task, objective, place, self._block_bytes)
-            case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
-                return self._indexes.run(task, place)
+            case GroupInfluenceTask():
+                return group_influence_of(task, place, self._models, self._block_bytes)
+            case CompareTask():
+                return comparison_of(task, place, self._models, self._block_bytes)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
@@ -236,7 +253,7 @@ class Workshop:
             rank=spec.rank,
             normalization=spec.normalization,
             seed=spec.seed,
-            checkpoints=_checkpoints(model, spec, place),
+            checkpoints=checkpoints_of(model, spec.method, spec.ensemble, place),
             ensemble=spec.ensemble,
             keep_scores=keep_scores,
             memory_bytes=self._block_bytes,
@@ -259,7 +276,7 @@ class Workshop:
             rank=spec.rank,
             normalization=spec.normalization,
             seed=spec.seed,
-            checkpoints=_checkpoints(task.model, spec, place),
+            checkpoints=checkpoints_of(task.model, spec.method, spec.ensemble, place),
             ensemble=spec.ensemble,
             memory_bytes=self._block_bytes,
             progress=place.report,
@@ -309,6 +326,11 @@ class Workshop:
         file = write_leverages(place.scratch, found, coefficient_names(objective.space), train)
         return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
 
+    def _mislabels(self, task: MislabelsTask, place: Place) -> TaskResult:
+        objective, scores = self._objective(task.model, place), ranking_of(task.spec)
+        scoring = objective if scores is None else self._objective(task.model, place, scores)
+        return run_mislabels(task, place, objective, scoring, self._block_bytes)
+
     def _objective(self, model: ModelSpec, place: Place, spec: ScoringJob | None = None) -> Objective:
         """Return the model with its objective: for scores, in the precision of their method; else in float64."""
         if spec is None:
@@ -317,10 +339,3 @@ class Workshop:
         return self._models.objective(
             model, place.artifacts, place.scratch, parameters=spec.parameters, precision=precision
         )
-
-
-def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints that a job works over."""
-    if not works_over_checkpoints(spec.method, spec.ensemble):
-        return ()
-    return open_checkpoints(model, place.artifacts, place.scratch)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
-from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, tensors_pb2
+from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, mislabels_pb2, models_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.indexes import IndexState
 from undue_service.domain.jobs import JobState
+from undue_service.domain.mislabels import RankingName
 from undue_service.domain.reports import ParameterUse
 from undue_service.domain.resources import ResourceState
 from undue_service.domain.specs import DType, ModelFormat
@@ -99,6 +100,15 @@ NORMALIZATIONS: Words[str] = Words({jobs_pb2.NORMALIZATION_THETA: "theta", jobs_
 STARTS: Words[str] = Words({jobs_pb2.START_WARM: "warm", jobs_pb2.START_COLD: "cold"})
 PROTOCOLS: Words[str] = Words(
     {jobs_pb2.FidelitySettings.PROTOCOL_LOO: "loo", jobs_pb2.FidelitySettings.PROTOCOL_LDS: "lds"}
+)
+RANKINGS: Words[RankingName] = Words(
+    {
+        mislabels_pb2.RANKING_SELF_INFLUENCE: "self_influence",
+        mislabels_pb2.RANKING_LOSS: "loss",
+        mislabels_pb2.RANKING_MARGIN: "margin",
+        mislabels_pb2.RANKING_CONFIDENT_LEARNING: "confident_learning",
+        mislabels_pb2.RANKING_RANDOM: "random",
+    }
 )
 SCALES: Words[str] = Words({jobs_pb2.SCALE_REMOVAL: "removal", jobs_pb2.SCALE_RELATIVE: "relative"})
 DAMPING_SOURCES: Words[str] = Words(

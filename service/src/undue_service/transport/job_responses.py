@@ -6,22 +6,25 @@ import numpy as np
 import numpy.typing as npt
 
 from undue.v1 import jobs_pb2, tensors_pb2
+from undue_service.domain.comparison import Compare
 from undue_service.domain.costs import Estimate
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, Progress
+from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
-    Diagnostics,
     IndexReport,
     InfluenceReport,
     PerturbationReport,
 )
-from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample, Value
+from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock
 from undue_service.domain.specs import (
     DatasetValidation,
     Fidelity,
     IndexBuild,
     IndexCompact,
     IndexExtend,
+    IndexJob,
     Influence,
     JobSpec,
     Leverage,
@@ -32,18 +35,16 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import fidelity, perturbing
+from . import comparing, fidelity, groups, mislabels, perturbing
 from .enums import (
-    DAMPING_SOURCES,
-    DTYPES,
     JOB_STATES,
     MEASUREMENTS,
     NORMALIZATIONS,
-    SCALES,
     STARTS,
 )
 from .errors import failure_to_status
-from .responses import stationarity, timestamp
+from .responses import timestamp
+from .values import diagnostics, scored_example, value_message
 
 
 def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
@@ -128,6 +129,19 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             message.leverage.CopyFrom(leverage)
         case Perturb():
             message.perturb.CopyFrom(perturbing.write_spec(spec))
+        case Mislabels():
+            message.mislabels.CopyFrom(mislabels.write_spec(spec))
+        case GroupInfluence():
+            message.group_influence.CopyFrom(groups.write_spec(spec))
+        case Compare():
+            message.compare.CopyFrom(comparing.write_spec(spec))
+        case ModelValidation() | DatasetValidation() | IndexBuild() | IndexExtend() | IndexCompact():
+            _put_own_spec(message, spec)
+
+
+def _put_own_spec(message: jobs_pb2.Job, spec: ModelValidation | DatasetValidation | IndexJob) -> None:
+    """Put what only the service queues."""
+    match spec:
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
@@ -140,54 +154,17 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             message.index_compact.index = name
 
 
-def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:
-    """Return what scores mean."""
-    return jobs_pb2.Diagnostics(
-        estimand=value.estimand,
-        scale=SCALES.to_proto(value.scale),
-        method=value.method,
-        damping=value.damping,
-        damping_source=DAMPING_SOURCES.to_proto(value.damping_source),
-        leverage_correction=value.leverage_correction,
-        solver=value.solver,
-        solver_status=value.solver_status,
-        residual=value.residual,
-        stationarity=stationarity(value.stationarity),
-        recipe=value.recipe,
-        seed=value.seed,
-        dtype=DTYPES.to_proto(value.dtype),
-        device=value.device,
-        digests=value.digests,
-        seconds=value.seconds,
-        warnings=value.warnings,
-        matvecs=value.matvecs,
-        fidelity=None if value.fidelity is None else fidelity.write_finding(value.fidelity),
-    )
-
-
 def explanation(value: Explanation) -> jobs_pb2.Explanation:
     """Return why the model said what it said of one row."""
     return jobs_pb2.Explanation(
         row=value.row,
         id=value.id,
-        prediction=None if value.prediction is None else _value(value.prediction),
-        target=None if value.target is None else _value(value.target),
+        prediction=None if value.prediction is None else value_message(value.prediction),
+        target=None if value.target is None else value_message(value.target),
         loss=value.loss,
         helpful=[scored_example(one) for one in value.helpful],
         harmful=[scored_example(one) for one in value.harmful],
         rows=value.rows,
-    )
-
-
-def scored_example(value: ScoredExample) -> jobs_pb2.ScoredExample:
-    """Return a training row with its score."""
-    return jobs_pb2.ScoredExample(
-        row=value.row,
-        id=value.id,
-        score=value.score,
-        target=_value(value.target),
-        prediction=_value(value.prediction),
-        loss=value.loss,
     )
 
 
@@ -233,12 +210,6 @@ def _common(spec: ScoringJob) -> dict[str, Any]:
     more = ("parameters", "rank", "ensemble", "seed")
     normalization = NORMALIZATIONS.to_proto(spec.normalization) if spec.normalization else None
     return {name: getattr(spec, name) for name in names + more} | {"normalization": normalization}
-
-
-def _value(value: Value) -> tensors_pb2.Value:
-    if isinstance(value, tuple):
-        return tensors_pb2.Value(numbers=tensors_pb2.NumberList(values=value))
-    return tensors_pb2.Value(label=value) if isinstance(value, int) else tensors_pb2.Value(number=value)
 
 
 def _progress(value: Progress) -> jobs_pb2.Progress:

@@ -1,4 +1,4 @@
-"""Result files of jobs: safetensors, written by a runner and read by the API process.
+"""Result files of jobs: safetensors, written by a runner and read by the API process; others are `documents`.
 
 explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`, `loss` (m,), and `helpful_rows`,
 `helpful_scores`, `harmful_rows`, `harmful_scores` (m, k), unused places −1; for each of the u training rows named in
@@ -15,6 +15,7 @@ comparisons: of m test rows `rows` (m,); of k retrainings `predicted` and `measu
 `stratum` (k,), −1 for a row that was drawn from all, or `subset` (k, s).
 leverages: of n training rows `ids`, `leverage`, `cooks_distance` (n,), and where it was kept `dfbeta` (n, P) with
 `coefficients`, P strings; `effective_parameters` and `variance` (1,).
+mislabels and suspects: see `mislabels`.
 
 Integer predictions and targets are classes, floating ones numbers, (m, c) ones several numbers. Strings are UTF-8,
 each ended by a NUL byte.
@@ -31,6 +32,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from undue_service.domain.comparison_findings import CompareFinding
+from undue_service.domain.group_findings import GroupFinding
+from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import (
     Comparison,
     Counterfactual,
@@ -40,7 +44,9 @@ from undue_service.domain.results import (
     ScoredExample,
 )
 
-from . import examples
+from . import examples, mislabels
+from .codec import COMPARE_FINDING, GROUP_FINDING
+from .documents import read_lines
 from .examples import Array, Page, blocks, decode_texts, fitting
 
 BLOCK_BYTES = 1 << 20
@@ -192,6 +198,24 @@ class SafetensorsResults:
                     effective_parameters=parameters,
                     variance=variance,
                 )
+
+    def mislabel_curves(self, path: Path) -> tuple[MislabelCurve, ...]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            return mislabels.curves(file)
+
+    def suspects(self, path: Path, start: int, count: int) -> Page[tuple[RankingName, ScoredExample]]:
+        """See ResultReader."""
+        with safe_open(path, framework="numpy") as file:
+            return mislabels.suspects(file, start, count)
+
+    def group_findings(self, path: Path) -> Iterator[tuple[GroupFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, GROUP_FINDING)
+
+    def compare_findings(self, path: Path) -> Iterator[tuple[CompareFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, COMPARE_FINDING)
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 
-from .removal import Removals
+from .edited_objectives import EditedObjectives
+from .edits import Edit
 
 _ZERO = 1e-12
 """Share of a free coefficient's curvature below which an eigenvalue is rounding, for each coefficient."""
@@ -21,7 +22,7 @@ _ZERO = 1e-12
 class Determination:
     """How many directions of the free coefficients all rows together determine."""
 
-    def __init__(self, whole: Removals, theta: Tensor) -> None:
+    def __init__(self, whole: EditedObjectives, theta: Tensor) -> None:
         """Look at the objective on all rows at its minimiser Θ (d, C)."""
         self._theta = theta
         # A parameter is excluded from L2 whole, so a feature's coefficients are free for all outputs or for none.
@@ -40,24 +41,30 @@ class Determination:
                 "in the others they stay as registered, and test rows that depend on them tell little; register l2 > 0",
             )
 
-    def check(self, objectives: Removals, without: Sequence[Sequence[int]], first: int) -> None:
-        """Hold each objective against the one on all rows; `first` is the number of the first one.
+    def check(self, objectives: EditedObjectives, edits: Sequence[Edit], fields: Sequence[str], first: int) -> None:
+        """Hold each objective against the one on all rows.
+
+        Args:
+            objectives: some.
+            edits: of each.
+            fields: what the caller calls each.
+            first: the number of the first one.
 
         Raises:
             FailedPrecondition: HESSIAN_SINGULAR where one determines less.
         """
         if not len(self._free):
             return
-        for k, rows in enumerate(without):
+        for k, (edit, at) in enumerate(zip(edits, fields, strict=True)):
             if self._rank_of(objectives, k) < self._rank:
                 text = (
-                    f"without {len(rows)} row(s), {rows[0]} among them (without[{first + k}]), nothing determines some "
-                    "weight that has no L2, and test rows that depend on it would have any cost: register the model "
-                    "with l2 > 0 on every selected parameter, or leave that set out"
+                    f"{edit} ({at}) nothing determines some weight that has no L2, and test rows that depend on it "
+                    "would have any cost: register the model with l2 > 0 on every selected parameter, or leave that "
+                    "counterfactual out"
                 )
                 metadata = {"counterfactual": str(first + k)}
                 raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)
 
-    def _rank_of(self, objectives: Removals, k: int) -> int:
+    def _rank_of(self, objectives: EditedObjectives, k: int) -> int:
         H = objectives.dense(self._theta, k, self._free) * self._scale * self._scale[:, None]
         return int((torch.linalg.eigvalsh(H) > _ZERO * len(H)).sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,6 +48,17 @@ class HeadBlock:
                 None if self.weights is None else self.weights[at],
                 self.index[at],
             )
+
+    def at(self, places: Tensor) -> "HeadBlock":
+        """Return some of the rows, by their places (B',) int64 in the block."""
+        there = places.to(self.features.device)
+        return HeadBlock(
+            self.features[there],
+            self.offsets[there],
+            None if self.targets is None else self.targets[there],
+            None if self.weights is None else self.weights[there],
+            self.index[places],
+        )
 
     def gather(self, values: Tensor) -> Tensor:
         """Return Σ_i x̃_i ⊗ v_i of (B, K, C): (d, K, C)."""
@@ -115,6 +127,22 @@ class HeadRows:
         if self._keeps:
             self._kept = made
 
+    def take(self, rows: Tensor) -> HeadBlock:
+        """Return some rows of the data set in the order of their numbers (B,) int64, of which none is twice.
+
+        Of rows that were selected when this was made, none can be taken.
+        """
+        if self._kept is None:
+            some = HeadRows(self._objective, self._rows, rows.tolist(), explained=self._explained)
+            return joined(list(some.blocks()), rows)
+        size = len(self._kept[0].index)
+        order = torch.argsort(rows)
+        parts = []
+        for place, own in enumerate(_split(rows[order], size)):
+            if len(own):
+                parts.append(self._kept[place].at(own - place * size))
+        return joined(parts, rows[order]).at(torch.argsort(order))
+
     def _batches(self) -> Iterator[Batch]:
         if not self._explained:
             yield from training_batches(self._objective, self._rows, self._size, self._select)
@@ -128,6 +156,19 @@ class HeadRows:
         return min(self._size, len(self))
 
 
+def joined(blocks: Sequence[HeadBlock], index: Tensor) -> HeadBlock:
+    """Return blocks, at least one, as one whose rows have the numbers `index`."""
+    targets = [block.targets for block in blocks if block.targets is not None]
+    weights = [block.weights for block in blocks if block.weights is not None]
+    return HeadBlock(
+        torch.cat([block.features for block in blocks]),
+        torch.cat([block.offsets for block in blocks]),
+        torch.cat(targets) if targets else None,
+        torch.cat(weights) if weights else None,
+        index,
+    )
+
+
 def registered(objective: Objective) -> Tensor:
     """Return the coefficients of the registered weights, (d, C)."""
     return objective.head.from_theta(objective.theta).T.contiguous()
@@ -136,6 +177,14 @@ def registered(objective: Objective) -> Tensor:
 def l2_of(objective: Objective) -> Tensor:
     """Return l2 · mask for each coefficient, (d, C)."""
     return objective.head.from_theta(objective.l2).T.contiguous()
+
+
+def _split(rows: Tensor, size: int) -> Iterator[Tensor]:
+    """Yield the ordered rows of each block of `size`."""
+    blocks = int(rows[-1]) // size + 1 if len(rows) else 0
+    bounds = torch.searchsorted(rows, torch.arange(blocks + 1) * size).tolist()
+    for first, last in pairwise(bounds):
+        yield rows[first:last]
 
 
 def repeated(targets: Tensor, K: int) -> Tensor:

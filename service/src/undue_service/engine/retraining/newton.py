@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .removal import Removals
+from .edited_objectives import EditedObjectives
 
 Preconditioner = Callable[[Tensor], Tensor]
 """V (d, K, C) → M⁻¹ V_k."""
+Preconditioning = Callable[[Tensor], Preconditioner]
+"""Θ (d, K, C) of an iteration → its preconditioner."""
 
 CONVERGED = "converged"
 _FORCING = 1e-2
@@ -60,7 +62,9 @@ class Newton:
     """‖∇R‖."""
     max_iterations: int = 100
 
-    def polish(self, found: Minima, objectives: Removals, precondition: Callable[[Tensor], Preconditioner]) -> Minima:
+    def polish(
+        self, found: Minima, objectives: EditedObjectives, precondition: Callable[[Tensor], Preconditioner]
+    ) -> Minima:
         """Return minima as near as rounding lets a few steps more come: every later fit starts there."""
         finer = replace(self, tolerance=_NOTHING * self.tolerance, max_iterations=3)
         better = finer.minimise(objectives, found.coefficients, precondition)
@@ -68,7 +72,9 @@ class Newton:
             return found
         return replace(found, coefficients=better.coefficients, gradient_norms=better.gradient_norms)
 
-    def minimise(self, objectives: Removals, start: Tensor, precondition: Callable[[Tensor], Preconditioner]) -> Minima:
+    def minimise(
+        self, objectives: EditedObjectives, start: Tensor, precondition: Callable[[Tensor], Preconditioner]
+    ) -> Minima:
         """Return the minimisers of K objectives, from `start` (d, K, C).
 
         Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too, and where it hardly does a
@@ -126,7 +132,7 @@ class Newton:
         return Minima(theta, _norm(gradients), iterations, status, products)
 
     def _step(
-        self, objectives: Removals, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
+        self, objectives: EditedObjectives, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
     ) -> tuple[Tensor, Tensor, int]:
         """Return −H⁻¹∇R, (d, K, C), as far as it pays, for which fits that far was reached, (K,), and the products."""
         norms = _norm(gradients)
@@ -156,7 +162,7 @@ class Newton:
 
 
 def _search(
-    objectives: Removals, at: Tensor, theta: Tensor, values: Tensor, gradients: Tensor, step: Tensor
+    objectives: EditedObjectives, at: Tensor, theta: Tensor, values: Tensor, gradients: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return Θ, R and ∇R at the first of 1, ½, ¼, … of the step that decreases R enough, and where one did, (K,).
 

@@ -1,6 +1,6 @@
 """Retraining of linear heads: each fit to the minimum of its objective, by Newton's method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from undue_service.engine.progress import Progress, silent
 from undue_service.engine.solvers.refusals import refuse_not_finite
 
 from .determined import Determination
+from .edited_objectives import EditedObjectives
+from .edits import Edit
+from .head_edits import HeadEdits
 from .head_rows import HeadRows, registered, repeated
 from .newton import CONVERGED, Minima, Newton, Preconditioner
-from .refits import Refitted, check_costs, named
-from .removal import Removals
+from .refits import Refitted, check_costs, fields_of
 from .training import Divisor
 
 DEFAULT_TOLERANCE = 1e-10
@@ -29,13 +31,13 @@ _FEW_AT_ONCE = 8
 _MOST_AT_ONCE = 64  # more fits in step are no faster, and a caller wants to hear from us
 
 _OBJECTIVES = {
-    "kept_n": "the registered objective without the rows, 1/n kept",
+    "kept_n": "the registered objective without the rows, or with the edited ones, 1/n kept",
     "subset": "the registered objective over each subset S alone, its mean over |S| rows",
 }
 
 
 class NewtonRefits:
-    """Minimisers without some rows.
+    """Minimisers under edits of the rows.
 
     Each starts from θ̂*, the minimiser on all rows; that is found first, from the registered weights θ̂, which may stop
     short of it.
@@ -61,8 +63,9 @@ class NewtonRefits:
         Raises:
             FailedPrecondition: TOO_MANY_PARAMETERS.
         """
-        _check_size(objective)
+        check_size(objective)
         self._objective = objective
+        self._train = train
         self._measurement = measurement
         self._newton = newton or newton_settings(None, None)
         self._notes = notes
@@ -70,10 +73,11 @@ class NewtonRefits:
         self._progress = progress
         self._features = HeadRows(objective, train, memory_bytes=self._share, progress=progress)
         self._tests = HeadRows(objective, test, rows, explained=True, memory_bytes=self._share, progress=progress)
-        self._whole = self._removals([()], "kept_n", "fit on all rows", 0, 1)
+        self._whole = self._objectives([Edit()], "kept_n", "fit on all rows", 0, 1)
         self._star: Tensor | None = None
         self.matvecs = 0
         self.distance = 0.0
+        self.wrong: NDArray[np.float32] | None = None
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs at θ̂*, (m,).
@@ -83,45 +87,49 @@ class NewtonRefits:
         """
         if self._star is None:
             full = self._newton.minimise(
-                self._whole, registered(self._objective)[:, None], lambda at: _factorised(self._whole, at[:, 0])
+                self._whole, registered(self._objective)[:, None], lambda at: factorised(self._whole, at[:, 0])
             )
-            _check_converged(full, 0, None, self._newton)
-            full = self._newton.polish(full, self._whole, lambda at: _factorised(self._whole, at[:, 0]))
+            _check_converged(full, 0, None, (), self._newton)
+            full = self._newton.polish(full, self._whole, lambda at: factorised(self._whole, at[:, 0]))
             self._star = full.coefficients[:, 0]
-            self._frozen = _factorised(self._whole, self._star)
+            self._frozen = factorised(self._whole, self._star)
             self._determination = Determination(self._whole, self._star)
-            self._costs = self._measured(full.coefficients)[0]
+            costs, wrong = self._measured(full.coefficients)
+            self._costs, self.wrong = costs[0], None if wrong is None else wrong[0]
             self.matvecs = full.products
             self.distance = float((self._star - registered(self._objective)).norm())
         return self._costs
 
-    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
-        """Return the fits without each set.
+    def after(
+        self, edits: Sequence[Edit], divisor: Divisor = "kept_n", fields: Sequence[str] | None = None
+    ) -> Refitted:
+        """Return the fits after each edit.
 
         Raises:
-            InvalidArgument: INVALID_FIELD where a set leaves nothing.
+            InvalidArgument: INVALID_FIELD where an edit leaves nothing.
             FailedPrecondition: SOLVER_NOT_CONVERGED, NON_FINITE_RESULT, HESSIAN_SINGULAR where the rows that are left
                 do not determine the predictions.
         """
         self.baseline()
-        costs = np.empty((len(sets), len(self._tests)))
-        norms, iterations, products = np.empty(len(sets)), np.empty(len(sets), dtype=np.int64), 0
-        size = self._at_once()
-        for first in range(0, len(sets), size):
-            some = sets[first : first + size]
-            objectives = self._removals(some, divisor, "fits without rows", first, len(sets))
-            _check_left(objectives, some, first)
-            self._determination.check(objectives, some, first)
+        names = fields_of(edits, fields)
+        costs = np.empty((len(edits), len(self._tests)))
+        wrong: list[NDArray[np.float32]] = []
+        norms, iterations, products = np.empty(len(edits)), np.empty(len(edits), dtype=np.int64), 0
+        for here in self._groups(edits):
+            some, at = edits[here], names[here]
+            objectives = self._objectives(some, divisor, "fits without rows", here.start, len(edits))
+            _check_left(objectives, some, at)
+            self._determination.check(objectives, some, at, here.start)
             start = self._star[:, None].expand(-1, len(some), -1)
             found = self._newton.minimise(objectives, start, lambda _: self._frozen)
-            _check_converged(found, first, some, self._newton)
-            here = slice(first, first + len(some))
-            costs[here] = self._measured(found.coefficients)
+            _check_converged(found, here.start, some, at, self._newton)
+            costs[here], mistaken = self._measured(found.coefficients)
+            wrong += [] if mistaken is None else [mistaken]
             norms[here], iterations[here] = found.gradient_norms.cpu().numpy(), found.iterations.cpu().numpy()
             products += found.products
-            self._progress("fits without rows", here.stop, len(sets))
+            self._progress("fits without rows", here.stop, len(edits))
         self.matvecs += products
-        return Refitted(costs, norms, iterations, products)
+        return Refitted(costs, norms, iterations, products, np.concatenate(wrong) if wrong else None)
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
@@ -141,15 +149,30 @@ class NewtonRefits:
         """Return what the reader should know."""
         return (*self._notes, *(self._determination.warnings if self._star is not None else ()))
 
-    def _removals(self, some: Sequence[Sequence[int]], divisor: Divisor, stage: str, done: int, total: int) -> Removals:
-        return Removals(
+    def _objectives(
+        self, some: Sequence[Edit], divisor: Divisor, stage: str, done: int, total: int
+    ) -> EditedObjectives:
+        return EditedObjectives(
             self._objective,
-            self._features,
-            some,
+            HeadEdits(self._objective, self._train, self._features, some),
             divisor=divisor,
             memory_bytes=self._share,
             told=lambda: self._progress(stage, done, total),
         )
+
+    def _groups(self, edits: Sequence[Edit]) -> Iterator[slice]:
+        """Yield which edits are fitted in step.
+
+        What replaces a row of one passes through the heads of all, so that few rows may be replaced in one group.
+        """
+        most, rows = self._at_once(), max(_MOST_AT_ONCE, len(self._features) // 8)
+        first = replaced = 0
+        for k, edit in enumerate(edits):
+            replaced += len(edit.replaced)
+            if k > first and (k - first == most or replaced > rows):
+                yield slice(first, k)
+                first, replaced = k, len(edit.replaced)
+        yield slice(first, len(edits))
 
     def _at_once(self) -> int:
         """Return how many fits fit into the budget, at least one."""
@@ -163,17 +186,19 @@ class NewtonRefits:
         whole = fitting(len(train))
         return max(1, min(_MOST_AT_ONCE, whole if whole >= _FEW_AT_ONCE else fitting(train.largest_block)))
 
-    def _measured(self, theta: Tensor) -> NDArray[np.float64]:
-        """Return m_t, (K, m), of K heads Θ (d, K, C)."""
+    def _measured(self, theta: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return m_t, (K, m), of K heads Θ (d, K, C), and where their predicted labels are wrong, (K, m)."""
         K, C = theta.shape[1:]
-        parts = []
+        parts, wrong, loss = [], [], self._objective.loss
         for block in self._tests.blocks():
             f = block.outputs(theta).reshape(-1, C)
             y = None if block.targets is None else repeated(block.targets, K)
-            costs = measure(self._measurement, self._objective.loss, f, y).view(-1, K)
+            costs = measure(self._measurement, loss, f, y).view(-1, K)
             check_costs(costs, block.index, self._measurement)
             parts.append(costs)
-        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+            wrong += [(loss.predictions(f) != y).view(-1, K)] if loss.explains_label else []
+        mistaken = torch.cat(wrong).T.to("cpu", torch.float32).numpy() if wrong else None
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy(), mistaken
 
 
 def newton_settings(tolerance: float | None, max_iterations: int | None) -> Newton:
@@ -193,7 +218,8 @@ def newton_settings(tolerance: float | None, max_iterations: int | None) -> Newt
     return newton
 
 
-def _check_size(objective: Objective) -> None:
+def check_size(objective: Objective) -> None:
+    """Raise FailedPrecondition (TOO_MANY_PARAMETERS) for a matrix over θ that is too large to be factorised."""
     if objective.space.dim > DENSE_PARAMETER_LIMIT:
         text = (
             f"retraining factorises a matrix over the selected parameters, of which there are {objective.space.dim:,}; "
@@ -203,15 +229,15 @@ def _check_size(objective: Objective) -> None:
         raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
 
 
-def _check_left(objectives: Removals, some: Sequence[Sequence[int]], first: int) -> None:
+def _check_left(objectives: EditedObjectives, some: Sequence[Edit], fields: Sequence[str]) -> None:
     empty = (objectives.weight() <= 0).nonzero()[:, 0].tolist()
     if empty:
         k = empty[0]
-        text = f"{named(some[k])} are all of the training data that has weight: nothing is left to fit"
-        raise InvalidArgument.at(f"without[{first + k}]", text)
+        text = f"{some[k]} no row of the training data is left that has weight: nothing is left to fit"
+        raise InvalidArgument.at(fields[k], text)
 
 
-def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
+def factorised(objectives: EditedObjectives, theta: Tensor) -> Preconditioner:
     """Return the inverse of the first objective's Hessian at Θ (d, C), or of one slightly lifted where it is singular.
 
     Only how fast a fit converges depends on it.
@@ -239,7 +265,9 @@ def _factorised(objectives: Removals, theta: Tensor) -> Preconditioner:
     return solve
 
 
-def _check_converged(found: Minima, first: int, some: Sequence[Sequence[int]] | None, newton: Newton) -> None:
+def _check_converged(
+    found: Minima, first: int, some: Sequence[Edit] | None, fields: Sequence[str], newton: Newton
+) -> None:
     failed = next((k for k, status in enumerate(found.status) if status != CONVERGED), None)
     if failed is None:
         return
@@ -247,7 +275,7 @@ def _check_converged(found: Minima, first: int, some: Sequence[Sequence[int]] | 
     metadata = {"gradient_norm": f"{norm:.6g}", "tolerance": f"{newton.tolerance:g}", "iterations": str(steps)}
     what = "the fit on all rows"
     if some is not None:
-        what = f"the fit without {named(some[failed])} (without[{first + failed}])"
+        what = f"the fit {some[failed]} ({fields[failed]})"
         metadata["counterfactual"] = str(first + failed)
     text = (
         f"{what} did not converge: {found.status[failed]} (‖∇R‖ = {norm:.2g} after {steps} steps, tolerance "

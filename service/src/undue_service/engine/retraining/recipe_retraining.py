@@ -12,23 +12,27 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.specs import TrainingSpec
 from undue_service.engine.data import Batch, Rows
 from undue_service.engine.gradients import block_rows
+from undue_service.engine.measurements import measure
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
+from .copy_edits import CopyEdits
+from .edits import Edit
 from .initialisation import cold_start, has_cold_start
-from .refits import Refitted, check_costs, kept_rows, named
+from .refits import Refitted, check_costs, fields_of
 from .training import Divisor, Recipe, gradient_norms, train_in_step
 
 Start = Literal["warm", "cold"]
 
 _OBJECTIVES = {
-    "kept_n": "the removed rows' losses are masked and batches keep their divisor (1/n fixed)",
+    "kept_n": "the removed rows' losses are masked, edited rows take their places, and batches keep their divisor "
+    "(1/n fixed)",
     "subset": "each subset S is shuffled by itself, in batches divided by the rows they hold (1/|S|)",
 }
 
 
 class RecipeRefits:
-    """Trainings without some rows, each beside one on all rows that differs in nothing else.
+    """Trainings under edits of the rows, each beside one on all rows that differs in nothing else.
 
     A cost is the mean over `seeds` trainings: of the recipe's seed and those that follow it. A seed decides the order
     of the rows and, in a cold start by the initialiser "torch", the weights that training begins with.
@@ -83,6 +87,7 @@ class RecipeRefits:
         self._baseline: NDArray[np.float64] | None = None
         self.distance = 0.0
         self.matvecs = 0
+        self.wrong: NDArray[np.float32] | None = None
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs (m,) of the trainings on all rows.
@@ -91,43 +96,55 @@ class RecipeRefits:
             FailedPrecondition: NON_FINITE_RESULT.
         """
         if self._baseline is None:
-            ends, kept = self._trained([()], "kept_n", self._progress)
-            self._baseline = self._measured(ends)[0]
+            ends, kept, _ = self._trained([Edit()], "kept_n", self._progress)
+            costs, wrong = self._measured(ends)
+            self._baseline, self.wrong = costs[0], None if wrong is None else wrong[0]
             self.distance = float((ends[0] - self._objective.theta).norm(dim=1).mean())
             norms = gradient_norms(self._objective, self._train, ends[0], kept, memory_bytes=self._memory)
             self._norm = float(norms.max())
         return self._baseline
 
-    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
-        """Train without each set.
+    def after(
+        self, edits: Sequence[Edit], divisor: Divisor = "kept_n", fields: Sequence[str] | None = None
+    ) -> Refitted:
+        """Train under each edit.
 
         Raises:
-            InvalidArgument: INVALID_FIELD where a set leaves nothing.
+            InvalidArgument: INVALID_FIELD where an edit leaves nothing.
             FailedPrecondition: NON_FINITE_RESULT.
         """
         n, spec = len(self._train), self._recipe.spec
-        for k, removed in enumerate(sets):
-            if len(set(removed)) >= n:
-                text = f"{named(removed)} are all of the training data: nothing is left to train on"
-                raise InvalidArgument.at(f"without[{k}]", text)
-        costs, norms = np.empty((len(sets), len(self._rows))), np.empty(len(sets))
+        left = [n - len(set(edit.without)) for edit in edits]
+        for edit, count, at in zip(edits, left, fields_of(edits, fields), strict=True):
+            if count == 0:
+                raise InvalidArgument.at(at, f"{edit} no row of the training data is left to train on")
+        costs, norms = np.empty((len(edits), len(self._rows))), np.empty(len(edits))
+        wrong: list[NDArray[np.float32]] = []
         size = self._at_once()
-        for first in range(0, len(sets), size):
-            some = sets[first : first + size]
+        for first in range(0, len(edits), size):
+            some = edits[first : first + size]
 
             def told(stage: str, done: int, total: int, first: int = first, some: int = len(some)) -> None:
-                self._progress(stage, first + done * some // total, len(sets))
+                self._progress(stage, first + done * some // total, len(edits))
 
-            ends, kept = self._trained(some, divisor, told)
+            ends, kept, seen = self._trained(some, divisor, told)
             here = slice(first, first + len(some))
-            costs[here] = self._measured(ends)
-            flat = ends.flatten(0, 1)
-            found = gradient_norms(self._objective, self._train, flat, kept, divisor=divisor, memory_bytes=self._memory)
+            costs[here], mistaken = self._measured(ends)
+            wrong += [] if mistaken is None else [mistaken]
+            found = gradient_norms(
+                self._objective,
+                self._train,
+                ends.flatten(0, 1),
+                kept,
+                edits=seen,
+                divisor=divisor,
+                memory_bytes=self._memory,
+            )
             norms[here] = found.view(len(some), -1).amax(dim=1).to("cpu", torch.float64).numpy()
         batch = spec.batch_size or n
-        rows = [n if divisor == "kept_n" else n - len(set(removed)) for removed in sets]
-        steps = [spec.epochs * -(-count // batch) for count in rows]
-        return Refitted(costs, norms, np.array(steps, dtype=np.int64))
+        steps = [spec.epochs * -(-count // batch) for count in (left if divisor == "subset" else [n] * len(edits))]
+        mistakes = np.concatenate(wrong) if wrong else None
+        return Refitted(costs, norms, np.array(steps, dtype=np.int64), wrong=mistakes)
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
@@ -142,7 +159,7 @@ class RecipeRefits:
         if self._baseline is not None:
             ends = f"; on all rows it ends {self.distance:.2g} from the registered weights, at ‖∇R‖ = {self._norm:.2g}"
         return (
-            f"trained from {start} by {_words(spec)}, {seeds}, dropout off and normalisation statistics frozen; "
+            f"trained from {start} by {words(spec)}, {seeds}, dropout off and normalisation statistics frozen; "
             f"{_OBJECTIVES[divisor]}{ends}"
         )
 
@@ -167,39 +184,47 @@ class RecipeRefits:
     def _start(self, seed: int) -> Tensor:
         return cold_start(self._objective, self._recipe, seed) if self._cold else self._objective.theta
 
-    def _trained(self, sets: Sequence[Sequence[int]], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Return where the trainings without each set end, (K, seeds, P), and which rows each kept, (K · seeds, n)."""
-        kept = kept_rows(sets, len(self._train)).repeat_interleave(len(self._seeds), dim=0)
+    def _trained(self, edits: Sequence[Edit], divisor: Divisor, progress: Progress) -> tuple[Tensor, Tensor, CopyEdits]:
+        """Return where trainings under each edit end, (K, seeds, P), and what each of K · seeds copies kept and saw."""
+        seeds = len(self._seeds)
+        kept = kept_rows(edits, len(self._train)).repeat_interleave(seeds, dim=0)
+        seen = CopyEdits.of(self._objective, edits, repeats=seeds)
         ends = train_in_step(
             self._objective,
             self._train,
             self._recipe,
             kept,
-            start=self._starts.repeat(len(sets), 1),
-            seeds=self._seeds * len(sets),
+            start=self._starts.repeat(len(edits), 1),
+            seeds=self._seeds * len(edits),
+            edits=seen,
             divisor=divisor,
             memory_bytes=self._memory // 2,
             progress=progress,
         )
-        return ends.view(len(sets), len(self._seeds), -1), kept
+        return ends.view(len(edits), seeds, -1), kept, seen
 
     def _at_once(self) -> int:
         """Return how many sets are trained before their costs are measured: their weights take a quarter."""
         one = len(self._seeds) * (len(self._train) + 2 * self._starts[0].numel() * self._starts.element_size())
         return max(1, self._memory // 4 // one)
 
-    def _measured(self, ends: Tensor) -> NDArray[np.float64]:
-        """Return m_t, (K, m), averaged over the seeds of θ (K, seeds, P)."""
-        parts = []
+    def _measured(self, ends: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return m_t and where predicted labels are wrong, (K, m), averaged over the seeds of θ (K, seeds, P)."""
+        parts, wrong = [], []
+        loss, seeds = self._objective.loss, ends.shape[1]
         for batch in self._tests():
-            costs = [
-                torch.stack([self._objective.measurement(theta, batch, self._measurement) for theta in of_set])
-                for of_set in ends
-            ]
-            found = torch.stack(costs).mean(dim=1).T
+            costs, mistaken = [], []
+            for theta in ends.flatten(0, 1):
+                f = self._objective.outputs(theta, batch.inputs)
+                costs.append(measure(self._measurement, loss, f, batch.targets))
+                mistaken += [loss.predictions(f) != batch.targets] if loss.explains_label else []
+            found = torch.stack(costs).view(-1, seeds, len(batch.index)).mean(dim=1).T
             check_costs(found, batch.index, self._measurement)
             parts.append(found)
-        return torch.cat(parts).T.to("cpu", torch.float64).numpy()
+            if mistaken:
+                wrong.append(torch.stack(mistaken).view(-1, seeds, len(batch.index)).float().mean(dim=1).T)
+        shares = torch.cat(wrong).T.cpu().numpy() if wrong else None
+        return torch.cat(parts).T.to("cpu", torch.float64).numpy(), shares
 
     def _tests(self) -> Iterator[Batch]:
         size = block_rows(self._objective, self._memory // 4)
@@ -207,7 +232,16 @@ class RecipeRefits:
             yield self._objective.explained(self._objective.place(raw))
 
 
-def _words(spec: TrainingSpec) -> str:
+def kept_rows(edits: Sequence[Edit], n: int) -> Tensor:
+    """Return which rows each training keeps, (K, n) bool."""
+    kept = torch.ones(len(edits), n, dtype=torch.bool)
+    for k, edit in enumerate(edits):
+        kept[k, torch.tensor(edit.without, dtype=torch.int64)] = False
+    return kept
+
+
+def words(spec: TrainingSpec) -> str:
+    """Return the optimiser and how long it goes, in words."""
     how = f"Adam (lr {spec.lr:g}, β {spec.betas[0]:g} and {spec.betas[1]:g}, ε {spec.eps:g})"
     if spec.optimizer == "sgd":
         how = f"SGD (lr {spec.lr:g}, momentum {spec.momentum:g})"

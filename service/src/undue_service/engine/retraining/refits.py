@@ -1,4 +1,4 @@
-"""The seam of retraining: what fits without some training rows make of some test rows."""
+"""The seam of retraining: what fits to edited training rows make of some test rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 
+from .edits import Edit
 from .training import Divisor
 
 
 @dataclass(frozen=True)
 class Refitted:
-    """K fits, each without a set of training rows; averages over the seeds where there are several."""
+    """K fits, each after an edit of the training rows; averages over the seeds where there are several."""
 
     costs: NDArray[np.float64]
     """m_t at their ends, (K, m)."""
@@ -26,10 +27,12 @@ class Refitted:
     """Steps, (K,)."""
     matvecs: int = 0
     """Products of a Hessian with one vector."""
+    wrong: NDArray[np.float32] | None = None
+    """Share of the seeds at whose end the predicted label is not the one explained, (K, m); None of a regression."""
 
 
 class Refits(Protocol):
-    """Fits of one model on subsets of its training rows, measured on the same m test rows."""
+    """Fits of one model to edits of its training rows, measured on the same m test rows."""
 
     distance: float
     """From the registered weights to those of the fit on all rows, once that is made."""
@@ -37,12 +40,16 @@ class Refits(Protocol):
     """Products of a Hessian with one vector so far."""
     starts_warm: bool
     """Whether where a fit ends depends on the registered weights, which have seen all rows."""
+    wrong: NDArray[np.float32] | None
+    """As `Refitted.wrong`, (m,), of the fit on all rows, once that is made."""
 
     def baseline(self) -> NDArray[np.float64]:
         """Return the costs (m,) of the fit on all rows that every change is measured from."""
 
-    def without(self, sets: Sequence[Sequence[int]], divisor: Divisor = "kept_n") -> Refitted:
-        """Fit again without each of some sets of training rows."""
+    def after(
+        self, edits: Sequence[Edit], divisor: Divisor = "kept_n", fields: Sequence[str] | None = None
+    ) -> Refitted:
+        """Fit again after each of some edits that `check_edits` has passed; `fields` are what errors call them."""
 
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
@@ -56,20 +63,9 @@ class Refits(Protocol):
         """Return what the reader should know; complete after the last fit."""
 
 
-def kept_rows(sets: Sequence[Sequence[int]], n: int) -> Tensor:
-    """Return which rows each fit keeps, (K, n) bool."""
-    kept = torch.ones(len(sets), n, dtype=torch.bool)
-    for k, removed in enumerate(sets):
-        kept[k, torch.as_tensor(removed, dtype=torch.int64)] = False
-    return kept
-
-
-def named(rows: Sequence[int]) -> str:
-    """Return some rows in words."""
-    if len(rows) == 1:
-        return f"row {rows[0]}"
-    listed = ", ".join(map(str, rows[:5]))
-    return f"rows {listed}" + (f" and {len(rows) - 5:,} more" if len(rows) > 5 else "")
+def fields_of(edits: Sequence[Edit], fields: Sequence[str] | None) -> list[str]:
+    """Return what errors call each edit."""
+    return [f"without[{k}]" for k in range(len(edits))] if fields is None else list(fields)
 
 
 def check_costs(costs: Tensor, index: Tensor, measurement: str) -> None:

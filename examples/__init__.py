@@ -1,0 +1,1 @@
+"""Scripts against the SDK; `sources` and `figures` are what they share."""

@@ -1,0 +1,1 @@
+"""Two models on the same predictions, influence against distance, and influence without parts of it."""
