@@ -50,6 +50,8 @@ JOBS = {
         influence={**_influence, "model": SOFTMAX, "method": "exact", "top_k": 5, "fidelity": _loo}
     ),
     "leverage": jobs_pb2.Job(leverage={"train": TRAIN, "model": SOFTMAX, "dfbeta": True}),
+    "mislabels": jobs_pb2.Job(mislabels={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, "flip": 0.1, "seeds": 2}),
+    "suspects": jobs_pb2.Job(mislabels={"train": TRAIN, "model": SOFTMAX, "suspects": 5}),
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
     "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
@@ -92,6 +94,8 @@ class Asker:
         job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
         if job.HasField("self_influence"):
             job.self_influence.top_k = 1 + variant % ROWS
+        elif job.HasField("mislabels"):
+            job.mislabels.seed = variant
         elif job.HasField("leverage"):
             job.leverage.damping = (1 + variant % ROWS) / ROWS
         else:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
+from undue_service.domain.mislabels import KnownRows, Mislabels
 from undue_service.domain.reports import (
     Agreement,
     ColumnSchema,
@@ -87,6 +88,14 @@ SPECS = st.one_of(
     ),
     st.builds(Fidelity, settings=SETTINGS, damping=st.none() | FLOATS, kind=st.just("fidelity")),
     st.builds(Leverage, damping=st.none() | FLOATS, dfbeta=st.booleans(), kind=st.just("leverage")),
+    st.builds(
+        Mislabels,
+        damping=st.none() | FLOATS,
+        flip=FLOATS,
+        budgets=st.lists(FLOATS, max_size=2).map(tuple),
+        known=st.none() | st.builds(KnownRows, st.just((1, 2)), st.just((0, 1))),
+        kind=st.just("mislabels"),
+    ),
     st.builds(SelfInfluence, damping=st.none() | FLOATS, kind=st.just("self_influence")),
     st.builds(
         Retrain,
