@@ -52,6 +52,13 @@ JOBS = {
     "leverage": jobs_pb2.Job(leverage={"train": TRAIN, "model": SOFTMAX, "dfbeta": True}),
     "mislabels": jobs_pb2.Job(mislabels={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, "flip": 0.1, "seeds": 2}),
     "suspects": jobs_pb2.Job(mislabels={"train": TRAIN, "model": SOFTMAX, "suspects": 5}),
+    "groups": jobs_pb2.Job(
+        group_influence={**_influence, "model": SOFTMAX, "by": ["odd"], "bootstrap": 50, "reweight_top": 1}
+    ),
+    "groups, MLP": jobs_pb2.Job(
+        group_influence={**_influence, "model": MLP, "by": ["odd"], "bootstrap": 50, "reweight_top": 1}
+    ),
+    "compare": jobs_pb2.Job(compare={**_influence, "model": SOFTMAX, "other": MLP, "top_k": 3, "scatter": 20}),
     "self, exact": jobs_pb2.Job(self_influence={"train": TRAIN, "model": SOFTMAX, "method": "exact"}),
     "self, MLP": jobs_pb2.Job(self_influence={"train": TRAIN, "model": MLP, "method": "grad_dot"}),
 }
@@ -134,6 +141,8 @@ class Asker:
         dataset = datasets_pb2.Dataset()
         dataset.arrays.inputs[""].CopyFrom(self._tensor(tensors_pb2.DATA_TYPE_FLOAT32, inputs, uploaded=bool(size)))
         dataset.arrays.targets.CopyFrom(self._tensor(tensors_pb2.DATA_TYPE_INT64, targets, uploaded=False))
+        odd = self._tensor(tensors_pb2.DATA_TYPE_INT64, targets % 2, uploaded=False)
+        dataset.arrays.groups["odd"].CopyFrom(odd)
         self._register_dataset("train" if number == 0 else f"data-{number}", dataset, f"data {number} {size}")
 
     def model(self, name: str, kind: str) -> None:

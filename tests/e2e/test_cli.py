@@ -92,6 +92,8 @@ def test_every_verb_prints_json_that_a_program_reads(server, tmp_path) -> None:
         ["retrain", "v", "--train", "v", "--test", "v", "--without", "3", "--estimate"],
         ["fidelity", "v", "--train", "v", "--test", "v", "--rows", "0", "1", "--samples", "5", "--bootstrap", "50"],
         ["leverage", "v", "--train", "v", "--dfbeta"],
+        ["compare", "v", "--train", "v", "--test", "v", "--rows", "0", "1", "--scatter", "5"],
+        ["compare", "v", "--train", "v", "--test", "v", "--other", "v", "--estimate"],
         ["jobs", "list"],
         ["server-info"],
     ]
@@ -106,9 +108,11 @@ def test_every_verb_prints_json_that_a_program_reads(server, tmp_path) -> None:
     assert len(said[" ".join(verbs[12])]["counterfactuals"]) == 2
     assert len(said[" ".join(verbs[14])]["measured"]) == 10
     assert len(said[" ".join(verbs[15])]["dfbeta"]) == 30
+    assert len(said[" ".join(verbs[16])]["rows"]) == 2
+    assert said[" ".join(verbs[17])]["seconds"] > 0
     error = json.loads(run("--server", server, "datasets", "delete", "v", "--json", status=2))["error"]
     assert error["reason"] == "RESOURCE_IN_USE"
-    assert int(error["metadata"]["count"]) == 7  # six jobs and the model
+    assert int(error["metadata"]["count"]) == 8  # seven jobs and the model
     for noun in ("models", "datasets"):
         assert tool(run("--server", server, noun, "delete", "v", "--force", "--json")) == {"deleted": "v"}
     run("--server", server, "datasets", "get", "v", status=2)

@@ -28,7 +28,7 @@ def bench(tmp_path_factory, digits):
         torch.nn.functional.cross_entropy(net(torch.as_tensor(X)), torch.as_tensor(y)).backward()
         optimizer.step()
     with undue.Client.local() as client:
-        data = client.datasets.register("digits", undue.Arrays(inputs=X, targets=y))
+        data = client.datasets.register("digits", undue.Arrays(inputs=X, targets=y, groups={"odd": y % 2}))
         models = {}
         for name, module in (("softmax", fit_softmax(X, y, L2, 10)), ("mlp", net)):
             example = torch.as_tensor(X[:2]).to(next(module.parameters()).dtype)
@@ -58,6 +58,9 @@ def bench(tmp_path_factory, digits):
         ("mlp", "retrain", {"rows": range(20), "without": [[row] for row in range(30)]}),
         ("mlp", "fidelity", {"kind": "lds", "method": "grad_dot", "rows": range(100), "samples": 40, "seeds": 2}),
         ("mlp", "influence", {"method": "ekfac", "rows": range(100)}),
+        ("softmax", "group_influence", {"rows": range(20), "by": "odd"}),
+        ("mlp", "group_influence", {"rows": range(20), "by": "odd", "reweight": {"1": 0}}),
+        ("softmax", "compare", {"rows": range(20), "other": None}),
     ],
 )
 def test_an_estimate_is_near_what_a_job_takes(bench, model, ask, settings):

@@ -11,6 +11,7 @@ with undue.Client("127.0.0.1:50051") as client:          # or undue.Client.local
 
 from ._architectures import Architecture, ArchitectureInfo, ArchitectureOption
 from ._async.client import AsyncClient
+from ._async.group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from ._async.index_jobs import AsyncIndexJob
 from ._async.indexes import AsyncIndexes
 from ._async.jobs import AsyncJob
@@ -25,6 +26,7 @@ from ._async.kinds import (
 )
 from ._async.mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob
 from ._async.registries import AsyncDatasets, AsyncModels
+from ._compare_results import CompareResult, ListAgreement, ModelView, Nearness, RowComparison, Scatter
 from ._errors import (
     AlreadyExists,
     Cancelled,
@@ -46,6 +48,7 @@ from ._errors import (
 from ._explain_results import ExplainResult
 from ._fidelity import Agreement, FidelityFinding, FidelitySettings, Interval, Stratum
 from ._fidelity_results import FidelityResult
+from ._group_results import CostChange, GroupEffect, GroupInfluenceResult, GroupShare
 from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
@@ -84,6 +87,7 @@ from ._results import (
 )
 from ._schema import Arrays, Input, Schema
 from ._sync.client import Client
+from ._sync.group_jobs import CompareJob, GroupInfluenceJob
 from ._sync.index_jobs import IndexJob
 from ._sync.indexes import Indexes
 from ._sync.jobs import Job
@@ -101,8 +105,10 @@ __all__ = [
     "ArchitectureOption",
     "Arrays",
     "AsyncClient",
+    "AsyncCompareJob",
     "AsyncDatasets",
     "AsyncFidelityJob",
+    "AsyncGroupInfluenceJob",
     "AsyncIndexJob",
     "AsyncIndexes",
     "AsyncInfluenceJob",
@@ -119,6 +125,9 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "Client",
+    "CompareJob",
+    "CompareResult",
+    "CostChange",
     "Counterfactual",
     "Dataset",
     "DatasetReport",
@@ -138,6 +147,10 @@ __all__ = [
     "FidelitySettings",
     "FieldViolation",
     "Group",
+    "GroupEffect",
+    "GroupInfluenceJob",
+    "GroupInfluenceResult",
+    "GroupShare",
     "Index",
     "IndexJob",
     "IndexReport",
@@ -156,14 +169,17 @@ __all__ = [
     "LeverageJob",
     "LeverageResult",
     "Limits",
+    "ListAgreement",
     "MethodInfo",
     "MislabelPoint",
     "MislabelsJob",
     "MislabelsResult",
     "Model",
     "ModelReport",
+    "ModelView",
     "ModelWarning",
     "Models",
+    "Nearness",
     "NotFound",
     "Objective",
     "ParameterInfo",
@@ -173,7 +189,9 @@ __all__ = [
     "QuotaExceeded",
     "RetrainJob",
     "RetrainResult",
+    "RowComparison",
     "RunnerInfo",
+    "Scatter",
     "Schema",
     "ScoredExample",
     "SeedMean",

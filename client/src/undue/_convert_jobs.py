@@ -91,6 +91,10 @@ def _fields(spec: Any) -> dict[str, object]:
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
         if field.is_repeated:
+            found[field.name] = list(value)
+            if field.message_type is not None:
+                is_set = field.message_type is jobs_pb2.RowSet.DESCRIPTOR
+                found[field.name] = [list(each.rows) if is_set else _fields(each) for each in value]
             rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
             found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
             if field.enum_type is not None:

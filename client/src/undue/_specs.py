@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _convert_jobs, _convert_retraining
+from . import _convert_jobs, _convert_retraining, _group_specs
 from ._errors import invalid
 from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
@@ -251,6 +251,10 @@ def any_job(
         return untested(model, train=train, **arguments)
     if "rankings" in arguments:
         return mislabels(model, train=train, test=test, **arguments)
+    if "by" in arguments:
+        return _group_specs.group_influence(model, train=train, test=test, **arguments)
+    if "other" in arguments:
+        return _group_specs.compare(model, train=train, test=test, **arguments)
     tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
     return tested(model, train=train, test=test, **arguments)
 

@@ -1,15 +1,18 @@
 """What is refused when a job is asked for, and the method that it gets where it names none."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from undue_service.application.admission import check_job, check_method, selected, settled_method
+from undue_service.application.admission import check_job, check_method, selected, settled_method, settled_other
 from undue_service.domain import methods
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.group_influence import GroupInfluence, Reweighting
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT, METHODS, MethodSpec, default_method
-from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport, ParameterInfo
+from undue_service.domain.reports import ColumnSchema, DatasetReport, GroupSchema, ModelReport, ParameterInfo
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     ArraysSource,
@@ -26,7 +29,15 @@ from undue_service.domain.specs import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DATA = DatasetReport(4, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")
+DATA = DatasetReport(
+    4,
+    (),
+    ColumnSchema("y", "int64", ()),
+    has_ids=False,
+    has_weights=False,
+    digest="d",
+    groups=(GroupSchema("site", 2), GroupSchema("year", 3)),
+)
 CHECKPOINT = CheckpointSpec(WeightsFile("pt2", "c"), 0.1)
 
 
@@ -50,7 +61,8 @@ def a_model(shapes=None, head=False, checkpoints=(), chosen=None):
     return ready("models", spec, report)
 
 
-JOBS = [Influence("m", "a", "b"), SelfInfluence("m", "a"), Fidelity("m", "a", "b")]
+GROUPS = GroupInfluence("m", "a", "b", (0,), ("site",))
+JOBS = [Influence("m", "a", "b"), SelfInfluence("m", "a"), Fidelity("m", "a", "b"), GROUPS, Compare("m", "a", "b")]
 KINDS = pytest.mark.parametrize("job", JOBS, ids=lambda job: job.kind)
 
 
@@ -189,3 +201,53 @@ def test_whatever_is_chosen_can_do_what_may_be_asked():
             assert chosen.has_self_influence
             assert not chosen.needs_checkpoints
             assert chosen.parameter_limit is None or dim <= chosen.parameter_limit
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "text"),
+    [
+        ({"by": ("site", "color")}, "by[1]", "'site', 'year'"),
+        ({"reweight": (Reweighting("year", "a", 0),)}, "reweight[0].column", "name it in by"),
+    ],
+)
+def test_a_column_of_groups_that_is_not_there_is_named(settings, field, text):
+    with pytest.raises(InvalidArgument, match=text) as caught:
+        admit(changed(GROUPS, **settings), a_model(head=True))
+    assert caught.value.reason is Reason.COLUMN_NOT_FOUND
+    assert caught.value.violations[0].field == f"job.group_influence.{field}"
+
+
+def test_what_is_reweighted_needs_a_recipe_unless_nothing_is():
+    bare = a_model()
+    bare = replace(bare, spec=replace(bare.spec, training=None))
+    for job in (GROUPS, changed(GROUPS, reweight=(Reweighting("site", "a", 0),), reweight_top=0)):
+        with pytest.raises(FailedPrecondition) as caught:
+            admit(job, bare)
+        assert caught.value.reason is Reason.RECIPE_MISSING
+        admit(job, a_model())
+    admit(changed(GROUPS, reweight_top=0), bare)
+    with pytest.raises(InvalidArgument, match="nothing is retrained"):
+        admit(changed(GROUPS, reweight_top=0, seeds=2), bare)
+
+
+def test_another_model_gets_the_method_that_suits_it():
+    job = Compare("m", "a", "b", other="n")
+    settled = settled_other(job, a_model())
+    assert (settled.other, settled.other_method) == ("models/x/versions/1", "gauss_newton")
+    assert settled_other(job, a_model(head=True)).other_method == "exact"
+    assert settled_other(changed(job, other_method="cg"), a_model()).other_method == "cg"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"other_method": "magic"}, Reason.METHOD_UNKNOWN),
+        ({"other_method": "exact", "rank": 3}, Reason.INVALID_FIELD),
+        ({"other_method": "tracin"}, Reason.CHECKPOINTS_MISSING),
+        ({"other_method": "exact", "leverage_correction": True}, Reason.LEVERAGE_UNAVAILABLE),
+    ],
+)
+def test_another_model_is_held_against_what_is_asked(settings, reason):
+    with pytest.raises((InvalidArgument, FailedPrecondition)) as caught:
+        settled_other(changed(Compare("m", "a", "b", other="n"), **settings), a_model())
+    assert caught.value.reason is reason

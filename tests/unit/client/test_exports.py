@@ -49,7 +49,7 @@ def test_the_two_clients_are_twins() -> None:
 
 def test_every_public_call_names_what_it_raises() -> None:
     jobs = (undue.InfluenceJob, undue.SelfInfluenceJob, undue.RetrainJob, undue.FidelityJob, undue.LeverageJob)
-    jobs += (undue.ValidationJob, undue.IndexJob)
+    jobs += (undue.ValidationJob, undue.IndexJob, undue.GroupInfluenceJob, undue.CompareJob)
     for cls in (undue.Client, undue.Models, undue.Datasets, undue.Indexes, undue.Jobs, *jobs):
         for name, member in inspect.getmembers(cls, inspect.isroutine):
             if not name.startswith("_") and name != "close":

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import Internal, Reason
+from undue_service.domain.group_influence import GroupInfluence, Reweighting
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.mislabels import KnownRows, Mislabels
 from undue_service.domain.reports import (
@@ -103,6 +105,13 @@ SPECS = st.one_of(
         tolerance=st.none() | FLOATS,
         kind=st.just("retrain"),
     ),
+    st.builds(
+        GroupInfluence,
+        reweight=st.lists(st.builds(Reweighting, factor=FLOATS), max_size=2).map(tuple),
+        damping=st.none() | FLOATS,
+        kind=st.just("group_influence"),
+    ),
+    st.builds(Compare, other=st.none() | TEXTS, damping=st.none() | FLOATS, kind=st.just("compare")),
     st.builds(ModelValidation, kind=st.just("model_validation")),
     st.builds(DatasetValidation, kind=st.just("dataset_validation")),
 )

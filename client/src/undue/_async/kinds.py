@@ -19,6 +19,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import AsyncConnection, all_pages, pages
+from .group_jobs import AsyncCompareJob, AsyncGroupInfluenceJob
 from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
@@ -228,6 +229,8 @@ AnyAsyncJob = (
     | AsyncLeverageJob
     | AsyncMislabelsJob
     | AsyncSuspectsJob
+    | AsyncGroupInfluenceJob
+    | AsyncCompareJob
     | AsyncValidationJob
     | AsyncIndexJob
 )
@@ -252,6 +255,10 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncLeverageJob(connection, message)
         case "mislabels":
             return mislabels_job_of(connection, message)
+        case "group_influence":
+            return AsyncGroupInfluenceJob(connection, message)
+        case "compare":
+            return AsyncCompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return AsyncValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

@@ -36,8 +36,8 @@ class Job:
     def kind(self) -> str:
         """What it does.
 
-        "influence", "self_influence", "retrain", "fidelity", "leverage", "mislabels", "model_validation",
-        "dataset_validation", "index_build", "index_extend" or "index_compact".
+        "influence", "self_influence", "retrain", "fidelity", "leverage", "mislabels", "group_influence", "compare",
+        "model_validation", "dataset_validation", "index_build", "index_extend" or "index_compact".
         """
         return self._message.WhichOneof("spec") or ""
 

@@ -20,6 +20,7 @@ from undue._tensors import decode
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 
 from .connection import Connection, all_pages, pages
+from .group_jobs import CompareJob, GroupInfluenceJob
 from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
@@ -229,6 +230,8 @@ AnyJob = (
     | LeverageJob
     | MislabelsJob
     | SuspectsJob
+    | GroupInfluenceJob
+    | CompareJob
     | ValidationJob
     | IndexJob
 )
@@ -253,6 +256,10 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return LeverageJob(connection, message)
         case "mislabels":
             return mislabels_job_of(connection, message)
+        case "group_influence":
+            return GroupInfluenceJob(connection, message)
+        case "compare":
+            return CompareJob(connection, message)
         case "model_validation" | "dataset_validation":
             return ValidationJob(connection, message)
         case "index_build" | "index_extend" | "index_compact":

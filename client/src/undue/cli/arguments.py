@@ -238,6 +238,40 @@ def _ranked(parser: argparse.ArgumentParser) -> None:
     _running(parser)
 
 
+def group_influence(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for groups."""
+    _scoring(parser)
+    _tested(parser, "whose predictions are explained", every=False)
+    column = "column of groups of the training data; several times"
+    parser.add_argument("--by", required=True, action="append", metavar="COLUMN", help=column)
+    named = "GROUP=FACTOR, or COLUMN:GROUP=FACTOR where --by names several; 0 removes the group; several times"
+    parser.add_argument("--reweight", action="append", default=[], metavar="GROUP=FACTOR", help=named)
+    leading = "without --reweight: leading groups to retrain without and with twice their weight; 0 for none (3)"
+    parser.add_argument("--reweight-top", type=int, default=3, metavar="N", help=leading)
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="rows to keep a side and a group (10)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of an interval (1000)")
+    _retrained(parser)
+    _running(parser)
+
+
+def compare(parser: argparse.ArgumentParser) -> None:
+    """Add what asks for a comparison."""
+    _scoring(parser)
+    parser.add_argument("--other", metavar="MODEL", help="another model that was trained on the same data set")
+    parser.add_argument("--other-method", metavar="METHOD", help="of the other model; as --method without it")
+    _tested(parser, "whose predictions are explained")
+    parser.add_argument("--top-k", type=int, default=10, metavar="K", help="rows to keep a side of each model (10)")
+    parts = "leave out what remains of the scores without parts of influence"
+    parser.add_argument("--no-ablation", dest="ablation", action="store_false", help=parts)
+    near = parser.add_mutually_exclusive_group()
+    near.add_argument("--no-distance", dest="distance", action="store_false", default=True, help="leave distances out")
+    over = "inputs that distances are over; all that the models take as numbers without it"
+    near.add_argument("--distance", dest="distance", nargs="+", default=True, metavar="INPUT", help=over)
+    drawn = "training rows drawn at random whose scores and distances are kept, too (1000)"
+    parser.add_argument("--scatter", type=int, default=1000, metavar="N", help=drawn)
+    _running(parser)
+
+
 def _retrained(parser: argparse.ArgumentParser) -> None:
     begins = "where training by the recipe begins: at the registered weights, or at the recipe's initial ones"
     parser.add_argument("--start", choices=get_args(Start), help=begins)
@@ -249,10 +283,10 @@ def _trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, metavar="DATASET", help="what the model was trained on")
 
 
-def _tested(parser: argparse.ArgumentParser, what: str) -> None:
+def _tested(parser: argparse.ArgumentParser, what: str, *, every: bool = True) -> None:
     parser.add_argument("--test", required=True, metavar="DATASET", help=what)
-    rows = "rows of the test set, as 1 2 3 or 1,2,3; all without it"
-    parser.add_argument("--rows", nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
+    rows = "rows of the test set, as 1 2 3 or 1,2,3" + ("; all without it" if every else "")
+    parser.add_argument("--rows", required=not every, nargs="+", type=_rows, action=_Joined, metavar="ROW", help=rows)
     _measured(parser)
 
 

@@ -120,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     arguments.suspects(_verb(nouns, "suspects", verbs.suspects, "list the training rows whose labels look wrong"))
 
+    shared = "share the influence on some predictions among groups of training rows, and measure reweighting them"
+    arguments.group_influence(_verb(nouns, "group-influence", verbs.group_influence, shared))
+    beside = "hold what one model, or two, say of the same rows against each other and against what is near"
+    arguments.compare(_verb(nouns, "compare", verbs.compare, beside))
+
     jobs = _noun(nouns, "jobs", "look up, follow, cancel and delete jobs, and read their results")
     arguments.name(_verb(jobs, "get", verbs.get_job, "show a job"))
     _verb(jobs, "list", verbs.list_jobs, "list jobs, newest first")

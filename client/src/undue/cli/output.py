@@ -15,12 +15,14 @@ from undue import (
     Alias,
     Architecture,
     ArchitectureOption,
+    CompareResult,
     Dataset,
     Error,
     Estimate,
     Example,
     ExplainResult,
     FidelityResult,
+    GroupInfluenceResult,
     Index,
     InfluenceResult,
     LeverageResult,
@@ -44,6 +46,8 @@ AnyResult = (
     | LeverageResult
     | MislabelsResult
     | SuspectsResult
+    | GroupInfluenceResult
+    | CompareResult
     | ExplainResult
     | Model
     | Dataset

@@ -17,9 +17,11 @@ from undue import (
     Training,
 )
 from undue._errors import invalid
+from undue._sync.kinds import AnyJob
 
 from . import files
 from .output import Output
+from .reweighting import reweighted
 
 AskedJob = InfluenceJob | SelfInfluenceJob | RetrainJob | FidelityJob | LeverageJob | MislabelsJob | SuspectsJob
 Verb = Callable[[Client, argparse.Namespace, Output], None]
@@ -127,6 +129,19 @@ def suspects(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.suspects, _RANKED | {"top_k"}, options, out)
 
 
+def group_influence(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue group-influence`."""
+    options.reweight = reweighted(options.reweight, options.by) or options.reweight_top or None
+    names = _SCORED | _TESTED | _RETRAINED | {"by", "reweight", "top_k", "bootstrap"}
+    _ask(client, client.group_influence, names, options, out)
+
+
+def compare(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue compare`."""
+    names = _SCORED | _TESTED | {"other", "other_method", "top_k", "ablation", "distance", "scatter"}
+    _ask(client, client.compare, names, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -210,7 +225,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 
 def _ask(
     client: Client,
-    ask: Callable[..., AskedJob],
+    ask: Callable[..., AnyJob],
     names: set[str],
     options: argparse.Namespace,
     out: Output,

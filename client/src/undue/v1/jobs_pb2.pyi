@@ -197,6 +197,8 @@ class Job(_message.Message):
     INDEX_EXTEND_FIELD_NUMBER: _builtins.int
     INDEX_COMPACT_FIELD_NUMBER: _builtins.int
     MISLABELS_FIELD_NUMBER: _builtins.int
+    GROUP_INFLUENCE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
@@ -263,6 +265,14 @@ class Job(_message.Message):
         """Find mislabelled training rows."""
 
     @_builtins.property
+    def group_influence(self) -> Global___GroupInfluenceSpec:
+        """Share the influence on some predictions among groups of training rows, and measure what reweighting them does."""
+
+    @_builtins.property
+    def compare(self) -> Global___CompareSpec:
+        """Hold what one or two models say of the same test rows against each other and against what is near."""
+
+    @_builtins.property
     def progress(self) -> Global___Progress:
         """How far it has come."""
 
@@ -305,6 +315,8 @@ class Job(_message.Message):
         index_extend: Global___IndexExtendSpec | None = ...,
         index_compact: Global___IndexCompactSpec | None = ...,
         mislabels: _mislabels_pb2.MislabelsSpec | None = ...,
+        group_influence: Global___GroupInfluenceSpec | None = ...,
+        compare: Global___CompareSpec | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: Global___Progress | None = ...,
         error: _status_pb2.Status | None = ...,
@@ -317,11 +329,11 @@ class Job(_message.Message):
         etag: _builtins.str = ...,
         estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage", "index_build", "index_extend", "index_compact", "mislabels"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage", "index_build", "index_extend", "index_compact", "mislabels", "group_influence", "compare"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -921,6 +933,342 @@ class LeverageSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
 
 Global___LeverageSpec: _TypeAlias = LeverageSpec  # noqa: Y015
+
+@_typing.final
+class GroupInfluenceSpec(_message.Message):
+    """GroupInfluenceSpec asks which groups of training rows moved the predictions of some test rows, by how much more than
+    their share of the rows, and what really changes when a group gets another weight.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_FIELD_NUMBER: _builtins.int
+    DAMPING_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REWEIGHT_FIELD_NUMBER: _builtins.int
+    REWEIGHT_TOP_FIELD_NUMBER: _builtins.int
+    BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
+    train: _builtins.str
+    """The data set that the model was trained on."""
+    test: _builtins.str
+    """The data set whose predictions are explained."""
+    method: _builtins.str
+    """Name of the method, as in InfluenceSpec."""
+    measurement: Global___Measurement.ValueType
+    """Which cost, as in InfluenceSpec."""
+    damping: _builtins.float
+    """λ in H + λI, as in InfluenceSpec."""
+    top_k: _builtins.int
+    """How many helpful and how many harmful rows to keep, and rows of each of the 20 leading groups. Unset: 10."""
+    leverage_correction: _builtins.bool
+    """Correct for the leverage of each training row, as in InfluenceSpec."""
+    tolerance: _builtins.float
+    """Relative residual at which an iterative solver stops, as in InfluenceSpec."""
+    max_iterations: _builtins.int
+    """Iterations of one solve at most, as in InfluenceSpec."""
+    reweight_top: _builtins.int
+    """Where `reweight` is empty: how many groups with the most excess are retrained without and with twice their weight.
+    Unset: 3. With 0 nothing is retrained.
+    """
+    bootstrap: _builtins.int
+    """Resamples behind each interval. Unset: 1000."""
+    start: Global___Start.ValueType
+    """Where training by the recipe begins, as in RetrainSpec."""
+    seeds: _builtins.int
+    """Trainings of each, as in RetrainSpec. Unset: 1."""
+    rank: _builtins.int
+    """What the method truncates to, as in InfluenceSpec."""
+    normalization: Global___Normalization.ValueType
+    """As in InfluenceSpec."""
+    ensemble: _builtins.bool
+    """Average the scores over the model's checkpoints."""
+    seed: _builtins.int
+    """Of the resamples, and of whatever the method draws at random."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The rows of `test` whose mean cost is explained."""
+
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of groups of `train`."""
+
+    @_builtins.property
+    def reweight(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reweighting]:
+        """Groups whose effect is measured by retraining with another weight."""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fnmatch patterns of the parameters that the scores run over; empty means those that the model registered."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        train: _builtins.str = ...,
+        test: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        method: _builtins.str = ...,
+        measurement: Global___Measurement.ValueType = ...,
+        damping: _builtins.float | None = ...,
+        top_k: _builtins.int | None = ...,
+        leverage_correction: _builtins.bool | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
+        by: _abc.Iterable[_builtins.str] | None = ...,
+        reweight: _abc.Iterable[Global___Reweighting] | None = ...,
+        reweight_top: _builtins.int | None = ...,
+        bootstrap: _builtins.int | None = ...,
+        start: Global___Start.ValueType | None = ...,
+        seeds: _builtins.int | None = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        rank: _builtins.int | None = ...,
+        normalization: Global___Normalization.ValueType | None = ...,
+        ensemble: _builtins.bool = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_reweight_top", b"_reweight_top", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "bootstrap", b"bootstrap", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "reweight_top", b"reweight_top", "seeds", b"seeds", "start", b"start", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_reweight_top", b"_reweight_top", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "bootstrap", b"bootstrap", "by", b"by", "damping", b"damping", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "parameters", b"parameters", "rank", b"rank", "reweight", b"reweight", "reweight_top", b"reweight_top", "rows", b"rows", "seed", b"seed", "seeds", b"seeds", "start", b"start", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bootstrap: _TypeAlias = _typing.Literal["bootstrap"]  # noqa: Y015
+    _WhichOneofArgType__bootstrap: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap"]  # noqa: Y015
+    _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
+    _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
+    _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
+    _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__normalization: _TypeAlias = _typing.Literal["normalization"]  # noqa: Y015
+    _WhichOneofArgType__normalization: _TypeAlias = _typing.Literal["_normalization", b"_normalization"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__reweight_top: _TypeAlias = _typing.Literal["reweight_top"]  # noqa: Y015
+    _WhichOneofArgType__reweight_top: _TypeAlias = _typing.Literal["_reweight_top", b"_reweight_top"]  # noqa: Y015
+    _WhichOneofReturnType__seeds: _TypeAlias = _typing.Literal["seeds"]  # noqa: Y015
+    _WhichOneofArgType__seeds: _TypeAlias = _typing.Literal["_seeds", b"_seeds"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bootstrap) -> _WhichOneofReturnType__bootstrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalization) -> _WhichOneofReturnType__normalization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reweight_top) -> _WhichOneofReturnType__reweight_top | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seeds) -> _WhichOneofReturnType__seeds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___GroupInfluenceSpec: _TypeAlias = GroupInfluenceSpec  # noqa: Y015
+
+@_typing.final
+class Reweighting(_message.Message):
+    """Reweighting multiplies the weights of a group of training rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """The column."""
+    group: _builtins.str
+    """What its rows have in it."""
+    factor: _builtins.float
+    """By what their weights are multiplied; 0 removes them."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        group: _builtins.str = ...,
+        factor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "factor", b"factor", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reweighting: _TypeAlias = Reweighting  # noqa: Y015
+
+@_typing.final
+class CompareSpec(_message.Message):
+    """CompareSpec asks what one model, or two, say of the same test rows: side by side, against distance in the space of the
+    inputs, and without parts of influence.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRAIN_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_FIELD_NUMBER: _builtins.int
+    DAMPING_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    LEVERAGE_CORRECTION_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    OTHER_METHOD_FIELD_NUMBER: _builtins.int
+    WITHOUT_ABLATION_FIELD_NUMBER: _builtins.int
+    WITHOUT_DISTANCE_FIELD_NUMBER: _builtins.int
+    DISTANCE_INPUTS_FIELD_NUMBER: _builtins.int
+    SCATTER_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    NORMALIZATION_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`models/{model}/versions/{version}`; without a version, the newest that has not failed."""
+    train: _builtins.str
+    """The data set that the models were trained on."""
+    test: _builtins.str
+    """The data set whose predictions are explained."""
+    method: _builtins.str
+    """Name of the method, as in InfluenceSpec. Its settings hold for both models."""
+    measurement: Global___Measurement.ValueType
+    """Which cost, as in InfluenceSpec."""
+    damping: _builtins.float
+    """λ in H + λI, as in InfluenceSpec."""
+    top_k: _builtins.int
+    """How many helpful and how many harmful rows to keep of each model. Unset: 10."""
+    leverage_correction: _builtins.bool
+    """Correct for the leverage of each training row, as in InfluenceSpec."""
+    tolerance: _builtins.float
+    """Relative residual at which an iterative solver stops, as in InfluenceSpec."""
+    max_iterations: _builtins.int
+    """Iterations of one solve at most, as in InfluenceSpec."""
+    other: _builtins.str
+    """Another model that was trained on the same data set; empty: only the one."""
+    other_method: _builtins.str
+    """Method of the other model. Empty: `method`, or where that is empty the one that suits the other model."""
+    without_ablation: _builtins.bool
+    """Leave out how the scores agree with those without the curvature, without the training row's loss and without both."""
+    without_distance: _builtins.bool
+    """Leave out how the scores agree with the distance in the space of the inputs."""
+    scatter: _builtins.int
+    """Training rows, drawn at random, whose scores and distances are kept beside those that are listed. Unset: 1000."""
+    rank: _builtins.int
+    """What the method truncates to, as in InfluenceSpec."""
+    normalization: Global___Normalization.ValueType
+    """As in InfluenceSpec."""
+    ensemble: _builtins.bool
+    """Average the scores over each model's checkpoints."""
+    seed: _builtins.int
+    """Of the rows that are drawn, and of whatever the method draws at random."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows of `test`; empty means all."""
+
+    @_builtins.property
+    def distance_inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the inputs that distances are over. Empty: all that the models take as numbers."""
+
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """fnmatch patterns of the parameters of `model` that the scores run over; empty means those that it registered."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        train: _builtins.str = ...,
+        test: _builtins.str = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        method: _builtins.str = ...,
+        measurement: Global___Measurement.ValueType = ...,
+        damping: _builtins.float | None = ...,
+        top_k: _builtins.int | None = ...,
+        leverage_correction: _builtins.bool | None = ...,
+        tolerance: _builtins.float | None = ...,
+        max_iterations: _builtins.int | None = ...,
+        other: _builtins.str = ...,
+        other_method: _builtins.str = ...,
+        without_ablation: _builtins.bool = ...,
+        without_distance: _builtins.bool = ...,
+        distance_inputs: _abc.Iterable[_builtins.str] | None = ...,
+        scatter: _builtins.int | None = ...,
+        parameters: _abc.Iterable[_builtins.str] | None = ...,
+        rank: _builtins.int | None = ...,
+        normalization: Global___Normalization.ValueType | None = ...,
+        ensemble: _builtins.bool = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_scatter", b"_scatter", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "normalization", b"normalization", "rank", b"rank", "scatter", b"scatter", "tolerance", b"tolerance", "top_k", b"top_k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_damping", b"_damping", "_leverage_correction", b"_leverage_correction", "_max_iterations", b"_max_iterations", "_normalization", b"_normalization", "_rank", b"_rank", "_scatter", b"_scatter", "_tolerance", b"_tolerance", "_top_k", b"_top_k", "damping", b"damping", "distance_inputs", b"distance_inputs", "ensemble", b"ensemble", "leverage_correction", b"leverage_correction", "max_iterations", b"max_iterations", "measurement", b"measurement", "method", b"method", "model", b"model", "normalization", b"normalization", "other", b"other", "other_method", b"other_method", "parameters", b"parameters", "rank", b"rank", "rows", b"rows", "scatter", b"scatter", "seed", b"seed", "test", b"test", "tolerance", b"tolerance", "top_k", b"top_k", "train", b"train", "without_ablation", b"without_ablation", "without_distance", b"without_distance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__damping: _TypeAlias = _typing.Literal["damping"]  # noqa: Y015
+    _WhichOneofArgType__damping: _TypeAlias = _typing.Literal["_damping", b"_damping"]  # noqa: Y015
+    _WhichOneofReturnType__leverage_correction: _TypeAlias = _typing.Literal["leverage_correction"]  # noqa: Y015
+    _WhichOneofArgType__leverage_correction: _TypeAlias = _typing.Literal["_leverage_correction", b"_leverage_correction"]  # noqa: Y015
+    _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
+    _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__normalization: _TypeAlias = _typing.Literal["normalization"]  # noqa: Y015
+    _WhichOneofArgType__normalization: _TypeAlias = _typing.Literal["_normalization", b"_normalization"]  # noqa: Y015
+    _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
+    _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
+    _WhichOneofReturnType__scatter: _TypeAlias = _typing.Literal["scatter"]  # noqa: Y015
+    _WhichOneofArgType__scatter: _TypeAlias = _typing.Literal["_scatter", b"_scatter"]  # noqa: Y015
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__damping) -> _WhichOneofReturnType__damping | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leverage_correction) -> _WhichOneofReturnType__leverage_correction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalization) -> _WhichOneofReturnType__normalization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scatter) -> _WhichOneofReturnType__scatter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+
+Global___CompareSpec: _TypeAlias = CompareSpec  # noqa: Y015
 
 @_typing.final
 class RowSet(_message.Message):
@@ -1678,6 +2026,545 @@ class LeverageBlock(_message.Message):
 Global___LeverageBlock: _TypeAlias = LeverageBlock  # noqa: Y015
 
 @_typing.final
+class GroupFinding(_message.Message):
+    """GroupFinding is one message of what a group influence job found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def summary(self) -> Global___GroupSummary:
+        """All groups; the first message."""
+
+    @_builtins.property
+    def share(self) -> Global___GroupShare:
+        """One group."""
+
+    @_builtins.property
+    def effect(self) -> Global___GroupEffect:
+        """What reweighting one group does."""
+
+    def __init__(
+        self,
+        *,
+        summary: Global___GroupSummary | None = ...,
+        share: Global___GroupShare | None = ...,
+        effect: Global___GroupEffect | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "kind", b"kind", "share", b"share", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "kind", b"kind", "share", b"share", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["summary", "share", "effect"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___GroupFinding: _TypeAlias = GroupFinding  # noqa: Y015
+
+@_typing.final
+class GroupSummary(_message.Message):
+    """GroupSummary is what the shares are of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEST_ROWS_FIELD_NUMBER: _builtins.int
+    REST_ROWS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    test_rows: _builtins.int
+    """Test rows whose mean cost is explained."""
+    rest_rows: _builtins.int
+    """All other rows of the test set; 0 where nothing was retrained."""
+    loss: _builtins.float
+    """Mean loss of the test rows at the registered weights."""
+    accuracy: _builtins.float
+    """Share of them whose predicted label is right; unset for a regression, or without targets."""
+    score: _builtins.float
+    """Sum of the scores of all training rows."""
+    size: _builtins.float
+    """Sum of their sizes."""
+    recipe: _builtins.str
+    """What was retrained, and from where; empty where nothing was."""
+    def __init__(
+        self,
+        *,
+        test_rows: _builtins.int = ...,
+        rest_rows: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        accuracy: _builtins.float | None = ...,
+        score: _builtins.float = ...,
+        size: _builtins.float = ...,
+        recipe: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy", "loss", b"loss", "recipe", b"recipe", "rest_rows", b"rest_rows", "score", b"score", "size", b"size", "test_rows", b"test_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+    _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+
+Global___GroupSummary: _TypeAlias = GroupSummary  # noqa: Y015
+
+@_typing.final
+class GroupShare(_message.Message):
+    """GroupShare is what the training rows with one value in one column have to do with the test rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROW_SHARE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    SIGNED_SHARE_FIELD_NUMBER: _builtins.int
+    EXCESS_FIELD_NUMBER: _builtins.int
+    MEAN_SIZE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """The column."""
+    group: _builtins.str
+    """What its rows have in it."""
+    rows: _builtins.int
+    """How many rows."""
+    row_share: _builtins.float
+    """Their weight over that of all training rows."""
+    share: _builtins.float
+    """Sum of the sizes of their scores, over that of all training rows."""
+    signed_share: _builtins.float
+    """Sum of their scores, over that of all training rows; unset where that is 0."""
+    mean_size: _builtins.float
+    """Mean size of their scores."""
+    @_builtins.property
+    def score(self) -> Global___Interval:
+        """Sum of their scores: positive where the group as a whole keeps the cost low."""
+
+    @_builtins.property
+    def excess(self) -> Global___Interval:
+        """`share` over `row_share`: by how much more than its share of the rows the group counts."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredExample]:
+        """Those with the largest scores, positive or negative; of the 20 groups with the most excess in a column."""
+
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        group: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        row_share: _builtins.float = ...,
+        score: Global___Interval | None = ...,
+        share: _builtins.float = ...,
+        signed_share: _builtins.float | None = ...,
+        excess: Global___Interval | None = ...,
+        mean_size: _builtins.float = ...,
+        examples: _abc.Iterable[Global___ScoredExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_signed_share", b"_signed_share", "excess", b"excess", "score", b"score", "signed_share", b"signed_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_signed_share", b"_signed_share", "column", b"column", "examples", b"examples", "excess", b"excess", "group", b"group", "mean_size", b"mean_size", "row_share", b"row_share", "rows", b"rows", "score", b"score", "share", b"share", "signed_share", b"signed_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__signed_share: _TypeAlias = _typing.Literal["signed_share"]  # noqa: Y015
+    _WhichOneofArgType__signed_share: _TypeAlias = _typing.Literal["_signed_share", b"_signed_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signed_share) -> _WhichOneofReturnType__signed_share | None: ...
+
+Global___GroupShare: _TypeAlias = GroupShare  # noqa: Y015
+
+@_typing.final
+class GroupEffect(_message.Message):
+    """GroupEffect is what giving a group another weight does, measured by retraining."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CostChange(_message.Message):
+        """CostChange is what it does to the mean cost of some test rows."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        COST_FIELD_NUMBER: _builtins.int
+        MEASURED_FIELD_NUMBER: _builtins.int
+        PREDICTED_FIELD_NUMBER: _builtins.int
+        CORRECTED_FIELD_NUMBER: _builtins.int
+        ACCURACY_FIELD_NUMBER: _builtins.int
+        ACCURACY_AFTER_FIELD_NUMBER: _builtins.int
+        cost: _builtins.float
+        """Their mean cost before."""
+        measured: _builtins.float
+        """Its change, as measured: positive where it rises."""
+        predicted: _builtins.float
+        """Its change to first order, from the sum of the group's scores; unset for scores that have no unit."""
+        corrected: _builtins.float
+        """Its change by one Newton step on the reweighted objective; set for a linear head only."""
+        accuracy: _builtins.float
+        """Share of the rows whose predicted label is right before; unset for a regression, or without targets."""
+        accuracy_after: _builtins.float
+        """The same after."""
+        def __init__(
+            self,
+            *,
+            cost: _builtins.float = ...,
+            measured: _builtins.float = ...,
+            predicted: _builtins.float | None = ...,
+            corrected: _builtins.float | None = ...,
+            accuracy: _builtins.float | None = ...,
+            accuracy_after: _builtins.float | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_accuracy_after", b"_accuracy_after", "_corrected", b"_corrected", "_predicted", b"_predicted", "accuracy", b"accuracy", "accuracy_after", b"accuracy_after", "corrected", b"corrected", "predicted", b"predicted"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_accuracy_after", b"_accuracy_after", "_corrected", b"_corrected", "_predicted", b"_predicted", "accuracy", b"accuracy", "accuracy_after", b"accuracy_after", "corrected", b"corrected", "cost", b"cost", "measured", b"measured", "predicted", b"predicted"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
+        _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
+        _WhichOneofReturnType__accuracy_after: _TypeAlias = _typing.Literal["accuracy_after"]  # noqa: Y015
+        _WhichOneofArgType__accuracy_after: _TypeAlias = _typing.Literal["_accuracy_after", b"_accuracy_after"]  # noqa: Y015
+        _WhichOneofReturnType__corrected: _TypeAlias = _typing.Literal["corrected"]  # noqa: Y015
+        _WhichOneofArgType__corrected: _TypeAlias = _typing.Literal["_corrected", b"_corrected"]  # noqa: Y015
+        _WhichOneofReturnType__predicted: _TypeAlias = _typing.Literal["predicted"]  # noqa: Y015
+        _WhichOneofArgType__predicted: _TypeAlias = _typing.Literal["_predicted", b"_predicted"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy) -> _WhichOneofReturnType__accuracy | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_after) -> _WhichOneofReturnType__accuracy_after | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__corrected) -> _WhichOneofReturnType__corrected | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted) -> _WhichOneofReturnType__predicted | None: ...
+
+    REWEIGHTING_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ON_ROWS_FIELD_NUMBER: _builtins.int
+    ON_REST_FIELD_NUMBER: _builtins.int
+    GRADIENT_NORM_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """How many rows it has."""
+    gradient_norm: _builtins.float
+    """‖∇R‖ of the fit's objective at its end."""
+    iterations: _builtins.int
+    """Steps that it took: of Newton's method, or of the recipe's optimiser."""
+    @_builtins.property
+    def reweighting(self) -> Global___Reweighting:
+        """The group, and by what its weight was multiplied."""
+
+    @_builtins.property
+    def on_rows(self) -> Global___GroupEffect.CostChange:
+        """On the test rows that were asked about."""
+
+    @_builtins.property
+    def on_rest(self) -> Global___GroupEffect.CostChange:
+        """On all others of the test set; unset where there are none."""
+
+    def __init__(
+        self,
+        *,
+        reweighting: Global___Reweighting | None = ...,
+        rows: _builtins.int = ...,
+        on_rows: Global___GroupEffect.CostChange | None = ...,
+        on_rest: Global___GroupEffect.CostChange | None = ...,
+        gradient_norm: _builtins.float = ...,
+        iterations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["on_rest", b"on_rest", "on_rows", b"on_rows", "reweighting", b"reweighting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient_norm", b"gradient_norm", "iterations", b"iterations", "on_rest", b"on_rest", "on_rows", b"on_rows", "reweighting", b"reweighting", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupEffect: _TypeAlias = GroupEffect  # noqa: Y015
+
+@_typing.final
+class ListAgreement(_message.Message):
+    """ListAgreement is how far two rankings of the training rows agree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEARMAN_FIELD_NUMBER: _builtins.int
+    JACCARD_HELPFUL_FIELD_NUMBER: _builtins.int
+    JACCARD_HARMFUL_FIELD_NUMBER: _builtins.int
+    OVERLAP_HELPFUL_FIELD_NUMBER: _builtins.int
+    OVERLAP_HARMFUL_FIELD_NUMBER: _builtins.int
+    spearman: _builtins.float
+    """Spearman's correlation of the scores of all training rows; unset where one of them does not vary."""
+    jaccard_helpful: _builtins.float
+    """Rows that both lists of the most helpful have, over those that one of them has."""
+    jaccard_harmful: _builtins.float
+    """The same of the most harmful."""
+    overlap_helpful: _builtins.float
+    """Rank-biased overlap of the lists of the most helpful rows (Webber et al. 2010), extrapolated, with p = 0.9."""
+    overlap_harmful: _builtins.float
+    """The same of the most harmful."""
+    def __init__(
+        self,
+        *,
+        spearman: _builtins.float | None = ...,
+        jaccard_helpful: _builtins.float = ...,
+        jaccard_harmful: _builtins.float = ...,
+        overlap_helpful: _builtins.float = ...,
+        overlap_harmful: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_spearman", b"_spearman", "spearman", b"spearman"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_spearman", b"_spearman", "jaccard_harmful", b"jaccard_harmful", "jaccard_helpful", b"jaccard_helpful", "overlap_harmful", b"overlap_harmful", "overlap_helpful", b"overlap_helpful", "spearman", b"spearman"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__spearman: _TypeAlias = _typing.Literal["spearman"]  # noqa: Y015
+    _WhichOneofArgType__spearman: _TypeAlias = _typing.Literal["_spearman", b"_spearman"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spearman) -> _WhichOneofReturnType__spearman | None: ...
+
+Global___ListAgreement: _TypeAlias = ListAgreement  # noqa: Y015
+
+@_typing.final
+class ModelView(_message.Message):
+    """ModelView is what one model says of a test row, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Variant:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _VariantEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ModelView._Variant.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VARIANT_UNSPECIFIED: ModelView._Variant.ValueType  # 0
+        """Not known."""
+        VARIANT_NO_CURVATURE: ModelView._Variant.ValueType  # 1
+        """The curvature: the identity stands for H⁻¹."""
+        VARIANT_NO_LOSS: ModelView._Variant.ValueType  # 2
+        """The training row's loss: its residual ∂ℓ/∂f is made 1 long."""
+        VARIANT_NEITHER: ModelView._Variant.ValueType  # 3
+        """Both."""
+
+    class Variant(_Variant, metaclass=_VariantEnumTypeWrapper):
+        """Variant is what is left out of influence."""
+
+    VARIANT_UNSPECIFIED: ModelView.Variant.ValueType  # 0
+    """Not known."""
+    VARIANT_NO_CURVATURE: ModelView.Variant.ValueType  # 1
+    """The curvature: the identity stands for H⁻¹."""
+    VARIANT_NO_LOSS: ModelView.Variant.ValueType  # 2
+    """The training row's loss: its residual ∂ℓ/∂f is made 1 long."""
+    VARIANT_NEITHER: ModelView.Variant.ValueType  # 3
+    """Both."""
+
+    @_typing.final
+    class Ablation(_message.Message):
+        """Ablation is how far the scores agree with those without a part."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VARIANT_FIELD_NUMBER: _builtins.int
+        AGREEMENT_FIELD_NUMBER: _builtins.int
+        variant: Global___ModelView.Variant.ValueType
+        """What is left out."""
+        @_builtins.property
+        def agreement(self) -> Global___ListAgreement:
+            """How far they agree."""
+
+        def __init__(
+            self,
+            *,
+            variant: Global___ModelView.Variant.ValueType = ...,
+            agreement: Global___ListAgreement | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "variant", b"variant"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Nearness(_message.Message):
+        """Nearness is how far the size of a score goes with being near: correlations of |score| with −distance."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PEARSON_FIELD_NUMBER: _builtins.int
+        SPEARMAN_FIELD_NUMBER: _builtins.int
+        pearson: _builtins.float
+        """Pearson's; unset where one of the two does not vary."""
+        spearman: _builtins.float
+        """Spearman's; unset where one of the two does not vary."""
+        def __init__(
+            self,
+            *,
+            pearson: _builtins.float | None = ...,
+            spearman: _builtins.float | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_pearson", b"_pearson", "_spearman", b"_spearman", "pearson", b"pearson", "spearman", b"spearman"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_pearson", b"_pearson", "_spearman", b"_spearman", "pearson", b"pearson", "spearman", b"spearman"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__pearson: _TypeAlias = _typing.Literal["pearson"]  # noqa: Y015
+        _WhichOneofArgType__pearson: _TypeAlias = _typing.Literal["_pearson", b"_pearson"]  # noqa: Y015
+        _WhichOneofReturnType__spearman: _TypeAlias = _typing.Literal["spearman"]  # noqa: Y015
+        _WhichOneofArgType__spearman: _TypeAlias = _typing.Literal["_spearman", b"_spearman"]  # noqa: Y015
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__pearson) -> _WhichOneofReturnType__pearson | None: ...
+        @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__spearman) -> _WhichOneofReturnType__spearman | None: ...
+
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    HELPFUL_FIELD_NUMBER: _builtins.int
+    HARMFUL_FIELD_NUMBER: _builtins.int
+    ABLATIONS_FIELD_NUMBER: _builtins.int
+    NEARNESS_FIELD_NUMBER: _builtins.int
+    loss: _builtins.float
+    """The test row's loss."""
+    @_builtins.property
+    def prediction(self) -> _tensors_pb2.Value:
+        """What the model says."""
+
+    @_builtins.property
+    def target(self) -> _tensors_pb2.Value:
+        """The target that was explained; the prediction where the test set has no targets."""
+
+    @_builtins.property
+    def helpful(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredExample]:
+        """Training rows whose removal would raise the cost, largest first."""
+
+    @_builtins.property
+    def harmful(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoredExample]:
+        """Training rows whose removal would lower the cost, most negative first."""
+
+    @_builtins.property
+    def ablations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelView.Ablation]:
+        """Without parts of influence; empty where that was not asked for, or the method's scores have none."""
+
+    @_builtins.property
+    def nearness(self) -> Global___ModelView.Nearness:
+        """Against distance; unset where that was not asked for."""
+
+    def __init__(
+        self,
+        *,
+        prediction: _tensors_pb2.Value | None = ...,
+        target: _tensors_pb2.Value | None = ...,
+        loss: _builtins.float = ...,
+        helpful: _abc.Iterable[Global___ScoredExample] | None = ...,
+        harmful: _abc.Iterable[Global___ScoredExample] | None = ...,
+        ablations: _abc.Iterable[Global___ModelView.Ablation] | None = ...,
+        nearness: Global___ModelView.Nearness | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nearness", b"nearness", "prediction", b"prediction", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablations", b"ablations", "harmful", b"harmful", "helpful", b"helpful", "loss", b"loss", "nearness", b"nearness", "prediction", b"prediction", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelView: _TypeAlias = ModelView  # noqa: Y015
+
+@_typing.final
+class RowComparison(_message.Message):
+    """RowComparison is one test row of a compare job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Scatter(_message.Message):
+        """Scatter is some training rows, ascending: those that are listed, and some drawn at random."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ROWS_FIELD_NUMBER: _builtins.int
+        SCORES_FIELD_NUMBER: _builtins.int
+        OTHER_SCORES_FIELD_NUMBER: _builtins.int
+        DISTANCES_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """Their numbers."""
+
+        @_builtins.property
+        def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Their scores by the model."""
+
+        @_builtins.property
+        def other_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Their scores by the other model; empty without one."""
+
+        @_builtins.property
+        def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+            """Their distances from the test row; empty where they were not asked for."""
+
+        def __init__(
+            self,
+            *,
+            rows: _abc.Iterable[_builtins.int] | None = ...,
+            scores: _abc.Iterable[_builtins.float] | None = ...,
+            other_scores: _abc.Iterable[_builtins.float] | None = ...,
+            distances: _abc.Iterable[_builtins.float] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["distances", b"distances", "other_scores", b"other_scores", "rows", b"rows", "scores", b"scores"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ROW_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    SCATTER_FIELD_NUMBER: _builtins.int
+    OTHER_DIAGNOSTICS_FIELD_NUMBER: _builtins.int
+    DISTANCE_INPUTS_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """Row of the test set."""
+    id: _builtins.str
+    """Its id."""
+    @_builtins.property
+    def view(self) -> Global___ModelView:
+        """What the model says of it."""
+
+    @_builtins.property
+    def other(self) -> Global___ModelView:
+        """What the other model says of it; unset without one."""
+
+    @_builtins.property
+    def agreement(self) -> Global___ListAgreement:
+        """How far the two models' rankings agree; unset without another."""
+
+    @_builtins.property
+    def scatter(self) -> Global___RowComparison.Scatter:
+        """Scores against scores and distances."""
+
+    @_builtins.property
+    def other_diagnostics(self) -> Global___Diagnostics:
+        """What the other model's scores mean; in the first message only."""
+
+    @_builtins.property
+    def distance_inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the inputs that distances are over; in the first message only."""
+
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        id: _builtins.str = ...,
+        view: Global___ModelView | None = ...,
+        other: Global___ModelView | None = ...,
+        agreement: Global___ListAgreement | None = ...,
+        scatter: Global___RowComparison.Scatter | None = ...,
+        other_diagnostics: Global___Diagnostics | None = ...,
+        distance_inputs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "other", b"other", "other_diagnostics", b"other_diagnostics", "scatter", b"scatter", "view", b"view"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "distance_inputs", b"distance_inputs", "id", b"id", "other", b"other", "other_diagnostics", b"other_diagnostics", "row", b"row", "scatter", b"scatter", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowComparison: _TypeAlias = RowComparison  # noqa: Y015
+
+@_typing.final
 class ScoreBlock(_message.Message):
     """ScoreBlock is some rows of a score matrix."""
 
@@ -2082,6 +2969,50 @@ class ReadLeveragesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadLeveragesRequest: _TypeAlias = ReadLeveragesRequest  # noqa: Y015
+
+@_typing.final
+class ReadGroupInfluencesRequest(_message.Message):
+    """ReadGroupInfluencesRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadGroupInfluencesRequest: _TypeAlias = ReadGroupInfluencesRequest  # noqa: Y015
+
+@_typing.final
+class ReadRowComparisonsRequest(_message.Message):
+    """ReadRowComparisonsRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRowComparisonsRequest: _TypeAlias = ReadRowComparisonsRequest  # noqa: Y015
 
 @_typing.final
 class ListComparisonsRequest(_message.Message):

@@ -122,6 +122,16 @@ class JobServiceStub:
                 request_serializer=undue_dot_v1_dot_mislabels__pb2.ListSuspectsRequest.SerializeToString,
                 response_deserializer=undue_dot_v1_dot_mislabels__pb2.ListSuspectsResponse.FromString,
                 _registered_method=True)
+        self.ReadGroupInfluences = channel.unary_stream(
+                '/undue.v1.JobService/ReadGroupInfluences',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadGroupInfluencesRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.GroupFinding.FromString,
+                _registered_method=True)
+        self.ReadRowComparisons = channel.unary_stream(
+                '/undue.v1.JobService/ReadRowComparisons',
+                request_serializer=undue_dot_v1_dot_jobs__pb2.ReadRowComparisonsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_jobs__pb2.RowComparison.FromString,
+                _registered_method=True)
         self.ReadScores = channel.unary_stream(
                 '/undue.v1.JobService/ReadScores',
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ReadScoresRequest.SerializeToString,
@@ -253,6 +263,21 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadGroupInfluences(self, request, context):
+        """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+        first, then the effects of reweighting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRowComparisons(self, request, context):
+        """ReadRowComparisons sends the result of a compare job, in the order of its rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadScores(self, request, context):
         """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows.
         """
@@ -347,6 +372,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListSuspects,
                     request_deserializer=undue_dot_v1_dot_mislabels__pb2.ListSuspectsRequest.FromString,
                     response_serializer=undue_dot_v1_dot_mislabels__pb2.ListSuspectsResponse.SerializeToString,
+            ),
+            'ReadGroupInfluences': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadGroupInfluences,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadGroupInfluencesRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.GroupFinding.SerializeToString,
+            ),
+            'ReadRowComparisons': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRowComparisons,
+                    request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadRowComparisonsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_jobs__pb2.RowComparison.SerializeToString,
             ),
             'ReadScores': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadScores,
@@ -814,6 +849,60 @@ class JobService:
             '/undue.v1.JobService/ListSuspects',
             undue_dot_v1_dot_mislabels__pb2.ListSuspectsRequest.SerializeToString,
             undue_dot_v1_dot_mislabels__pb2.ListSuspectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadGroupInfluences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadGroupInfluences',
+            undue_dot_v1_dot_jobs__pb2.ReadGroupInfluencesRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.GroupFinding.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRowComparisons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadRowComparisons',
+            undue_dot_v1_dot_jobs__pb2.ReadRowComparisonsRequest.SerializeToString,
+            undue_dot_v1_dot_jobs__pb2.RowComparison.FromString,
             options,
             channel_credentials,
             insecure,

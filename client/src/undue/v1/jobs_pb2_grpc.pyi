@@ -71,6 +71,12 @@ class JobServiceStub:
     """ReadMislabelCurves sends what each ranking of a mislabels job found."""
     ListSuspects: _grpc.UnaryUnaryMultiCallable[_mislabels_pb2.ListSuspectsRequest, _mislabels_pb2.ListSuspectsResponse]
     """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+    ReadGroupInfluences: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -115,6 +121,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """ReadMislabelCurves sends what each ranking of a mislabels job found."""
     ListSuspects: _aio.UnaryUnaryMultiCallable[_mislabels_pb2.ListSuspectsRequest, _mislabels_pb2.ListSuspectsResponse]  # type: ignore[assignment]
     """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+    ReadGroupInfluences: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadGroupInfluencesRequest, _jobs_pb2.GroupFinding]  # type: ignore[assignment]
+    """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+    first, then the effects of reweighting.
+    """
+    ReadRowComparisons: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadRowComparisonsRequest, _jobs_pb2.RowComparison]  # type: ignore[assignment]
+    """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
 
@@ -258,6 +270,24 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mislabels_pb2.ListSuspectsResponse, _abc.Awaitable[_mislabels_pb2.ListSuspectsResponse]]:
         """ListSuspects pages through the rows that a mislabels job lists for somebody to look at."""
+
+    @_abc_1.abstractmethod
+    def ReadGroupInfluences(
+        self,
+        request: _jobs_pb2.ReadGroupInfluencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.GroupFinding], _abc.AsyncIterator[_jobs_pb2.GroupFinding]]:
+        """ReadGroupInfluences sends the result of a group influence job: a summary, the groups of each column, most excess
+        first, then the effects of reweighting.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadRowComparisons(
+        self,
+        request: _jobs_pb2.ReadRowComparisonsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_pb2.RowComparison], _abc.AsyncIterator[_jobs_pb2.RowComparison]]:
+        """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
 
     @_abc_1.abstractmethod
     def ReadScores(

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.methods import (
     DENSE_PARAMETER_LIMIT,
     MethodSpec,
@@ -36,8 +38,11 @@ def check_method(spec: RequestedJob) -> None:
             that ranks no row; LEVERAGE_UNAVAILABLE.
     """
     match spec:
-        case Influence(method=name) | Fidelity(method=name) if name:
+        case Influence(method=name) | Fidelity(method=name) | GroupInfluence(method=name) if name:
             check_settings(f"job.{spec.kind}", spec, method_spec(name))
+        case Compare(method=name, other_method=other):
+            for each in filter(None, (name, other)):
+                check_settings(f"job.{spec.kind}", spec, method_spec(each))
         case SelfInfluence(method=name) if name:
             check_settings(f"job.{spec.kind}", spec, self_influence_spec(name))
 
@@ -85,11 +90,19 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
         text = f"{spec.measurement!r} is of a class, and {model.name} is a regression: use 'loss'"
         raise InvalidArgument.at(f"{field}.measurement", text)
     match spec:
-        case Influence(method=name) | SelfInfluence(method=name) | Fidelity(method=name):
+        case (
+            Influence(method=name)
+            | SelfInfluence(method=name)
+            | Fidelity(method=name)
+            | GroupInfluence(method=name)
+            | Compare(method=name)
+        ):
             check_size(method_spec(name), found)
             _check_checkpoints(field, spec, method_spec(name), model)
             check_leverage(field, spec, found)
             _check_fidelity(field, spec, model, rows.rows)
+            if isinstance(spec, GroupInfluence):
+                _check_groups(field, spec, model, train)
         case Leverage():
             if not found.linear_head:
                 text = (
@@ -106,6 +119,34 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
                     raise InvalidArgument.at(f"{field}.{name}", text)
             for place, without in enumerate(spec.without):
                 check_rows(f"{field}.without[{place}].rows", without, rows.rows)
+
+
+def settled_other(spec: Compare, other: Registration) -> Compare:
+    """Return a comparison with the other model's version and method, held against what is known of it.
+
+    Raises:
+        InvalidArgument: as `check_method`; LEVERAGE_UNAVAILABLE; INVALID_FIELD for a measurement that a regression has
+            not.
+        FailedPrecondition: TOO_MANY_PARAMETERS; CHECKPOINTS_MISSING.
+    """
+    field = f"job.{spec.kind}"
+    report = model_report(other)
+    if (
+        isinstance(other.spec, ModelSpec)
+        and other.spec.objective.name == "squared_error"
+        and spec.measurement != "loss"
+    ):
+        text = f"{spec.measurement!r} is of a class, and {other.name} is a regression: use 'loss'"
+        raise InvalidArgument.at(f"{field}.measurement", text)
+    name = spec.other_method or default_method(report.linear_head, report.dim)
+    settled = replace(spec, other=other.name, other_method=name)
+    check_method(settled)
+    check_size(method_spec(name), report)
+    _check_checkpoints(field, settled, method_spec(name), other)
+    if spec.leverage_correction and not report.linear_head:
+        text = f"needs outputs that are linear in every selected parameter, which those of {other.name} are not"
+        raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+    return settled
 
 
 def trained_on(field: str, train: Registration) -> DatasetReport:
@@ -136,7 +177,9 @@ def check_leverage(field: str, spec: ScoringJob, model: ModelReport) -> None:
         raise InvalidArgument.at(f"{field}.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
 
 
-def check_recipe(field: str, spec: Retrain | FidelitySettings | Mislabels, model: Registration) -> None:
+def check_recipe(
+    field: str, spec: Retrain | FidelitySettings | GroupInfluence | Mislabels, model: Registration
+) -> None:
     """Hold what is to be trained again against the recipe that its model was registered with.
 
     Raises:
@@ -195,6 +238,26 @@ def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_row
     if train_rows < 2:
         raise InvalidArgument.at(f"{field}.train", "has one row: without it nothing would be left to train on")
     check_recipe(at, settings, model)
+
+
+def _check_groups(field: str, spec: GroupInfluence, model: Registration, train: Registration) -> None:
+    """Hold the columns of groups against those that there are, and what is to be retrained against its recipe."""
+    there = [group.name for group in dataset_report(train).groups]
+    wanted = [(f"{field}.by[{k}]", name) for k, name in enumerate(spec.by)]
+    for where, name in wanted:
+        if name not in there:
+            listed = f"it has {', '.join(map(repr, there))}" if there else "it was registered without any (groups=)"
+            text = f"{train.name} has no column of groups {name!r}; {listed}"
+            raise InvalidArgument.at(where, text, Reason.COLUMN_NOT_FOUND)
+    for k, one in enumerate(spec.reweight):
+        if one.column not in spec.by:
+            text = f"{one.column!r} is none of the columns that are asked about: name it in by, too"
+            raise InvalidArgument.at(f"{field}.reweight[{k}].column", text, Reason.COLUMN_NOT_FOUND)
+    if spec.retrains:
+        check_recipe(f"{field}.reweight", spec, model)
+    elif spec.start is not None or spec.seeds != 1:
+        text = "nothing is retrained: leave start and seeds out, or reweight some group"
+        raise InvalidArgument.at(f"{field}.reweight_top", text)
 
 
 def check_settings(field: str, spec: ScoringJob, method: MethodSpec) -> None:

@@ -5,16 +5,27 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-from undue_service.domain.costs import BLOCK_BYTES, Estimate, estimate
+from undue_service.domain.comparison import Compare
+from undue_service.domain.costs import BLOCK_BYTES, Estimate, beside, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.names import new_token, parse_token
+from undue_service.domain.reports import ModelReport
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence, test_of
 
-from .admission import check_job, check_method, dataset_report, model_report, selected, settled_method
+from .admission import (
+    check_job,
+    check_method,
+    dataset_report,
+    model_report,
+    selected,
+    settled_method,
+    settled_other,
+)
 from .changes import Changes, wait
 from .mislabels_admission import check_asked, check_mislabels_job
 from .ports import Clock, JobStore, Metrics, Page
@@ -76,34 +87,44 @@ class Jobs:
         """
         _check_asked(spec)
         settled = self._settled(tenant, spec)
-        model = selected(spec, settled.model)
+        test_rows = 0
+        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
+            every = isinstance(spec, GroupInfluence) and spec.retrains  # measured on all of the test set
+            test_rows = (0 if every else len(spec.rows)) or dataset_report(settled.test).rows
+        elif settled.test is not None:
+            test_rows = dataset_report(settled.test).rows
+        asked = settled.spec
+        found = self._estimated(asked, selected(spec, settled.model), settled.model, settled.train, test_rows)
+        if settled.other is not None and isinstance(asked, Compare):
+            by_other = replace(asked, model=settled.other.name, method=asked.other_method, parameters=())
+            report = model_report(settled.other)
+            found = beside(found, self._estimated(by_other, report, settled.other, settled.train, test_rows))
+        return asked, found
+
+    def _estimated(
+        self, spec: RequestedJob, model: ModelReport, registered: Registration, train: Registration, test_rows: int
+    ) -> Estimate:
+        """Return what a job takes of one model, with those parameters selected that its scores run over."""
         if model.speed is None:
             text = (
-                f"{settled.model.name} was registered without a sample that has targets, so its speed was not "
+                f"{registered.name} was registered without a sample that has targets, so its speed was not "
                 "measured: register it with sample="
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
-        test_rows = 0
-        if settled.test is not None:
-            asked_rows = () if isinstance(spec, SelfInfluence | Leverage | Mislabels) else spec.rows
-            test_rows = len(asked_rows) or dataset_report(settled.test).rows
-        train_rows = dataset_report(settled.train).rows
-        known = settled.model.spec
+        known = registered.spec
         assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
-        asked = settled.spec
-        over = isinstance(asked, ScoringJob) and works_over_checkpoints(asked.method, asked.ensemble)
-        found = estimate(
-            settled.spec,
+        over = isinstance(spec, ScoringJob) and works_over_checkpoints(spec.method, spec.ensemble)
+        return estimate(
+            spec,
             model,
             model.speed,
-            train_rows,
+            dataset_report(train).rows,
             test_rows,
-            registered=model_report(settled.model),
+            registered=model_report(registered),
             training=known.training,
             members=max(1, len(known.checkpoints)) if over else 1,
             block_bytes=self._block_bytes,
         )
-        return settled.spec, found
 
     def get(self, tenant: str, name: str) -> Job:
         """Return a job.
@@ -156,6 +177,7 @@ class Jobs:
         test = None
         if test_of(spec):
             test = self._dataset(tenant, f"{field}.test", test_of(spec))
+        asked = spec
         spec = settled_method(spec, model)
         check_job(spec, model, train, test)
         if isinstance(spec, Mislabels):
@@ -163,7 +185,13 @@ class Jobs:
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
         if test is not None and not isinstance(settled, SelfInfluence | Leverage):
             settled = replace(settled, test=test.name)
-        return _Settled(settled, model, train, test)
+        other = None
+        if isinstance(settled, Compare) and settled.other is not None:
+            other = self._registrations.usable(tenant, "models", f"{field}.other", settled.other)
+            # The method that was asked for, not that which the first model got, is the other one's, too.
+            wanted = settled.other_method or (asked.method if isinstance(asked, Compare) else "")
+            settled = settled_other(replace(settled, other_method=wanted), other)
+        return _Settled(settled, model, train, test, other)
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.usable(tenant, "datasets", field, name)
@@ -183,3 +211,5 @@ class _Settled:
     model: Registration
     train: Registration
     test: Registration | None
+    other: Registration | None = None
+    """Another model that is asked, too."""

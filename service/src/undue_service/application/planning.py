@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.mislabels import Mislabels
@@ -35,14 +37,17 @@ from undue_service.domain.specs import (
     Leverage,
     ModelSpec,
     ModelValidation,
+    RequestedJob,
     Retrain,
     SelfInfluence,
 )
 from undue_service.domain.tasks import (
+    CompareTask,
     DatasetTask,
     ExplainCall,
     ExplainTask,
     FidelityTask,
+    GroupInfluenceTask,
     IndexBuildTask,
     IndexCompactTask,
     IndexExtendTask,
@@ -85,6 +90,8 @@ _EXPECTED: Mapping[type, _Left] = {
     FidelityTask: _Left(InfluenceReport, frozenset({"comparisons"})),
     LeverageTask: _Left(InfluenceReport, frozenset({"leverages"})),
     MislabelsTask: _Left(InfluenceReport, others=re.compile("mislabels|suspects")),
+    GroupInfluenceTask: _Left(InfluenceReport, frozenset({"explanations", "group_influences"})),
+    CompareTask: _Left(InfluenceReport, frozenset({"row_comparisons"})),
     RowsTask: _Left(RowsReport, frozenset({"rows"})),
     IndexBuildTask: _INDEX,
     IndexExtendTask: _INDEX,
@@ -224,8 +231,17 @@ class Planner:
         return {digest: self._artifacts.path(tenant, digest) for digest in digests}
 
     def _task(self, job: Job) -> tuple[Task, tuple[str, ...]]:
-        whole = self._registrations.source
         match job.spec:
+            case DatasetValidation() | ModelValidation() as spec:
+                return self._validation(job, spec)
+            case IndexBuild() | IndexExtend() | IndexCompact() as spec:
+                return self._indexes.task(job, spec)
+            case spec:
+                return self._requested(job, spec)
+
+    def _validation(self, job: Job, spec: DatasetValidation | ModelValidation) -> tuple[Task, tuple[str, ...]]:
+        whole = self._registrations.source
+        match spec:
             case DatasetValidation(dataset=name):
                 source = whole(self._registrations.get(job.tenant, "datasets", "dataset", name))
                 return DatasetTask(source), source.digests()
@@ -233,6 +249,9 @@ class Planner:
                 model = _model(self._registrations.get(job.tenant, "models", "model", name))
                 sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (*model.digests(), *(sample.digests() if sample else ()))
+
+    def _requested(self, job: Job, asked: RequestedJob) -> tuple[Task, tuple[str, ...]]:
+        match asked:
             case Influence() as spec:
                 model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
                 return InfluenceTask(spec, model, train, test, found), needed
@@ -252,8 +271,16 @@ class Planner:
                 named = (spec.train, *([spec.test] if spec.test else []))
                 model, (train, *tests), found, needed = self._trained(job, spec.model, *named)
                 return MislabelsTask(spec, model, train, tests[0] if tests else None, found), needed
-            case IndexBuild() | IndexExtend() | IndexCompact() as spec:
-                return self._indexes.task(job, spec)
+            case GroupInfluence() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return GroupInfluenceTask(spec, model, train, test, found), needed
+            case Compare() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                if spec.other is None:
+                    return CompareTask(spec, model, None, train, test, found), needed
+                other, _, of_other, more = self._trained(job, spec.other)
+                found |= {f"other_{part}": digest for part, digest in of_other.items()}
+                return CompareTask(spec, model, other, train, test, found), tuple(dict.fromkeys((*needed, *more)))
 
     def _trained(
         self, job: Job, model: str, *datasets: str

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from undue_service.domain.comparison_findings import CompareFinding
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
@@ -147,6 +149,24 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.suspects(self._file(tenant, name, "suspects"), start, count)
+
+    def group_findings(self, tenant: str, name: str) -> Iterator[tuple[GroupFinding, ...]]:
+        """Yield what a group influence job found, some of it at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.group_findings(self._file(tenant, name, "group_influences"))
+
+    def compare_findings(self, tenant: str, name: str) -> Iterator[tuple[CompareFinding, ...]]:
+        """Yield what a compare job found, some of it at a time.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
+        return self._reader.compare_findings(self._file(tenant, name, "row_comparisons"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.

@@ -8,6 +8,8 @@ that is busy).
 
 from dataclasses import dataclass, replace
 
+from .comparison import Compare
+from .group_influence import GroupInfluence
 from .mislabels import Mislabels
 from .reports import ModelReport, Speed
 from .specs import (
@@ -65,6 +67,10 @@ COPY_NUMBERS = 8_000_000
 """Of the copies that are trained together."""
 SCORE_SECONDS = 5e-8
 """Of ranking one score among the most helpful and the most harmful."""
+RESAMPLE_SECONDS = 1e-8
+"""Of one score in one resample of its group."""
+SORT_SECONDS = 1e-6
+"""Of one score in a rank correlation with another."""
 FLOAT64 = 8
 
 
@@ -142,6 +148,12 @@ def estimate(
             work = _mislabels(spec, model, trained)
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
+        case GroupInfluence():
+            work = _times(members, _group_influence(spec, model, n, block_bytes))
+            if spec.retrains:
+                work = _and(work, _retraining(trained, 1 + spec.retrains, spec.seeds))
+        case Compare():
+            work = _times(members, _comparison(spec, model, n, m, block_bytes))
     return total(work, model, speed, n, test_rows, block_bytes)
 
 
@@ -161,15 +173,48 @@ def total(work: Work, model: ModelReport, speed: Speed, n: int, test_rows: int, 
     return Estimate(n + test_rows, int(speed.base_bytes + block + work.held), seconds)
 
 
-def _influence(spec: Influence, model: ModelReport, n: int, m: int, block_bytes: int) -> Work:
+def _influence(spec: Influence | Compare, model: ModelReport, n: int, m: int, block_bytes: int) -> Work:
     """Return what scores for m rows take."""
     work = solving(spec, spec.method, model, n, m, block_bytes)
     together = min(m, QUERIES_TOGETHER)
     scoring = min(block_bytes / 2, FLOAT64 * min(n, BLOCK_ROWS) * (model.outputs_per_row + 2) * together)
-    matrix = 4 * n * m if spec.top_k is None else 0
+    matrix = 4 * n * m if isinstance(spec, Compare) or spec.top_k is None else 0
     held = work.held + scoring + matrix + FLOAT64 * 2 * model.dim * together
     products = 2 * n * model.dim * m * SCORE_SHARES.get(spec.method, 1.0)
     return replace(work, passes=work.passes + 1, flops=work.flops + products, held=held, scores=n * m)
+
+
+def beside(one: Estimate, other: Estimate) -> Estimate:
+    """Return what two models take of the same rows, one after the other."""
+    return Estimate(one.rows, max(one.peak_bytes, other.peak_bytes), one.seconds + other.seconds)
+
+
+def _group_influence(spec: GroupInfluence, model: ModelReport, n: int, block_bytes: int) -> Work:
+    """Return what scores for the mean cost of one or two sets of test rows take, and resampling them."""
+    sets = 2 if spec.retrains else 1
+    work = solving(spec, spec.method, model, n, sets, block_bytes)
+    products = 2 * n * model.dim * sets * SCORE_SHARES.get(spec.method, 1.0)
+    resampling = len(spec.by) * n * spec.bootstrap * RESAMPLE_SECONDS
+    held = work.held + FLOAT64 * sets * n
+    return replace(
+        work,
+        passes=work.passes + sets,
+        flops=work.flops + products,
+        held=held,
+        scores=sets * n,
+        seconds=work.seconds + resampling,
+    )
+
+
+def _comparison(spec: Compare, model: ModelReport, n: int, m: int, block_bytes: int) -> Work:
+    """Return what the scores of one model for m rows take, those without parts of them, and distances."""
+    work = _influence(spec, model, n, m, block_bytes)
+    if spec.ablation:
+        inner = Work(2, 2 * n * model.dim * m, scores=n * m)
+        work = _and(work, inner)
+    # Each pair of rankings is sorted anew.
+    sorts = (3 if spec.ablation else 0) + (1 if spec.distance else 0)
+    return replace(work, held=work.held + 12 * n * m, seconds=work.seconds + sorts * n * m * SORT_SECONDS)
 
 
 def _times(members: int, work: Work) -> Work:

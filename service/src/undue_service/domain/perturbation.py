@@ -31,8 +31,10 @@ class AttackSettings:
     """Numbers of the rows that every attack perturbs; none means those ranked first by ‖I_pert‖₁."""
     prefilter: int | None = None
     """Rows that are ranked exactly, those of the largest gradient in a linear head's features; None means all."""
-    step: float = 0.02
+    step: float = 0.05
     """Length of one step, in levels: of each value, or for the bound "l2" of the whole row."""
+    momentum: float = 0.95
+    """μ of the direction that steps follow, v ← μ v + I_pert / ‖I_pert‖₁ (Dong et al. 2018); 0 follows I_pert alone."""
     iterations: int = 100
     """Steps of one attack at most."""
     bound: Bound = "same_8bit"
@@ -80,6 +82,8 @@ class AttackSettings:
             raise InvalidArgument.at("iterations", f"is at least 1, not {self.iterations}")
 
     def _check_lengths(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise InvalidArgument.at("momentum", f"is at least 0 and below 1, not {self.momentum}")
         for name in ("step", "level"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

@@ -245,6 +245,8 @@ class InfluenceReport:
     diagnostics: Diagnostics
     rows: int
     train_rows: int
+    other: Diagnostics | None = None
+    """Of another model that was asked, too."""
     kind: Literal["influence_report"] = "influence_report"
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .architectures import ArchitectureChoice
+from .comparison import Compare
 from .errors import InvalidArgument
+from .group_influence import GroupInfluence
 from .mislabels import Mislabels
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
@@ -476,10 +478,10 @@ class IndexCompact:
 IndexJob = IndexBuild | IndexExtend | IndexCompact
 """Jobs that leave the files of an index."""
 
-ScoringJob = Influence | SelfInfluence | Fidelity
+ScoringJob = Influence | SelfInfluence | Fidelity | GroupInfluence | Compare
 """Jobs that run a method."""
 
-RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels
+RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -491,8 +493,11 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
     A validation is part of what it validates and names nothing.
     """
     match spec:
-        case Influence() | Retrain() | Fidelity():
+        case Influence() | Retrain() | Fidelity() | GroupInfluence():
             return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
+        case Compare(other=other):
+            others = () if other is None else (other,)
+            return tuple(dict.fromkeys((spec.model, *others, spec.train, spec.test)))
         case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
             return (model, train)
         case Mislabels(model=model, train=train, test=test):

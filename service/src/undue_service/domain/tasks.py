@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .comparison import Compare
+from .group_influence import GroupInfluence
 from .mislabels import Mislabels
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
@@ -92,6 +94,31 @@ class MislabelsTask:
     test: DataSource | None
     digests: dict[str, str]
     kind: Literal["mislabels"] = "mislabels"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfluenceTask:
+    """Share the influence on some predictions among groups of training rows."""
+
+    spec: GroupInfluence
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["group_influence"] = "group_influence"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareTask:
+    """Hold what one or two models say of the same test rows against each other and against what is near."""
+
+    spec: Compare
+    model: ModelSpec
+    other: ModelSpec | None
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["compare"] = "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +222,22 @@ class ExplainTask:
     kind: Literal["explain"] = "explain"
 
 
-Task = (
-    ModelTask
-    | DatasetTask
-    | InfluenceTask
+RequestedTask = (
+    InfluenceTask
     | SelfInfluenceTask
     | RetrainTask
     | FidelityTask
     | LeverageTask
     | MislabelsTask
+    | GroupInfluenceTask
+    | CompareTask
+)
+"""Of jobs that CreateJob queues."""
+
+Task = (
+    ModelTask
+    | DatasetTask
+    | RequestedTask
     | RowsTask
     | IndexBuildTask
     | IndexExtendTask

@@ -149,13 +149,16 @@ class Graph:
                 return self._run(values, frozenset(watched))
         return self._run(values, frozenset(watched))
 
-    def row_numel(self, parameters: Collection[str]) -> int:
+    def row_numel(self, parameters: Collection[str], inputs: Collection[str] = ()) -> int:
         """Return how many numbers one row needs in a forward pass that gradients in some parameters are taken through.
+
+        Likewise in some inputs.
 
         Values that depend on these parameters are kept for the way back, with what they are made of; of all others it
         is what a pass holds at the same time.
         """
-        varying = {node for node, feed in self.feeds.items() if feed.kind == "parameter" and feed.name in parameters}
+        named = {"parameter": parameters, "input": inputs, "constant": ()}
+        varying = {node for node, feed in self.feeds.items() if feed.name in named[feed.kind]}
         kept = most = 0
         held: dict[fx.Node, int] = {}
         for node in self.nodes:

@@ -1,14 +1,16 @@
 """Which groups of training rows moved some predictions, by how much more than their share, and reweighting them."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from undue_service.domain.errors import InvalidArgument
-from undue_service.domain.group_influence import REWEIGHTED_FACTORS, CostChange, GroupEffect, Reweighting
+from undue_service.domain.group_findings import CostChange, GroupEffect
+from undue_service.domain.group_influence import REWEIGHTED_FACTORS, Reweighting
 
 from .attribution import Attribution, train_facts
 from .curvature import Damped, Dense, Hessian
@@ -92,6 +94,7 @@ def group_influence(
             ROW_OUT_OF_RANGE; and as `influence`.
         FailedPrecondition: as `influence`; as `retrain` where something is reweighted.
     """
+    started = time.perf_counter()
     rows = asked_rows(question.rows, len(test))
     members = _members(question)
     measures = bool(question.reweight or question.reweight_top)
@@ -129,8 +132,10 @@ def group_influence(
         predicted = _Predictions(problem, registered or problem.objective, test, [rows, rest], question, found)
         effects = tuple(_effects(asked, members, weights, fits, predicted, len(rows)))
         recipe, warnings = fits.recipe(), (*warnings, *fits.warnings)
+    attribution = attribution_of(problem, found, question.top_k)
+    told = replace(attribution.diagnostics, seconds=time.perf_counter() - started)
     return GroupInfluenceResult(
-        attribution=attribution_of(problem, found, question.top_k),
+        attribution=replace(attribution, diagnostics=told),
         columns=columns,
         listed=train_facts(problem, np.unique(np.concatenate(leading))),
         scores=found.scores[0],

@@ -9,7 +9,7 @@ import torch
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
-from undue_service.domain.methods import method_spec, works_over_checkpoints
+from undue_service.domain.methods import method_spec
 from undue_service.domain.reports import (
     InfluenceReport,
     ModelReport,
@@ -19,9 +19,11 @@ from undue_service.domain.reports import (
 )
 from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob, ranking_of
 from undue_service.domain.tasks import (
+    CompareTask,
     DatasetTask,
     ExplainTask,
     FidelityTask,
+    GroupInfluenceTask,
     IndexBuildTask,
     IndexCompactTask,
     IndexExtendTask,
@@ -30,6 +32,7 @@ from undue_service.domain.tasks import (
     MislabelsTask,
     ModelTask,
     OpenIndexTask,
+    RequestedTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
@@ -40,16 +43,17 @@ from undue_service.engine.curvature.trace import SEED
 from undue_service.engine.fidelity import FidelityResult, fidelity
 from undue_service.engine.gradients import is_out_of_memory
 from undue_service.engine.linear_diagnostics import linear_diagnostics
-from undue_service.engine.methods import Checkpoint
 from undue_service.engine.objective import Objective
 from undue_service.engine.retraining.retrain import retrain
 
+from .comparing import comparison_of
 from .faults import out_of_memory
+from .groups import group_influence_of
 from .indexes.tasks import SERVE_BYTES, IndexTasks
 from .mislabels import run_mislabels
-from .opening import Models, RegisteredWeights, open_checkpoints
+from .opening import Models, RegisteredWeights
 from .place import Place, Report, code_digest
-from .recipes import completed, recipe_of
+from .recipes import checkpoints_of, completed, recipe_of
 from .reports import dataset_report, model_report
 from .results import (
     coefficient_names,
@@ -125,6 +129,13 @@ class Workshop:
                 return TaskResult(RowsReport(len(rows)), files)
             case ModelTask():
                 return TaskResult(self._model_report(task, place))
+            case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
+                return self._indexes.run(task, place)
+            case _:
+                return self._requested(task, place)
+
+    def _requested(self, task: RequestedTask, place: Place) -> TaskResult:
+        match task:
             case InfluenceTask():
                 return self._influence(task, place)
             case SelfInfluenceTask():
@@ -137,8 +148,10 @@ class Workshop:
                 return self._leverage(task, place)
             case MislabelsTask():
                 return self._mislabels(task, place)
-            case IndexBuildTask() | IndexExtendTask() | IndexCompactTask() | OpenIndexTask() | ExplainTask():
-                return self._indexes.run(task, place)
+            case GroupInfluenceTask():
+                return group_influence_of(task, place, self._models, self._block_bytes)
+            case CompareTask():
+                return comparison_of(task, place, self._models, self._block_bytes)
 
     def _model_report(self, task: ModelTask, place: Place) -> ModelReport:
         place.report("opening the model", 0, 0)
@@ -235,7 +248,7 @@ class Workshop:
             rank=spec.rank,
             normalization=spec.normalization,
             seed=spec.seed,
-            checkpoints=_checkpoints(model, spec, place),
+            checkpoints=checkpoints_of(model, spec.method, spec.ensemble, place),
             ensemble=spec.ensemble,
             keep_scores=keep_scores,
             memory_bytes=self._block_bytes,
@@ -258,7 +271,7 @@ class Workshop:
             rank=spec.rank,
             normalization=spec.normalization,
             seed=spec.seed,
-            checkpoints=_checkpoints(task.model, spec, place),
+            checkpoints=checkpoints_of(task.model, spec.method, spec.ensemble, place),
             ensemble=spec.ensemble,
             memory_bytes=self._block_bytes,
             progress=place.report,
@@ -321,10 +334,3 @@ class Workshop:
         return self._models.objective(
             model, place.artifacts, place.scratch, parameters=spec.parameters, precision=precision
         )
-
-
-def _checkpoints(model: ModelSpec, spec: ScoringJob, place: Place) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints that a job works over."""
-    if not works_over_checkpoints(spec.method, spec.ensemble):
-        return ()
-    return open_checkpoints(model, place.artifacts, place.scratch)

@@ -23,7 +23,9 @@ def read_settings(field: str, message: jobs_pb2.FidelitySettings) -> FidelitySet
     )
 
 
-def read_start(field: str, message: jobs_pb2.FidelitySettings | jobs_pb2.RetrainSpec) -> Any:
+def read_start(
+    field: str, message: jobs_pb2.FidelitySettings | jobs_pb2.RetrainSpec | jobs_pb2.GroupInfluenceSpec
+) -> Any:
     """Return where training begins; None where that is left open."""
     return STARTS.to_domain(field, message.start) if message.HasField("start") else None
 

@@ -8,8 +8,9 @@ from undue_service.domain.specs import IndexSpec
 
 from .enums import INDEX_STATES
 from .errors import failure_to_status
-from .job_responses import diagnostics, estimate
+from .job_responses import estimate
 from .responses import timestamp
+from .values import diagnostics
 
 
 def index_spec(request: indexes_pb2.CreateIndexRequest) -> IndexSpec:

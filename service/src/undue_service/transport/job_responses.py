@@ -6,21 +6,23 @@ import numpy as np
 import numpy.typing as npt
 
 from undue.v1 import jobs_pb2, tensors_pb2
+from undue_service.domain.comparison import Compare
 from undue_service.domain.costs import Estimate
+from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, Progress
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.reports import (
-    Diagnostics,
     IndexReport,
     InfluenceReport,
 )
-from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock, ScoredExample
+from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock
 from undue_service.domain.specs import (
     DatasetValidation,
     Fidelity,
     IndexBuild,
     IndexCompact,
     IndexExtend,
+    IndexJob,
     Influence,
     JobSpec,
     Leverage,
@@ -31,19 +33,16 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import fidelity, mislabels
+from . import comparing, fidelity, groups, mislabels
 from .enums import (
-    DAMPING_SOURCES,
-    DTYPES,
     JOB_STATES,
     MEASUREMENTS,
     NORMALIZATIONS,
-    SCALES,
     STARTS,
 )
 from .errors import failure_to_status
-from .responses import stationarity, timestamp
-from .values import value as value_message
+from .responses import timestamp
+from .values import diagnostics, scored_example, value_message
 
 
 def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
@@ -126,6 +125,17 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             message.leverage.CopyFrom(leverage)
         case Mislabels():
             message.mislabels.CopyFrom(mislabels.write_spec(spec))
+        case GroupInfluence():
+            message.group_influence.CopyFrom(groups.write_spec(spec))
+        case Compare():
+            message.compare.CopyFrom(comparing.write_spec(spec))
+        case ModelValidation() | DatasetValidation() | IndexBuild() | IndexExtend() | IndexCompact():
+            _put_own_spec(message, spec)
+
+
+def _put_own_spec(message: jobs_pb2.Job, spec: ModelValidation | DatasetValidation | IndexJob) -> None:
+    """Put what only the service queues."""
+    match spec:
         case ModelValidation(model=name):
             message.model_validation.model = name
         case DatasetValidation(dataset=name):
@@ -136,31 +146,6 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
             message.index_extend.CopyFrom(jobs_pb2.IndexExtendSpec(index=name, dataset=added))
         case IndexCompact(index=name):
             message.index_compact.index = name
-
-
-def diagnostics(value: Diagnostics) -> jobs_pb2.Diagnostics:
-    """Return what scores mean."""
-    return jobs_pb2.Diagnostics(
-        estimand=value.estimand,
-        scale=SCALES.to_proto(value.scale),
-        method=value.method,
-        damping=value.damping,
-        damping_source=DAMPING_SOURCES.to_proto(value.damping_source),
-        leverage_correction=value.leverage_correction,
-        solver=value.solver,
-        solver_status=value.solver_status,
-        residual=value.residual,
-        stationarity=stationarity(value.stationarity),
-        recipe=value.recipe,
-        seed=value.seed,
-        dtype=DTYPES.to_proto(value.dtype),
-        device=value.device,
-        digests=value.digests,
-        seconds=value.seconds,
-        warnings=value.warnings,
-        matvecs=value.matvecs,
-        fidelity=None if value.fidelity is None else fidelity.write_finding(value.fidelity),
-    )
 
 
 def explanation(value: Explanation) -> jobs_pb2.Explanation:
@@ -174,18 +159,6 @@ def explanation(value: Explanation) -> jobs_pb2.Explanation:
         helpful=[scored_example(one) for one in value.helpful],
         harmful=[scored_example(one) for one in value.harmful],
         rows=value.rows,
-    )
-
-
-def scored_example(value: ScoredExample) -> jobs_pb2.ScoredExample:
-    """Return a training row with its score."""
-    return jobs_pb2.ScoredExample(
-        row=value.row,
-        id=value.id,
-        score=value.score,
-        target=value_message(value.target),
-        prediction=value_message(value.prediction),
-        loss=value.loss,
     )
 
 

@@ -9,7 +9,7 @@ from undue_service.domain.mislabels import KnownRows, MislabelCurve, Mislabels, 
 from undue_service.domain.results import ScoredExample
 
 from .enums import RANKINGS
-from .values import value
+from .values import value_message
 
 _STARTS = {mislabels_pb2.MislabelsSpec.START_WARM: "warm", mislabels_pb2.MislabelsSpec.START_COLD: "cold"}
 _OPTIONAL = ("seeds", "folds", "damping", "leverage_correction")
@@ -103,8 +103,8 @@ def write_suspect(ranking: RankingName, one: ScoredExample) -> mislabels_pb2.Sus
         row=one.row,
         id=one.id,
         score=one.score,
-        target=value(one.target),
-        prediction=value(one.prediction),
+        target=value_message(one.target),
+        prediction=value_message(one.prediction),
         loss=one.loss,
     )
 

@@ -20,7 +20,7 @@ from undue_service.domain.specs import (
     check_temperature,
 )
 
-from . import architectures, fidelity, mislabels, recipes, sources
+from . import architectures, comparing, fidelity, groups, mislabels, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
@@ -78,6 +78,10 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
             return _leverage(request.job.leverage), timeout
         case "mislabels":
             return mislabels.read_spec(request.job.mislabels), timeout
+        case "group_influence":
+            return groups.read_spec(request.job.group_influence), timeout
+        case "compare":
+            return comparing.read_spec(request.job.compare), timeout
         case "index_build" | "index_extend" | "index_compact":
             text = "a job of an index is started by CreateIndex, ExtendIndex or CompactIndex"
             raise InvalidArgument.at("job.spec", text)

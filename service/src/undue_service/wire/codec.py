@@ -5,6 +5,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from undue_service.domain.comparison_findings import CompareFinding
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import TaskResult
 from undue_service.domain.specs import ArraysSource, FileSource, IndexSpec, LocatedFile, ModelSpec
@@ -46,5 +48,7 @@ JOB: Codec[Job] = Codec(Job)
 RESOURCE_SPEC: Codec[ModelSpec | ArraysSource | FileSource] = Codec(ModelSpec | ArraysSource | FileSource)
 LOCATED_FILES: Codec[tuple[LocatedFile, ...]] = Codec(tuple[LocatedFile, ...])
 INDEX_SPEC: Codec[IndexSpec] = Codec(IndexSpec)
+GROUP_FINDING: Codec[GroupFinding] = Codec(GroupFinding)
+COMPARE_FINDING: Codec[CompareFinding] = Codec(CompareFinding)
 TASK: Codec[Task] = Codec(Task)
 TASK_RESULT: Codec[TaskResult] = Codec(TaskResult)

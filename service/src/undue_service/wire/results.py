@@ -1,4 +1,4 @@
-"""Result files of jobs: safetensors, written by a runner and read by the API process.
+"""Result files of jobs: safetensors, written by a runner and read by the API process; others are `documents`.
 
 explanations: for each of m explained rows `row`, `ids`, `prediction`, `target`, `loss` (m,), and `helpful_rows`,
 `helpful_scores`, `harmful_rows`, `harmful_scores` (m, k), unused places −1; for each of the u training rows named in
@@ -32,6 +32,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from undue_service.domain.comparison_findings import CompareFinding
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import (
     Comparison,
@@ -43,6 +45,8 @@ from undue_service.domain.results import (
 )
 
 from . import examples, mislabels
+from .codec import COMPARE_FINDING, GROUP_FINDING
+from .documents import read_lines
 from .examples import Array, Page, blocks, decode_texts, fitting
 
 BLOCK_BYTES = 1 << 20
@@ -204,6 +208,14 @@ class SafetensorsResults:
         """See ResultReader."""
         with safe_open(path, framework="numpy") as file:
             return mislabels.suspects(file, start, count)
+
+    def group_findings(self, path: Path) -> Iterator[tuple[GroupFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, GROUP_FINDING)
+
+    def compare_findings(self, path: Path) -> Iterator[tuple[CompareFinding, ...]]:
+        """See ResultReader."""
+        yield from read_lines(path, COMPARE_FINDING)
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """See ResultReader."""

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from undue_service.domain.comparison_findings import CompareFinding
+from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import (
     Comparison,
@@ -175,6 +177,12 @@ class ResultReader(Protocol):
         self, path: Path, start: int, count: int
     ) -> tuple[tuple[tuple[RankingName, ScoredExample], ...], int | None]:
         """Return at most `count` listed rows from position `start` on, and where the next ones start."""
+
+    def group_findings(self, path: Path) -> Iterator[tuple[GroupFinding, ...]]:
+        """Yield what a group influence job found, some of it at a time."""
+
+    def compare_findings(self, path: Path) -> Iterator[tuple[CompareFinding, ...]]:
+        """Yield what a compare job found, some of it at a time."""
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""

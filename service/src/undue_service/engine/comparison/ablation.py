@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from undue_service.domain.comparison import Variant
+from undue_service.domain.comparison_findings import Variant
 from undue_service.engine.data import Rows
 from undue_service.engine.gradients import block_rows, output_gradients, training_batches
 from undue_service.engine.objective import Objective

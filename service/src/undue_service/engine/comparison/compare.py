@@ -1,12 +1,13 @@
 """What one model, or two, say of the same test rows: side by side, against what is near, and without parts."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from undue_service.domain.comparison import Ablation, ListAgreement, Nearness, Scatter, Variant
+from undue_service.domain.comparison_findings import Ablation, ListAgreement, Nearness, Scatter, Variant
 from undue_service.domain.errors import Reason, ResourceExhausted
 from undue_service.domain.methods import method_spec
 from undue_service.engine.attribution import Attribution, influence
@@ -135,7 +136,7 @@ def agreement(a: NDArray[np.floating], b: NDArray[np.floating], k: int) -> ListA
 def _side(
     side: Side, test: Rows, rows: Sequence[int], question: CompareQuestion, near: Matrix | None
 ) -> tuple[SideFound, tuple[str, ...]]:
-    problem = side.problem
+    problem, started = side.problem, time.perf_counter()
     found = _influence(side, side.method, test, rows, question)
     scores = found.scores
     assert scores is not None  # noqa: S101  they were asked for
@@ -161,7 +162,8 @@ def _side(
             Nearness(pearson(np.abs(scores[t]), -near[t]), spearman(np.abs(scores[t]), -near[t]))
             for t in range(len(rows))
         ]
-    return SideFound(found, tuple(ablations), tuple(nearness)), warnings
+    told = replace(found.diagnostics, seconds=time.perf_counter() - started)
+    return SideFound(replace(found, diagnostics=told), tuple(ablations), tuple(nearness)), warnings
 
 
 def _ablations(scores: NDArray[np.float32], made: Mapping[Variant, Matrix], k: int) -> Iterator[Ablation]:

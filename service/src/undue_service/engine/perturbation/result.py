@@ -72,7 +72,7 @@ class Share:
         p, spread = flips / of, z * z / of
         middle = (p + spread / 2) / (1 + spread)
         half = z / (1 + spread) * (p * (1 - p) / of + spread / (4 * of)) ** 0.5
-        return cls(flips, of, max(0.0, middle - half), min(1.0, middle + half))
+        return cls(flips, of, middle - half if flips else 0.0, middle + half if flips < of else 1.0)
 
 
 @dataclass(frozen=True)

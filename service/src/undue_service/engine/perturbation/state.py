@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
 
@@ -21,6 +20,8 @@ class Trajectories:
     """Attacks whose features were computed together last, (A,) int64."""
     inputs: Tensor
     """The perturbed rows, (K, M, …), in the program's dtype."""
+    velocity: Tensor
+    """The direction that steps follow, likewise; 0 before the first."""
     thetas: Tensor
     """θ_k fitted with them in place, (K, P)."""
     wrong: Tensor
@@ -38,8 +39,6 @@ class AttackState:
 
     candidates: Tensor
     """Training rows that each attack perturbs, (K, M) int64."""
-    originals: Tensor
-    """What they were, (K, M, …)."""
     baseline: Tensor
     """θ̂*, fitted on the unperturbed rows, (P,)."""
     attack: Trajectories
@@ -48,7 +47,7 @@ class AttackState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything by name."""
-        found = {"candidates": self.candidates, "originals": self.originals, "baseline": self.baseline}
+        found = {"candidates": self.candidates, "baseline": self.baseline}
         for name in ("attack", "control"):
             part = getattr(self, name)
             if part is not None:
@@ -69,7 +68,6 @@ class AttackState:
         has_control = any(key.startswith("control.") for key in tensors)
         return cls(
             tensors["candidates"],
-            tensors["originals"],
             tensors["baseline"],
             part("attack"),
             part("control") if has_control else None,
@@ -84,8 +82,3 @@ class AttackState:
     def iteration(self) -> int:
         """Return the steps that were taken so far, the control's included."""
         return int(self.attack.iterations) + (0 if self.control is None else int(self.control.iterations))
-
-
-def some(tensor: Tensor, at: Tensor) -> Tensor:
-    """Return a copy of some entries of the first axis."""
-    return torch.index_select(tensor, 0, at)

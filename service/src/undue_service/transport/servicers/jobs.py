@@ -12,7 +12,9 @@ from undue.v1 import (
     jobs_pb2_grpc,
     mislabels_pb2,
 )
-from undue_service.transport import fidelity, job_responses, mislabels, requests
+from undue_service.domain.comparison_findings import CompareSummary
+from undue_service.domain.reports import InfluenceReport
+from undue_service.transport import comparing, fidelity, groups, job_responses, mislabels, requests, values
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
     PageRequest,
@@ -96,7 +98,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
         def page() -> jobs_pb2.ListSelfInfluencesResponse:
             found, more = self._results.self_influences(tenant(context), request.parent, start, limit)
-            messages = [job_responses.scored_example(one) for one in found]
+            messages = [values.scored_example(one) for one in found]
             return jobs_pb2.ListSelfInfluencesResponse(examples=messages, next_page_token=write_token(more, listing))
 
         return await to_thread(page)
@@ -113,7 +115,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[jobs_pb2.ScoredExample]:
         """See jobs.proto."""
         async for one in _all(partial(self._results.self_influence_blocks, tenant(context), request.name)):
-            yield job_responses.scored_example(one)
+            yield values.scored_example(one)
 
     async def ListCounterfactuals(
         self, request: jobs_pb2.ListCounterfactualsRequest, context: Context
@@ -195,6 +197,27 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
             return mislabels_pb2.ListSuspectsResponse(suspects=suspects, next_page_token=write_token(more, listing))
 
         return await to_thread(page)
+
+    async def ReadGroupInfluences(
+        self, request: jobs_pb2.ReadGroupInfluencesRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.GroupFinding]:
+        """See jobs.proto."""
+        async for one in _all(partial(self._results.group_findings, tenant(context), request.name)):
+            yield groups.write_finding(one)
+
+    async def ReadRowComparisons(
+        self, request: jobs_pb2.ReadRowComparisonsRequest, context: Context
+    ) -> AsyncIterator[jobs_pb2.RowComparison]:
+        """See jobs.proto."""
+        summary: CompareSummary | None = None
+        job = await to_thread(self._jobs.get, tenant(context), request.name)
+        other = job.report.other if isinstance(job.report, InfluenceReport) else None
+        async for one in _all(partial(self._results.compare_findings, tenant(context), request.name)):
+            if isinstance(one, CompareSummary):
+                summary = one
+            else:
+                yield comparing.write_row(one, summary, other)
+                summary = other = None
 
     async def ReadScores(
         self, request: jobs_pb2.ReadScoresRequest, context: Context
