@@ -59,6 +59,8 @@ JOBS = {
     "perturb": jobs_pb2.Job(perturb={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, **_ball}),
     "perturb, MLP": jobs_pb2.Job(perturb={"train": TRAIN, "test": TRAIN, "model": MLP, **_ball, "damping": 1.0}),
     "leverage": jobs_pb2.Job(leverage={"train": TRAIN, "model": SOFTMAX, "dfbeta": True}),
+    "mislabels": jobs_pb2.Job(mislabels={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, "flip": 0.1, "seeds": 2}),
+    "suspects": jobs_pb2.Job(mislabels={"train": TRAIN, "model": SOFTMAX, "suspects": 5}),
     "groups": jobs_pb2.Job(
         group_influence={**_influence, "model": SOFTMAX, "by": ["odd"], "bootstrap": 50, "reweight_top": 1}
     ),
@@ -108,6 +110,8 @@ class Asker:
         job = jobs_pb2.Job.FromString(JOBS[name].SerializeToString())
         if job.HasField("self_influence"):
             job.self_influence.top_k = 1 + variant % ROWS
+        elif job.HasField("mislabels"):
+            job.mislabels.seed = variant
         elif job.HasField("leverage"):
             job.leverage.damping = (1 + variant % ROWS) / ROWS
         elif job.HasField("perturb"):

@@ -9,6 +9,7 @@ from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.group_influence import GroupInfluence, Reweighting
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
+from undue_service.domain.mislabels import KnownRows, Mislabels
 from undue_service.domain.perturb_jobs import FlipShare, Perturb, PerturbationSummary
 from undue_service.domain.perturbation import AttackSettings
 from undue_service.domain.reports import (
@@ -119,6 +120,14 @@ SPECS = st.one_of(
             damping=st.none() | FLOATS,
         ),
         kind=st.just("perturb"),
+    ),
+    st.builds(
+        Mislabels,
+        damping=st.none() | FLOATS,
+        flip=FLOATS,
+        budgets=st.lists(FLOATS, max_size=2).map(tuple),
+        known=st.none() | st.builds(KnownRows, st.just((1, 2)), st.just((0, 1))),
+        kind=st.just("mislabels"),
     ),
     st.builds(SelfInfluence, damping=st.none() | FLOATS, kind=st.just("self_influence")),
     st.builds(

@@ -18,6 +18,8 @@ from undue_service.engine.retraining.newton_retraining import check_size, factor
 from undue_service.engine.retraining.training import Divisor
 
 _MOST_AT_ONCE = 32
+_FEW = 8
+"""Fits that a pass over the rows takes as long for as for one: it reads the features, and has little to do."""
 TOLERANCE = 1e-8
 """‖∇R‖ of a fit: the order of rows and the labels that are predicted are read off it."""
 
@@ -56,21 +58,18 @@ class HeadFits:
     def fit(self, edits: Sequence[Edit], *, near: Tensor | None = None, divisor: Divisor = "kept_n") -> Tensor:
         """See Fits. Newton's method starts from `near`, else from the registered weights.
 
-        A single fit is worth a factorised Hessian at each step; several share the one at `near`.
-
         Raises:
             InvalidArgument: INVALID_FIELD where an edit leaves no row that has weight.
             FailedPrecondition: SOLVER_NOT_CONVERGED.
         """
         start = registered(self._objective) if near is None else self._head.from_theta(near).T.contiguous()
         size, found = self._at_once(), []
-        shared: Preconditioner | None = None
+        # A few fits gain nothing from going in step, and a Hessian of their own each is a better preconditioner.
+        size = size if len(edits) >= _FEW else 1
         for first in range(0, len(edits), size):
             objectives = self._edited(edits[first : first + size], divisor, first, len(edits))
-            if shared is None and len(edits) > 1:
-                shared = factorised(objectives, start)
             starts = start[:, None].expand(-1, len(edits[first : first + size]), -1)
-            minima = self._minimised(objectives, starts, shared)
+            minima = self._minimised(objectives, starts)
             found.append(self._head.to_theta(minima.coefficients.permute(2, 0, 1)).T)
             self._progress("fits", first + starts.shape[1], len(edits))
         return torch.cat(found)
@@ -106,11 +105,8 @@ class HeadFits:
             told=lambda: self._progress("fits", done, total),
         )
 
-    def _minimised(self, objectives: EditedObjectives, starts: Tensor, shared: Preconditioner | None) -> Minima:
-        def precondition(at: Tensor) -> Preconditioner:
-            return factorised(objectives, at[:, 0]) if shared is None else shared
-
-        minima = self._newton.minimise(objectives, starts, precondition)
+    def _minimised(self, objectives: EditedObjectives, starts: Tensor) -> Minima:
+        minima = self._newton.minimise(objectives, starts, _Renewed(objectives))
         failed = next((k for k, status in enumerate(minima.status) if status != CONVERGED), None)
         if failed is None:
             return minima
@@ -127,3 +123,30 @@ class HeadFits:
         """Return how many fits fit into the budget, at least one."""
         taken = 8 * (12 * self._head.outputs * self._features.largest_block + 16 * self._objective.space.dim)
         return max(1, min(_MOST_AT_ONCE, self._share // (taken + len(self._train))))
+
+
+class _Renewed:
+    """One factorised Hessian for all fits that go in step, renewed once the products that it led to cost as much.
+
+    Wrong labels change the curvature of every row that they move out of saturation: the Hessian where a fit starts is
+    none of where it ends, and one at each step of each fit would cost more than the fit.
+    """
+
+    def __init__(self, objectives: EditedObjectives) -> None:
+        self._objectives = objectives
+        self._frozen: Preconditioner | None = None
+        self._applied = 0
+
+    def __call__(self, at: Tensor) -> Preconditioner:
+        """Return the preconditioner of a step from Θ (d, K, C)."""
+        d, K, C = at.shape
+        # A product is 4 d C flops a row and the solve about as many, a Hessian d² C (C + 1).
+        if self._frozen is None or 8 * max(K, _FEW) * self._applied >= d * (C + 1):
+            self._frozen, self._applied = factorised(self._objectives, at.mean(dim=1)), 0
+        frozen = self._frozen
+
+        def precondition(V: Tensor) -> Tensor:
+            self._applied += 1
+            return frozen(V)
+
+        return precondition
