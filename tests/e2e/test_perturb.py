@@ -21,26 +21,25 @@ BALL = {"bound": "linf", "radius": 100.0, "step": 10.0, "iterations": 12, "candi
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """A service of its own, with a linear model of breast cancer of features in 256 levels from 0 to 1."""
+def bench(client):
+    """A linear model of breast cancer of features in 256 levels from 0 to 1."""
     X, y = load_breast_cancer(return_X_y=True)
     X = (np.round(255 * (X - X.min(axis=0)) / (X.max(axis=0) - X.min(axis=0))) / 255).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(X))
     X, y = X[order], y[order]
     net = fit_softmax(X[:N].astype(np.float64), y[:N], L2, 2).float()
-    with undue.Client.local(tmp_path_factory.mktemp("perturb")) as client:
-        train = client.datasets.register("train", undue.Arrays(inputs=X[:N], targets=y[:N]))
-        test = client.datasets.register("test", undue.Arrays(inputs=X[N:], targets=y[N:]))
-        ask = {"objective": undue.Objective("cross_entropy", l2=L2), "sample": train}
-        model = client.models.register("cancer", net, example_inputs=torch.as_tensor(X[:2]), **ask)
-        predicted = net(torch.as_tensor(X[N:])).detach()
-        right = (predicted.argmax(dim=1).numpy() == y[N:]).nonzero()[0]
-        margins = (predicted[:, 1] - predicted[:, 0]).abs().numpy()
-        near = right[np.argsort(margins[right])]
-        wrong = (predicted.argmax(dim=1).numpy() != y[N:]).nonzero()[0]
-        yield SimpleNamespace(
-            client=client, model=model, train=train, test=test, X=X, y=y, near=near.tolist(), wrong=wrong.tolist()
-        )
+    train = client.datasets.register("cancer-train", undue.Arrays(inputs=X[:N], targets=y[:N]))
+    test = client.datasets.register("cancer-test", undue.Arrays(inputs=X[N:], targets=y[N:]))
+    ask = {"objective": undue.Objective("cross_entropy", l2=L2), "sample": train}
+    model = client.models.register("cancer", net, example_inputs=torch.as_tensor(X[:2]), **ask)
+    predicted = net(torch.as_tensor(X[N:])).detach()
+    right = (predicted.argmax(dim=1).numpy() == y[N:]).nonzero()[0]
+    margins = (predicted[:, 1] - predicted[:, 0]).abs().numpy()
+    near = right[np.argsort(margins[right])]
+    wrong = (predicted.argmax(dim=1).numpy() != y[N:]).nonzero()[0]
+    return SimpleNamespace(
+        client=client, model=model, train=train, test=test, X=X, y=y, near=near.tolist(), wrong=wrong.tolist()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +187,7 @@ def others(bench):
     network = torch.nn.Sequential(torch.nn.Linear(30, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
     ask = {"objective": undue.Objective("cross_entropy", l2=L2)}
     with pytest.warns(undue.ModelWarning):
-        bare = bench.client.models.register("bare", network, example_inputs=torch.zeros(2, 30), **ask)
+        bare = bench.client.models.register("cancer-bare", network, example_inputs=torch.zeros(2, 30), **ask)
     tokens = np.random.default_rng(0).integers(0, 9, (40, 5))
     words = bench.client.datasets.register("words", undue.Arrays(inputs=tokens, targets=np.arange(40) % 2))
     lookup = torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Flatten(), torch.nn.Linear(15, 2))
@@ -217,9 +216,9 @@ def test_a_network_is_trained_again_by_its_recipe(bench):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(X), y).backward()
         optimizer.step()
-    train = bench.client.datasets.register("few", undue.Arrays(inputs=bench.X[:100], targets=bench.y[:100]))
+    train = bench.client.datasets.register("cancer-few", undue.Arrays(inputs=bench.X[:100], targets=bench.y[:100]))
     model = bench.client.models.register(
-        "network",
+        "cancer-network",
         net,
         objective=undue.Objective("cross_entropy", l2=1e-3),
         sample=train,

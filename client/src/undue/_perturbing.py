@@ -21,7 +21,7 @@ _BOUNDS: dict[Bound, perturbation_pb2.PerturbSpec.Bound.ValueType] = {
 }
 OWN = frozenset(
     (
-        *("candidates", "candidate_rows", "prefilter", "input_name", "step", "iterations"),
+        *("candidates", "candidate_rows", "prefilter", "input_name", "step", "momentum", "iterations"),
         *("bound", "radius", "level", "minimum", "maximum", "fixed", "control", "confirm"),
     )
 )
@@ -39,6 +39,7 @@ def perturb(
     prefilter: int | None = None,
     input_name: str | None = None,
     step: float | None = None,
+    momentum: float | None = None,
     iterations: int | None = None,
     bound: Bound = "same_8bit",
     radius: float | None = None,
@@ -76,6 +77,7 @@ def perturb(
         candidate_rows=None if candidate_rows is None else _distinct("candidate_rows", candidate_rows),
         prefilter=None if prefilter is None else positive("prefilter", prefilter),
         step=None if step is None else _more_than_0("step", step),
+        momentum=None if momentum is None else _momentum(momentum),
         iterations=None if iterations is None else positive("iterations", iterations),
         bound=_BOUNDS[bound],
         radius=None if radius is None else _more_than_0("radius", radius),
@@ -117,6 +119,13 @@ def _more_than_0(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value) or value <= 0:
         raise invalid(field, f"{value!r} is not a finite number of more than 0")
     return float(value)
+
+
+def _momentum(value: object) -> float:
+    found = non_negative("momentum", value)
+    if found >= 1:
+        raise invalid("momentum", f"{value!r} is not a number from 0 to below 1")
+    return found
 
 
 def _limit(field: str, value: object) -> list[float] | None:

@@ -23,7 +23,7 @@ def test_what_is_left_open_is_left_to_the_service(fake, client) -> None:
     assert (sent.model, sent.train, sent.test) == ("models/m", "datasets/d", "datasets/t")
     assert (list(sent.attacks), sent.input, sent.bound) == ([], "", Spec.BOUND_SAME_8BIT)
     assert (sent.control, sent.confirm, sent.seed) == (True, True, 0)
-    for name in ("candidates", "prefilter", "step", "iterations", "radius", "level", "damping"):
+    for name in ("candidates", "prefilter", "step", "momentum", "iterations", "radius", "level", "damping"):
         assert not sent.HasField(name), name
 
 
@@ -37,6 +37,7 @@ def test_what_is_asked_for_is_sent(fake, client) -> None:
         prefilter=50,
         input_name="image",
         step=0.5,
+        momentum=0.25,
         iterations=20,
         bound="l2",
         radius=4,
@@ -53,7 +54,8 @@ def test_what_is_asked_for_is_sent(fake, client) -> None:
     sent = asked(fake)
     assert [list(one.rows) for one in sent.attacks] == [[3], [5]]
     assert (sent.candidates, list(sent.candidate_rows), sent.prefilter, sent.input) == (2, [7, 9], 50, "image")
-    assert (sent.step, sent.iterations, sent.bound, sent.radius, sent.level) == (0.5, 20, Spec.BOUND_L2, 4.0, 1.0)
+    assert (sent.step, sent.momentum, sent.iterations) == (0.5, 0.25, 20)
+    assert (sent.bound, sent.radius, sent.level) == (Spec.BOUND_L2, 4.0, 1.0)
     assert (list(sent.minimum), list(sent.maximum), list(sent.fixed)) == ([0.0], [9.0] * 6, [0, 1])
     assert (sent.damping, sent.control, sent.confirm, sent.seed) == (0.25, False, False, 11)
     assert fake.requests[-1].job.timeout_seconds == 60
@@ -75,6 +77,7 @@ def test_what_is_asked_for_is_sent(fake, client) -> None:
         ({"candidate_rows": [1, 1]}, "candidate_rows"),
         ({"prefilter": 0.5}, "prefilter"),
         ({"step": 0}, "step"),
+        ({"momentum": 1}, "momentum"),
         ({"iterations": 0}, "iterations"),
         ({"bound": "l1"}, "bound"),
         ({"bound": "linf"}, "radius"),

@@ -732,6 +732,7 @@ class AsyncClient:
         prefilter: int | None = None,
         input_name: str | None = None,
         step: float | None = None,
+        momentum: float | None = None,
         iterations: int | None = None,
         bound: Bound = "same_8bit",
         radius: float | None = None,
@@ -762,7 +763,8 @@ class AsyncClient:
             prefilter: rank only so many rows exactly: those of the largest gradient in the features of a linear head;
                 None is all.
             input_name: the input that is moved; None is the only one of floating-point numbers.
-            step: how far a number moves in one iteration, within "l2" the whole row, in levels; None is 0.02.
+            step: how far a number moves in one iteration, within "l2" the whole row, in levels; None is 0.05.
+            momentum: μ of the direction that steps follow, v ← μ v + I_pert / ‖I_pert‖₁; None is 0.95, 0 has none.
             iterations: of an attack at most; None is 100.
             bound: how far a row may move: "same_8bit", no number leaves its 8-bit level; "linf", no number moves by
                 more than `radius`; "l2", the row moves by no more than that.
@@ -794,6 +796,7 @@ class AsyncClient:
             prefilter=prefilter,
             input_name=input_name,
             step=step,
+            momentum=momentum,
             iterations=iterations,
             bound=bound,
             radius=radius,

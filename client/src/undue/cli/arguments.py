@@ -285,7 +285,8 @@ def perturb(parser: argparse.ArgumentParser) -> None:
     first = "rank only so many exactly: those of the largest gradient in the features of a linear head"
     parser.add_argument("--prefilter", type=int, metavar="N", help=first)
     parser.add_argument("--input-name", metavar="NAME", help="input that is moved; the only one without it")
-    parser.add_argument("--step", type=float, help="of an iteration, in levels (0.02)")
+    parser.add_argument("--step", type=float, help="of an iteration, in levels (0.05)")
+    parser.add_argument("--momentum", type=float, metavar="μ", help="of the direction that steps follow (0.95)")
     parser.add_argument("--iterations", type=int, metavar="N", help="of an attack at most (100)")
     within = "no number leaves its 8-bit level; or a ball of --radius levels (same_8bit)"
     parser.add_argument("--bound", choices=get_args(Bound), default="same_8bit", help=within)

@@ -75,6 +75,7 @@ class PerturbSpec(_message.Message):
     DAMPING_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     CONFIRM_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest that has not failed. A linear head, or one with a
@@ -91,7 +92,7 @@ class PerturbSpec(_message.Message):
     prefilter: _builtins.int
     """Training rows that are ranked exactly: those of the largest gradient in the features of a linear head. Unset: all."""
     step: _builtins.float
-    """Length of one step, in levels: of each number, or within BOUND_L2 of the whole row. Unset: 0.02."""
+    """Length of one step, in levels: of each number, or within BOUND_L2 of the whole row. Unset: 0.05."""
     iterations: _builtins.int
     """Iterations of an attack at most. Unset: 100."""
     bound: Global___PerturbSpec.Bound.ValueType
@@ -106,6 +107,8 @@ class PerturbSpec(_message.Message):
     """Attack the same rows once more with random signs, to tell what the direction does. Unset: do."""
     confirm: _builtins.bool
     """Count a flip only where training from nothing on the perturbed rows confirms it. Of a linear head. Unset: do."""
+    momentum: _builtins.float
+    """μ of the direction that steps follow, v ← μ v + I_pert / ‖I_pert‖₁; 0 follows I_pert alone. Unset: 0.95."""
     seed: _builtins.int
     """Of the random signs."""
     @_builtins.property
@@ -152,11 +155,12 @@ class PerturbSpec(_message.Message):
         damping: _builtins.float | None = ...,
         control: _builtins.bool | None = ...,
         confirm: _builtins.bool | None = ...,
+        momentum: _builtins.float | None = ...,
         seed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_confirm", b"_confirm", "_control", b"_control", "_damping", b"_damping", "_iterations", b"_iterations", "_level", b"_level", "_prefilter", b"_prefilter", "_radius", b"_radius", "_step", b"_step", "candidates", b"candidates", "confirm", b"confirm", "control", b"control", "damping", b"damping", "iterations", b"iterations", "level", b"level", "prefilter", b"prefilter", "radius", b"radius", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_confirm", b"_confirm", "_control", b"_control", "_damping", b"_damping", "_iterations", b"_iterations", "_level", b"_level", "_momentum", b"_momentum", "_prefilter", b"_prefilter", "_radius", b"_radius", "_step", b"_step", "candidates", b"candidates", "confirm", b"confirm", "control", b"control", "damping", b"damping", "iterations", b"iterations", "level", b"level", "momentum", b"momentum", "prefilter", b"prefilter", "radius", b"radius", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_confirm", b"_confirm", "_control", b"_control", "_damping", b"_damping", "_iterations", b"_iterations", "_level", b"_level", "_prefilter", b"_prefilter", "_radius", b"_radius", "_step", b"_step", "attacks", b"attacks", "bound", b"bound", "candidate_rows", b"candidate_rows", "candidates", b"candidates", "confirm", b"confirm", "control", b"control", "damping", b"damping", "fixed", b"fixed", "input", b"input", "iterations", b"iterations", "level", b"level", "maximum", b"maximum", "minimum", b"minimum", "model", b"model", "prefilter", b"prefilter", "radius", b"radius", "seed", b"seed", "step", b"step", "test", b"test", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_confirm", b"_confirm", "_control", b"_control", "_damping", b"_damping", "_iterations", b"_iterations", "_level", b"_level", "_momentum", b"_momentum", "_prefilter", b"_prefilter", "_radius", b"_radius", "_step", b"_step", "attacks", b"attacks", "bound", b"bound", "candidate_rows", b"candidate_rows", "candidates", b"candidates", "confirm", b"confirm", "control", b"control", "damping", b"damping", "fixed", b"fixed", "input", b"input", "iterations", b"iterations", "level", b"level", "maximum", b"maximum", "minimum", b"minimum", "model", b"model", "momentum", b"momentum", "prefilter", b"prefilter", "radius", b"radius", "seed", b"seed", "step", b"step", "test", b"test", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
@@ -170,6 +174,8 @@ class PerturbSpec(_message.Message):
     _WhichOneofArgType__iterations: _TypeAlias = _typing.Literal["_iterations", b"_iterations"]  # noqa: Y015
     _WhichOneofReturnType__level: _TypeAlias = _typing.Literal["level"]  # noqa: Y015
     _WhichOneofArgType__level: _TypeAlias = _typing.Literal["_level", b"_level"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__prefilter: _TypeAlias = _typing.Literal["prefilter"]  # noqa: Y015
     _WhichOneofArgType__prefilter: _TypeAlias = _typing.Literal["_prefilter", b"_prefilter"]  # noqa: Y015
     _WhichOneofReturnType__radius: _TypeAlias = _typing.Literal["radius"]  # noqa: Y015
@@ -188,6 +194,8 @@ class PerturbSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__iterations) -> _WhichOneofReturnType__iterations | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__level) -> _WhichOneofReturnType__level | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefilter) -> _WhichOneofReturnType__prefilter | None: ...
     @_typing.overload

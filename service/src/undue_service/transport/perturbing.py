@@ -24,6 +24,7 @@ _OPTIONAL = (
     "candidates",
     "prefilter",
     "step",
+    "momentum",
     "iterations",
     "radius",
     "level",
