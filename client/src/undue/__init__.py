@@ -24,6 +24,7 @@ from ._async.kinds import (
     AsyncValidationJob,
 )
 from ._async.registries import AsyncDatasets, AsyncModels
+from ._edits import Edit
 from ._errors import (
     AlreadyExists,
     Cancelled,
@@ -120,6 +121,7 @@ __all__ = [
     "Datasets",
     "DeadlineExceeded",
     "Diagnostics",
+    "Edit",
     "Error",
     "Estimate",
     "Example",

@@ -99,7 +99,7 @@ def self_influence(client: Client, options: argparse.Namespace, out: Output) -> 
 
 def retrain(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue retrain`."""
-    _ask(client, client.retrain, _ITERATED | _TESTED | _RETRAINED | {"without"}, options, out)
+    _ask(client, client.retrain, _ITERATED | _TESTED | _RETRAINED | _EDITS, options, out)
 
 
 def fidelity(client: Client, options: argparse.Namespace, out: Output) -> None:
@@ -162,6 +162,7 @@ _SCORED = (
 )
 _TESTED = {"test", "rows", "measurement"}
 _RETRAINED = {"start", "seeds"}
+_EDITS = {"without", "replace", "relabel", "reweight"}
 
 
 def _training(options: argparse.Namespace) -> Training | None:

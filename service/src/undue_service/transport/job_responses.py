@@ -30,7 +30,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import fidelity
+from . import edits, fidelity
 from .enums import (
     DAMPING_SOURCES,
     DTYPES,
@@ -102,6 +102,7 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 rows=spec.rows,
                 measurement=MEASUREMENTS.to_proto(spec.measurement),
                 without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
+                counterfactuals=[edits.write(one) for one in spec.counterfactuals],
                 tolerance=spec.tolerance,
                 max_iterations=spec.max_iterations,
                 start=None if spec.start is None else STARTS.to_proto(spec.start),
@@ -193,6 +194,9 @@ def counterfactual(value: Counterfactual) -> jobs_pb2.Counterfactual:
         changes=value.changes,
         gradient_norm=value.gradient_norm,
         iterations=value.iterations,
+        replaced=value.replaced,
+        relabelled=value.relabelled,
+        reweighted=value.reweighted,
     )
 
 
