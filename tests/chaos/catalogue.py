@@ -50,6 +50,14 @@ JOBS = {
     "grad_dot, all scores": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="grad_dot")),
     "grad_cos, MLP": jobs_pb2.Job(influence=dict(**_influence, model=MLP, method="grad_cos", top_k=5)),
     "retrain": jobs_pb2.Job(retrain={**_influence, "model": SOFTMAX, "without": [{"rows": [0]}, {"rows": [1, 2]}]}),
+    "retrain, edits": jobs_pb2.Job(
+        retrain={
+            **_influence,
+            "model": SOFTMAX,
+            "without": [{"rows": [3]}],
+            "counterfactuals": [{"without": [0], "reweighted": [1, 2], "weights": [0.5, 2.0]}],
+        }
+    ),
     "retrain, MLP": jobs_pb2.Job(retrain={**_influence, "model": MLP, "without": [{"rows": [0]}, {"rows": [1, 2]}]}),
     "fidelity": jobs_pb2.Job(fidelity={**_influence, "model": SOFTMAX, "method": "exact", "settings": _loo}),
     "fidelity, MLP": jobs_pb2.Job(fidelity={**_influence, "model": MLP, "method": "grad_dot", "settings": _lds}),

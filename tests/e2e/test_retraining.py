@@ -75,6 +75,54 @@ def test_what_was_measured_says_how(client, measured, removed):
     assert job.progress.stage == "fits without rows"
 
 
+def test_edits_are_measured_as_on_data_edited_by_hand(client, digits, registered):
+    """A weight of 0 is a removal, rows put back or exchanged change nothing, a copy is a row of twice the weight."""
+    rows = digits.X_train
+    other = (int(digits.y_train[5]) + 1) % 10
+    job = client.retrain(
+        registered.model,
+        train=registered.train,
+        test=registered.test,
+        rows=range(20),
+        without=[[5]],
+        relabel={5: other},
+        counterfactuals=[
+            undue.Edit(reweight={5: 0.0}),
+            undue.Edit(replace={5: rows[5]}),
+            undue.Edit(replace={5: rows[9], 9: rows[5]}, relabel={5: digits.y_train[9], 9: digits.y_train[5]}),
+            undue.Edit(without=[5], reweight={9: 2.0}),
+            undue.Edit(replace={5: rows[9]}, relabel={5: digits.y_train[9]}),
+        ],
+    )
+    result = job.result(timeout=200)
+    changes = result.changes
+    assert abs(changes[1]).max() > abs(changes[0]).max() > 1e-6
+    np.testing.assert_allclose(changes[2], changes[0], atol=1e-9)
+    assert abs(changes[3:5]).max() <= 1e-9
+    np.testing.assert_allclose(changes[6], changes[5], atol=1e-9)
+    assert [each.relabelled for each in result][:2] == [(), (5,)]
+    assert [each.replaced for each in result][-3:] == [(5, 9), (), (5,)]
+    assert result.counterfactuals[5].reweighted == (9,)
+    assert "relabelled 5" in str(result)
+    assert client.jobs.get(job.name).spec["counterfactuals"][0]["relabelled"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("edit", "field", "says"),
+    [
+        (undue.Edit(relabel={3: 10}), "counterfactuals[0].relabel", "label"),
+        (undue.Edit(replace={3: np.zeros(7)}), "counterfactuals[0].replace", "shape"),
+        (undue.Edit(relabel={10**6: 1}), "relabelled", "does not exist"),
+    ],
+)
+def test_edits_that_cannot_be(client, registered, edit, field, says):
+    with pytest.raises((undue.InvalidArgument, undue.JobFailed), match=says) as error:
+        client.retrain(
+            registered.model, train=registered.train, test=registered.test, rows=[0], counterfactuals=[edit]
+        ).result(timeout=200)
+    assert field in str(error.value)
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_pages_are_the_stream(stub, measured, size):
     measured.wait(timeout=200)

@@ -28,6 +28,7 @@ from ._async.mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob
 from ._async.perturbing import AsyncPerturbJob
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._compare_results import CompareResult, ListAgreement, ModelView, Nearness, RowComparison, Scatter
+from ._edits import Edit
 from ._errors import (
     AlreadyExists,
     Cancelled,
@@ -140,6 +141,7 @@ __all__ = [
     "Datasets",
     "DeadlineExceeded",
     "Diagnostics",
+    "Edit",
     "Error",
     "Estimate",
     "Example",

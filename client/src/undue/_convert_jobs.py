@@ -91,14 +91,15 @@ def _fields(spec: Any) -> dict[str, object]:
     for field in spec.DESCRIPTOR.fields:
         value = getattr(spec, field.name)
         if field.is_repeated:
-            found[field.name] = list(value)
-            if field.message_type is not None:
-                is_set = field.message_type is jobs_pb2.RowSet.DESCRIPTOR
-                found[field.name] = [list(each.rows) if is_set else _fields(each) for each in value]
-            rows_of_sets = field.message_type is not None  # RowSet is the only message that repeats in a spec
-            found[field.name] = [list(each.rows) for each in value] if rows_of_sets else list(value)
-            if field.enum_type is not None:
-                found[field.name] = [_word(field.enum_type, each) for each in value]
+            of = field.message_type
+            if of is None:
+                found[field.name] = [_word(field.enum_type, each) if field.enum_type else each for each in value]
+            elif not of.GetOptions().map_entry:  # a map holds numbers, which are not sent back
+                found[field.name] = [
+                    list(each.rows) if isinstance(each, jobs_pb2.RowSet) else _fields(each) for each in value
+                ]
+        elif field.message_type is tensors_pb2.Tensor.DESCRIPTOR:
+            continue  # as above
         elif field.has_presence and not spec.HasField(field.name):
             found[field.name] = None
         elif field.message_type is not None:

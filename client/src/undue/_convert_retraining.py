@@ -139,6 +139,9 @@ def counterfactual(message: jobs_pb2.Counterfactual) -> Counterfactual:
         changes=numbers(message.changes),
         gradient_norm=message.gradient_norm,
         iterations=message.iterations,
+        replaced=tuple(message.replaced),
+        relabelled=tuple(message.relabelled),
+        reweighted=tuple(message.reweighted),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._fidelity import FidelityFinding
     from ._results import (
+        Counterfactual,
         Diagnostics,
         Explanation,
         InfluenceResult,
@@ -58,9 +59,17 @@ def counterfactual_records(result: "RetrainResult", most: int) -> list[tuple[obj
         place = int(abs(each.changes).argmax())
         largest = float(each.changes[place])
         mean = float(each.changes.mean())
-        without = _some_rows(each.without)
-        records.append((without, mean, largest, result.rows[place], each.gradient_norm, each.iterations))
+        records.append((_edited(each), mean, largest, result.rows[place], each.gradient_norm, each.iterations))
     return records
+
+
+def _edited(one: "Counterfactual") -> str:
+    """Return which rows were left out, and which were different."""
+    parts = [_some_rows(one.without)] if one.without else []
+    for name in ("replaced", "relabelled", "reweighted"):
+        rows = getattr(one, name)
+        parts += [f"{name} {_some_rows(rows)}"] if rows else []
+    return "; ".join(parts)
 
 
 def table(columns: Sequence[str], records: Iterable[Sequence[object]], widest: int | None = None) -> str:

@@ -203,18 +203,24 @@ class SelfInfluenceResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counterfactual:
-    """What was measured without some training rows."""
+    """What was measured without some training rows, or with edited ones."""
 
     index: int
-    """Position among the sets that were asked for."""
+    """Position among the counterfactuals that were asked for."""
     without: tuple[int, ...]
     """The training rows that the fit went without."""
     changes: npt.NDArray[np.float64]
-    """Cost without them minus cost with them, for each test row; positive: their removal raises the cost."""
+    """Cost of the fit minus cost of the fit on all rows as they are, for each test row; positive: it rose."""
     gradient_norm: float
     """‖∇R‖ of the fit's objective at its end."""
     iterations: int
     """Steps that it took: of Newton's method, or of the recipe's optimiser."""
+    replaced: tuple[int, ...] = ()
+    """The training rows that had other inputs."""
+    relabelled: tuple[int, ...] = ()
+    """The training rows that had another target."""
+    reweighted: tuple[int, ...] = ()
+    """The training rows that had another weight."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

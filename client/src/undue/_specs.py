@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import _convert_jobs, _convert_retraining, _group_specs, _perturbing
+from ._edits import Edit, edit_message
 from ._errors import invalid
 from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
@@ -112,7 +113,11 @@ def retrain(
     *,
     train: Dataset | str,
     test: Dataset | str,
-    without: Iterable[Iterable[int]],
+    without: Iterable[Iterable[int]] | None = None,
+    replace: Mapping[int, Any] | None = None,
+    relabel: Mapping[int, Any] | None = None,
+    reweight: Mapping[int, float] | None = None,
+    counterfactuals: Iterable[Edit] = (),
     rows: Iterable[int] | None = None,
     measurement: Measurement = "loss",
     tolerance: float | None = None,
@@ -126,12 +131,17 @@ def retrain(
     Raises:
         InvalidArgument: an argument is wrong.
     """
+    edits = list(counterfactuals)
+    if replace or relabel or reweight:
+        edits.insert(0, Edit((), replace or {}, relabel or {}, reweight or {}))
+    sets = [] if without is None and edits else row_sets("without", () if without is None else without)
     spec = jobs_pb2.RetrainSpec(
         model=resource_name("model", "models", model),
         train=resource_name("train", "datasets", train),
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
-        without=[jobs_pb2.RowSet(rows=each) for each in row_sets("without", without)],
+        without=[jobs_pb2.RowSet(rows=each) for each in sets],
+        counterfactuals=[edit_message(f"counterfactuals[{place}]", each) for place, each in enumerate(edits)],
         measurement=_convert_jobs.measurement("measurement", measurement),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),

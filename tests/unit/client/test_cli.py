@@ -282,6 +282,20 @@ def test_self_influence(fake, capsys, explanation) -> None:
     assert [each["row"] for each in run_json(capsys, "jobs", "result", "self", "--json")["examples"]] == [11, 12]
 
 
+def test_retrain_for_edits(fake, capsys, tmp_path) -> None:
+    np.savez(tmp_path / "new.npz", rows=[4, 9], x=np.array([[1.0, 2.0], [3.0, 4.0]]))
+    words = ["retrain", "m", "--train", "d", "--test", "t", "--no-wait", "--json"]
+    run_json(capsys, *words, "--replace", str(tmp_path / "new.npz"), "--relabel", "3=1", "4=2", "--reweight", "7=0.5")
+    sent = [request for request in fake.requests if type(request).__name__ == "CreateJobRequest"]
+    [edit] = sent[-1].job.retrain.counterfactuals
+    assert (list(edit.replaced), list(edit.relabelled), list(edit.reweighted)) == ([4, 9], [3, 4], [7])
+    assert list(edit.weights) == [0.5]
+    assert np.frombuffer(edit.inputs["x"].data).tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert np.frombuffer(edit.targets.data, dtype=np.int64).tolist() == [1, 2]
+    for wrong in ([], ["--relabel", "3"], ["--relabel", "3=x"], ["--relabel", "3=1", "3=2"], ["--replace", "none.npz"]):
+        assert run(capsys, *words[:-2], *wrong)[0] == 2
+
+
 def test_retrain(fake, capsys) -> None:
     data = ["--train", "d", "--test", "t"]
     words = ["retrain", "m", *data, "--rows", "4", "--without", "1,2,3", "--without", "7", "--no-wait", "--json"]
@@ -294,7 +308,8 @@ def test_retrain(fake, capsys) -> None:
     fake.counterfactual_pages = [page]
     found = run_json(capsys, "jobs", "result", "fits", "--json")
     [one] = found["counterfactuals"]
-    assert one == {"index": 0, "without": [1, 2], "changes": [0.25], "gradient_norm": 1e-12, "iterations": 3}
+    same = {"replaced": [], "relabelled": [], "reweighted": []}
+    assert one == {"index": 0, "without": [1, 2], "changes": [0.25], "gradient_norm": 1e-12, "iterations": 3, **same}
     assert (found["rows"], found["costs"]) == ([5], [0.5])
     status, out, _ = run(capsys, "jobs", "result", "fits")
     assert status == 0

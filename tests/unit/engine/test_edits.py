@@ -12,6 +12,7 @@ from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Rea
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
 from undue_service.engine.objective import Objective
+from undue_service.engine.retraining import newton_retraining
 from undue_service.engine.retraining.edits import Edit
 from undue_service.engine.retraining.retrain import retrain
 from undue_service.engine.retraining.training import Recipe
@@ -135,6 +136,19 @@ def test_a_weight_of_zero_is_a_removal_and_replacing_is_removing_and_adding(case
     np.testing.assert_allclose(found.changes[3], found.changes[4], atol=1e-10)
     np.testing.assert_allclose(found.changes[5], found.changes[1], atol=1e-10)
     assert abs(found.changes[3] - found.changes[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_factor_in_float32_changes_the_way_and_not_the_end(case, loss, monkeypatch):
+    c = case(loss, weighted=True)
+    fine = retrain(c.objective, c.rows, c.rows, edits=some_edits(loss), tolerance=1e-12)
+    monkeypatch.setattr(newton_retraining, "_LARGE", 1)
+    made = []
+    solving = newton_retraining._solving
+    monkeypatch.setattr(newton_retraining, "_solving", lambda *some: made.append(some[0].dtype) or solving(*some))
+    coarse = retrain(c.objective, c.rows, c.rows, edits=some_edits(loss), tolerance=1e-12)
+    assert torch.float32 in made
+    np.testing.assert_allclose(coarse.changes, fine.changes, atol=1e-10)
 
 
 @st.composite

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undue.v1 import datasets_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+from undue.v1 import datasets_pb2, edits_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
 from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.specs import Influence, Measurement, ObjectiveSpec, Retrain, SelfInfluence
@@ -228,7 +228,13 @@ RULED = [
     jobs_pb2.GetJobRequest(),
     datasets_pb2.ReadRowsRequest(name="datasets/x", rows=[]),
     datasets_pb2.ReadRowsRequest(name="datasets/x", rows=range(1001)),
-    jobs_pb2.CreateJobRequest(job=jobs_pb2.Job(retrain=jobs_pb2.RetrainSpec(model="m", train="a", test="b"))),
+    jobs_pb2.CreateJobRequest(
+        job=jobs_pb2.Job(
+            retrain=jobs_pb2.RetrainSpec(
+                model="m", train="a", test="b", counterfactuals=[edits_pb2.Edit(reweighted=[1], weights=[-1.0])]
+            )
+        )
+    ),
 ]
 
 

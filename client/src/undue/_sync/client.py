@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from undue import _convert, _convert_jobs, _group_specs, _mislabels, _perturbing, _specs
+from undue._edits import Edit
 from undue._embedded import EmbeddedService
 from undue._explain_results import ExplainResult
 from undue._fidelity import FidelityKind, FidelitySettings, Start
@@ -245,7 +246,11 @@ class Client:
         train: Dataset | str,
         test: Dataset | str,
         rows: Iterable[int] | None = None,
-        without: Iterable[Iterable[int]],
+        without: Iterable[Iterable[int]] | None = None,
+        replace: Mapping[int, Any] | None = None,
+        relabel: Mapping[int, Any] | None = None,
+        reweight: Mapping[int, float] | None = None,
+        counterfactuals: Iterable[Edit] = (),
         measurement: Measurement = "loss",
         tolerance: float | None = None,
         max_iterations: int | None = None,
@@ -253,11 +258,12 @@ class Client:
         seeds: int = 1,
         timeout_seconds: float | None = None,
     ) -> RetrainJob:
-        """Queue a job that measures what changes when training rows are removed, by fitting the model without them.
+        """Queue a job that measures what changes when training rows are removed or edited, by fitting the model again.
 
-        Of a linear head the objective without the rows, 1/n kept, is minimised for each set; the changes are from the
-        minimum on all rows. Any other model is trained by the recipe that it was registered with, once on all rows and
-        once without each set. A change is positive where removal raises a cost.
+        Of a linear head the objective of each counterfactual, 1/n kept, is minimised; the changes are from the minimum
+        on all rows. Any other model is trained by the recipe that it was registered with, once on all rows and once for
+        each counterfactual. A change is positive where the edit raises a cost. At least one counterfactual is needed;
+        they come in the order without, replace with relabel and reweight, counterfactuals.
 
         Args:
             model: the model, or its name; without a version, the newest.
@@ -265,6 +271,11 @@ class Client:
             test: the data set on whose rows the change is measured.
             rows: rows of `test`; None means all.
             without: sets of rows of `train`: [[3], [5, 8]] fits once without row 3 and once without rows 5 and 8.
+            replace: training row to its new input, an array without an axis of rows or {input name: array}, as the
+                model sees it. With `relabel` and `reweight` it is one counterfactual together.
+            relabel: training row to its new target; a row that is only replaced keeps its own.
+            reweight: training row to its new weight, in place of the registered one, which is 1 where there are none.
+            counterfactuals: further ones, `undue.Edit(without=…, replace=…, relabel=…, reweight=…)` each.
             measurement: which cost, as in `influence`.
             tolerance: norm of the objective's gradient at which a fit of a linear head has converged; None is 1e-10.
             max_iterations: Newton steps of one fit of a linear head at most; None is 100. What needs more is an error,
@@ -286,6 +297,10 @@ class Client:
             test=test,
             rows=rows,
             without=without,
+            replace=replace,
+            relabel=relabel,
+            reweight=reweight,
+            counterfactuals=counterfactuals,
             measurement=measurement,
             tolerance=tolerance,
             max_iterations=max_iterations,

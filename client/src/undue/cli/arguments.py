@@ -11,6 +11,8 @@ from undue._perturbing import Bound
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
 
+from .editing import edits
+
 _AT_ONCE = "return at once; see `undue jobs`"
 _INDEXED = ("exact", "gauss_newton", "ekfac")
 
@@ -170,11 +172,12 @@ def self_influence(parser: argparse.ArgumentParser) -> None:
 
 
 def retrain(parser: argparse.ArgumentParser) -> None:
-    """Add what asks for fits without rows."""
+    """Add what asks for fits without rows, and to edited ones."""
     _trained(parser)
     _tested(parser, "on which the change is measured")
     sets = "training rows that a fit goes without, as 1,2,3; once for each fit"
-    parser.add_argument("--without", required=True, action="append", type=_rows, metavar="ROWS", help=sets)
+    parser.add_argument("--without", action="append", type=_rows, metavar="ROWS", help=sets)
+    edits(parser)
     parser.add_argument("--tolerance", type=float, help="gradient norm at which a fit has converged (1e-10)")
     parser.add_argument("--max-iterations", type=int, metavar="N", help="Newton steps of one fit at most (100)")
     _retrained(parser)

@@ -105,7 +105,7 @@ def self_influence(client: Client, options: argparse.Namespace, out: Output) -> 
 
 def retrain(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue retrain`."""
-    _ask(client, client.retrain, _ITERATED | _TESTED | _RETRAINED | {"without"}, options, out)
+    _ask(client, client.retrain, _ITERATED | _TESTED | _RETRAINED | _EDITS, options, out)
 
 
 def fidelity(client: Client, options: argparse.Namespace, out: Output) -> None:
@@ -200,6 +200,7 @@ _RETRAINED = {"start", "seeds"}
 _RANKED = {"train", "rankings", "seed", "folds", "method", "damping", "leverage_correction", "start"} | {
     "timeout_seconds"
 }
+_EDITS = {"without", "replace", "relabel", "reweight"}
 
 
 def _training(options: argparse.Namespace) -> Training | None:

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from undue.v1 import edits_pb2 as _edits_pb2
 from undue.v1 import mislabels_pb2 as _mislabels_pb2
 from undue.v1 import models_pb2 as _models_pb2
 from undue.v1 import perturbation_pb2 as _perturbation_pb2
@@ -614,7 +615,7 @@ Global___SelfInfluenceSpec: _TypeAlias = SelfInfluenceSpec  # noqa: Y015
 
 @_typing.final
 class RetrainSpec(_message.Message):
-    """RetrainSpec asks what really changes when training rows are removed: the model is fitted again without them.
+    """RetrainSpec asks what really changes when training rows are removed or edited: the model is fitted again.
     The removed rows' losses leave the objective and its 1/n stays, as the scores of influence suppose. A linear head is
     fitted to its minimum; any other model is trained by the recipe that it was registered with.
     """
@@ -631,6 +632,7 @@ class RetrainSpec(_message.Message):
     MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
+    COUNTERFACTUALS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/{model}/versions/{version}`; without a version, the newest that has not failed. A linear head, or one with a
     recipe.
@@ -655,7 +657,11 @@ class RetrainSpec(_message.Message):
 
     @_builtins.property
     def without(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowSet]:
-        """One fit for each: the training rows that it goes without."""
+        """One fit for each: the training rows that it goes without. With `counterfactuals` one fit at least."""
+
+    @_builtins.property
+    def counterfactuals(self) -> _containers.RepeatedCompositeFieldContainer[_edits_pb2.Edit]:
+        """One fit for each, after those of `without`: training rows that are left out, replaced, relabelled or reweighted."""
 
     def __init__(
         self,
@@ -670,10 +676,11 @@ class RetrainSpec(_message.Message):
         max_iterations: _builtins.int | None = ...,
         start: Global___Start.ValueType | None = ...,
         seeds: _builtins.int | None = ...,
+        counterfactuals: _abc.Iterable[_edits_pb2.Edit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "seeds", b"seeds", "start", b"start", "tolerance", b"tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "max_iterations", b"max_iterations", "measurement", b"measurement", "model", b"model", "rows", b"rows", "seeds", b"seeds", "start", b"start", "test", b"test", "tolerance", b"tolerance", "train", b"train", "without", b"without"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations", "_seeds", b"_seeds", "_start", b"_start", "_tolerance", b"_tolerance", "counterfactuals", b"counterfactuals", "max_iterations", b"max_iterations", "measurement", b"measurement", "model", b"model", "rows", b"rows", "seeds", b"seeds", "start", b"start", "test", b"test", "tolerance", b"tolerance", "train", b"train", "without", b"without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
@@ -1884,7 +1891,7 @@ Global___ScoredExample: _TypeAlias = ScoredExample  # noqa: Y015
 
 @_typing.final
 class Counterfactual(_message.Message):
-    """Counterfactual is what was measured without some training rows."""
+    """Counterfactual is what was measured without some training rows, or with edited ones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1893,8 +1900,11 @@ class Counterfactual(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     GRADIENT_NORM_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    RELABELLED_FIELD_NUMBER: _builtins.int
+    REWEIGHTED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Its position among the job's `without`."""
+    """Its position among the job's `without`, which its `counterfactuals` follow."""
     gradient_norm: _builtins.float
     """‖∇R‖ of the fit's objective at its end."""
     iterations: _builtins.int
@@ -1905,7 +1915,19 @@ class Counterfactual(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Cost without them minus cost with them, for each test row of the job."""
+        """Cost of the fit minus cost of the fit on all rows as they are, for each test row of the job."""
+
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The training rows that had other inputs."""
+
+    @_builtins.property
+    def relabelled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The training rows that had another target."""
+
+    @_builtins.property
+    def reweighted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The training rows that had another weight."""
 
     def __init__(
         self,
@@ -1915,10 +1937,13 @@ class Counterfactual(_message.Message):
         changes: _abc.Iterable[_builtins.float] | None = ...,
         gradient_norm: _builtins.float = ...,
         iterations: _builtins.int = ...,
+        replaced: _abc.Iterable[_builtins.int] | None = ...,
+        relabelled: _abc.Iterable[_builtins.int] | None = ...,
+        reweighted: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "gradient_norm", b"gradient_norm", "index", b"index", "iterations", b"iterations", "without", b"without"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "gradient_norm", b"gradient_norm", "index", b"index", "iterations", b"iterations", "relabelled", b"relabelled", "replaced", b"replaced", "reweighted", b"reweighted", "without", b"without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

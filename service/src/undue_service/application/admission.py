@@ -120,13 +120,7 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
                 raise FailedPrecondition(Reason.LEVERAGE_UNAVAILABLE, text)
             check_dense("leverage", DENSE_PARAMETER_LIMIT, found)
         case Retrain():
-            check_recipe(field, spec, model)
-            for name in ("tolerance", "max_iterations"):
-                if getattr(spec, name) is not None and not found.linear_head:
-                    text = f"{model.name} is trained again for the epochs of its recipe: leave {name} out"
-                    raise InvalidArgument.at(f"{field}.{name}", text)
-            for place, without in enumerate(spec.without):
-                check_rows(f"{field}.without[{place}].rows", without, rows.rows)
+            _check_retrain(field, spec, model, found, rows.rows)
 
 
 def settled_other(spec: Compare, other: Registration) -> Compare:
@@ -241,6 +235,20 @@ def _check_perturb(field: str, spec: Perturb, model: Registration, train: Datase
     if model_report(model).linear_head:
         check_dense("perturb", DENSE_PARAMETER_LIMIT, model_report(model))
     check_perturb(spec, model_report(model), train)
+
+
+def _check_retrain(field: str, spec: Retrain, model: Registration, found: ModelReport, train_rows: int) -> None:
+    """Hold what is to be fitted again against the recipe and the rows that there are."""
+    check_recipe(field, spec, model)
+    for name in ("tolerance", "max_iterations"):
+        if getattr(spec, name) is not None and not found.linear_head:
+            text = f"{model.name} is trained again for the epochs of its recipe: leave {name} out"
+            raise InvalidArgument.at(f"{field}.{name}", text)
+    for place, without in enumerate(spec.without):
+        check_rows(f"{field}.without[{place}].rows", without, train_rows)
+    for place, edit in enumerate(spec.counterfactuals):
+        for part, named in edit.rows().items():
+            check_rows(f"{field}.counterfactuals[{place}].{part}", named, train_rows)
 
 
 def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_rows: int) -> None:

@@ -1,6 +1,7 @@
 """Read what a finished job found, in pages and in blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
+from undue_service.domain.specs import Retrain
 
 from .jobs import Jobs
 from .ports import ArtifactStore, ResultReader
@@ -83,7 +85,9 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactuals(self.file(tenant, name, "counterfactuals"), start, count)
+        edited = self._edited(tenant, name)
+        found, more = self._reader.counterfactuals(self.file(tenant, name, "counterfactuals"), start, count)
+        return tuple(edited(one) for one in found), more
 
     def counterfactual_blocks(self, tenant: str, name: str) -> Iterator[tuple[Counterfactual, ...]]:
         """Yield all counterfactuals, some at a time.
@@ -92,7 +96,9 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactual_blocks(self.file(tenant, name, "counterfactuals"))
+        edited = self._edited(tenant, name)
+        blocks = self._reader.counterfactual_blocks(self.file(tenant, name, "counterfactuals"))
+        return (tuple(edited(one) for one in block) for block in blocks)
 
     def compared(self, tenant: str, name: str) -> npt.NDArray[np.int64]:
         """Return the test rows of a fidelity job.
@@ -176,6 +182,20 @@ class Results:
             NotFound: RESOURCE_NOT_FOUND.
         """
         return self._reader.score_blocks(self.file(tenant, name, "scores"))
+
+    def _edited(self, tenant: str, name: str) -> Callable[[Counterfactual], Counterfactual]:
+        """Return what adds to a counterfactual which rows its job asked to be different."""
+        spec = self._jobs.get(tenant, name).spec
+        first = len(spec.without) if isinstance(spec, Retrain) else 0
+        edits = spec.counterfactuals if isinstance(spec, Retrain) else ()
+
+        def with_rows(one: Counterfactual) -> Counterfactual:
+            if one.index < first or not edits:
+                return one
+            edit = edits[one.index - first]
+            return replace(one, replaced=edit.replaced, relabelled=edit.relabelled, reweighted=edit.reweighted)
+
+        return with_rows
 
     def file(self, tenant: str, name: str, role: str) -> Path:
         """Return the file that a job kept in a role.

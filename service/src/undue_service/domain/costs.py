@@ -140,8 +140,8 @@ def estimate(
                 work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
             work = _times(members, solving(spec, method, model, n, n, block_bytes))
-        case Retrain(without=without):
-            work = _retraining(trained, len(without) + 1, spec.seeds)
+        case Retrain(without=without, counterfactuals=edits):
+            work = _retraining(trained, len(without) + len(edits) + 1, spec.seeds)
         case Fidelity():
             scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
             work = _and(scoring, _fidelity(spec.settings, trained))

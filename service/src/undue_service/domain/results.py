@@ -41,17 +41,20 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
-    """What was measured without some training rows."""
+    """What was measured without some training rows, or with edited ones."""
 
     index: int
-    """Position among the job's `without`."""
+    """Position among the job's `without`, which its `counterfactuals` follow."""
     without: tuple[int, ...]
     changes: tuple[float, ...]
-    """Cost without them minus cost with them, for each test row."""
+    """Cost of the fit minus cost of the fit on all rows as they are, for each test row."""
     gradient_norm: float
     """‖∇R‖ of the fit at its end."""
     iterations: int
     """Steps: of Newton's method, or of the recipe's optimiser."""
+    replaced: tuple[int, ...] = ()
+    relabelled: tuple[int, ...] = ()
+    reweighted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

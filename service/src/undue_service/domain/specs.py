@@ -6,6 +6,7 @@ from typing import Literal
 
 from .architectures import ArchitectureChoice
 from .comparison import Compare
+from .edits import EditSpec
 from .errors import InvalidArgument
 from .group_influence import GroupInfluence
 from .mislabels import Mislabels
@@ -351,13 +352,15 @@ class SelfInfluence:
 
 @dataclass(frozen=True, slots=True)
 class Retrain:
-    """Job: measure what changes when training rows are removed, by fitting the model again without them."""
+    """Job: measure what changes when training rows are removed or edited, by fitting the model again."""
 
     model: str
     train: str
     test: str
-    without: tuple[tuple[int, ...], ...]
+    without: tuple[tuple[int, ...], ...] = ()
     """One fit for each: the training rows that it goes without."""
+    counterfactuals: tuple[EditSpec, ...] = ()
+    """One fit for each, after those."""
     rows: tuple[int, ...] = ()
     """Test rows; none means all."""
     measurement: Measurement = "loss"

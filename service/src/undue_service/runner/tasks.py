@@ -48,6 +48,7 @@ from undue_service.engine.objective import Objective
 from undue_service.engine.retraining.retrain import retrain
 
 from .comparing import comparison_of
+from .edits import edits_of
 from .faults import out_of_memory
 from .groups import group_influence_of
 from .indexes.tasks import SERVE_BYTES, IndexTasks
@@ -290,11 +291,13 @@ class Workshop:
         spec = task.spec
         objective = self._objective(task.model, place)
         train = place.source(task.train)
+        rows = SourceRows(train)
         found = retrain(
             objective,
-            SourceRows(train),
+            rows,
             SourceRows(place.source(task.test)),
             without=spec.without,
+            edits=edits_of(spec.counterfactuals, rows),
             rows=spec.rows or None,
             measurement=spec.measurement,
             tolerance=spec.tolerance,

@@ -35,7 +35,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import comparing, fidelity, groups, mislabels, perturbing
+from . import comparing, edits, fidelity, groups, mislabels, perturbing
 from .enums import (
     JOB_STATES,
     MEASUREMENTS,
@@ -107,6 +107,7 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 rows=spec.rows,
                 measurement=MEASUREMENTS.to_proto(spec.measurement),
                 without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
+                counterfactuals=[edits.write(one) for one in spec.counterfactuals],
                 tolerance=spec.tolerance,
                 max_iterations=spec.max_iterations,
                 start=None if spec.start is None else STARTS.to_proto(spec.start),
@@ -176,6 +177,9 @@ def counterfactual(value: Counterfactual) -> jobs_pb2.Counterfactual:
         changes=value.changes,
         gradient_norm=value.gradient_norm,
         iterations=value.iterations,
+        replaced=value.replaced,
+        relabelled=value.relabelled,
+        reweighted=value.reweighted,
     )
 
 

@@ -20,7 +20,7 @@ from undue_service.domain.specs import (
     check_temperature,
 )
 
-from . import architectures, comparing, fidelity, groups, mislabels, perturbing, recipes, sources
+from . import architectures, comparing, edits, fidelity, groups, mislabels, perturbing, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
@@ -126,6 +126,9 @@ def _self_influence(spec: jobs_pb2.SelfInfluenceSpec) -> SelfInfluence:
 
 def _retrain(spec: jobs_pb2.RetrainSpec) -> Retrain:
     without = tuple(tuple(one.rows) for one in spec.without)
+    if not without and not spec.counterfactuals:
+        text = "is empty, and so is counterfactuals: name training rows that are left out, or edits of some"
+        raise InvalidArgument.at("job.retrain.without", text)
     if sum(map(len, without)) > MAX_WITHOUT_ROWS:
         raise InvalidArgument.at("job.retrain.without", f"names more than {MAX_WITHOUT_ROWS:,} rows in all")
     return Retrain(
@@ -133,6 +136,7 @@ def _retrain(spec: jobs_pb2.RetrainSpec) -> Retrain:
         train=spec.train,
         test=spec.test,
         without=without,
+        counterfactuals=edits.read(spec),
         rows=tuple(spec.rows),
         measurement=_measurement(spec.measurement),
         start=fidelity.read_start("job.retrain.start", spec),

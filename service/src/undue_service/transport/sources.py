@@ -63,7 +63,7 @@ def _arrays(arrays: datasets_pb2.ArraysSource, digest: Digest) -> ArraysSource:
     sent = {f"{part}[{name}]": one for part in ("inputs", "groups") for name, one in getattr(arrays, part).items()}
     sent |= {part: getattr(arrays, part) for part in ("targets", "ids", "weights") if arrays.HasField(cast(Any, part))}
     for name, tensor in sent.items():
-        _check_tensor(f"dataset.arrays.{name}", tensor)
+        check_tensor(f"dataset.arrays.{name}", tensor)
     # What may still be refused comes before what is kept: a request that fails leaves no bytes.
     uploads_first = sorted(sent.items(), key=lambda item: item[1].HasField("data"))
     refs = {name: _tensor(f"dataset.arrays.{name}", tensor, digest) for name, tensor in uploads_first}
@@ -76,7 +76,8 @@ def _arrays(arrays: datasets_pb2.ArraysSource, digest: Digest) -> ArraysSource:
     )
 
 
-def _check_tensor(field: str, tensor: tensors_pb2.Tensor) -> None:
+def check_tensor(field: str, tensor: tensors_pb2.Tensor) -> None:
+    """Raise InvalidArgument (INVALID_FIELD) where the bytes of a tensor do not fit its type and shape."""
     dtype = DTYPES.to_domain(f"{field}.dtype", tensor.dtype)
     item = ITEM_BYTES.get(dtype)  # a string has no fixed size
     shape = tuple(tensor.shape)

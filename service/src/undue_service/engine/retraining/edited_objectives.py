@@ -140,13 +140,16 @@ class EditedObjectives:
         """Return Σ_i w_ik, (K,)."""
         return sum(self._weights(block, self._every).sum(dim=0) for block in self._edits.blocks()) * self._divisors
 
-    def dense(self, theta: Tensor, k: int = 0, features: Tensor | None = None) -> Tensor:
+    def dense(
+        self, theta: Tensor, k: int = 0, features: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Return the Hessian of one objective at Θ (d, C), as a matrix over coefficients (d, C) laid flat.
 
         Args:
             theta: Θ.
             k: which objective.
             features: numbers of those whose coefficients it is over, (d',); None means all.
+            dtype: in which it is summed; None is that of Θ.
         """
         l2 = self.l2 if features is None else self.l2[features]
         d, C = l2.shape
@@ -159,11 +162,16 @@ class EditedObjectives:
                 for part in block.parts(size):
                     S = self.loss.curvature(part.outputs(theta[:, None])[:, 0], self._edits.targets(part, at))
                     x = part.features if features is None else part.features[:, features]
-                    yield x, S * self._weights(part, at)[:, :, None]
+                    S = S * self._weights(part, at)[:, :, None]
+                    yield x.to(dtype or x.dtype), S.to(dtype or S.dtype)
                 self._told()
 
-        H = head_blocks(factors(), theta.new_zeros(C, d, C, d)).permute(1, 0, 3, 2).reshape(d * C, d * C)
-        H.diagonal().add_(l2.reshape(-1))
+        H = (
+            head_blocks(factors(), theta.new_zeros(C, d, C, d, dtype=dtype or theta.dtype))
+            .permute(1, 0, 3, 2)
+            .reshape(d * C, d * C)
+        )
+        H.diagonal().add_(l2.reshape(-1).to(H))
         return H
 
     def _difference(self, theta: Tensor, at: Tensor) -> Tensor:
