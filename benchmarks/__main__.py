@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import fidelity_jobs, indexes, machine, render, results
+from . import fidelity_jobs, indexes, machine, perturbation, render, results
 from .peers import NAMES, Entry, contenders
 from .workloads import WORKLOADS
 
@@ -52,6 +52,8 @@ def main() -> None:
         fidelity_jobs.measure()
         print("the index", flush=True)
         indexes.measure(asked.threads)
+        print("an attacked image", flush=True)
+        perturbation.measure(asked.threads)
         render.write_page()
 
 
