@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import fidelity_jobs, goals, indexes, perturbation, results
+from . import fidelity_jobs, goals, indexes, perturbation, results, retraining
 from .results import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -87,7 +87,7 @@ def write_page() -> None:
 def load(folder: Path) -> dict[str, Any]:
     """Return the records of all workloads that were run in full, and of what is recorded once."""
     records: dict[str, Any] = {"recorded": json.loads(RECORDED.read_text())} if RECORDED.exists() else {}
-    for name in (*ORDER, fidelity_jobs.NAME, indexes.NAME, perturbation.NAME):
+    for name in (*ORDER, fidelity_jobs.NAME, indexes.NAME, perturbation.NAME, retraining.NAME):
         path = folder / f"{name}.json"
         if path.exists():
             records[name] = json.loads(path.read_text())
@@ -107,6 +107,8 @@ def page(records: Mapping[str, Any]) -> str:
         parts.append(indexes.section(records[indexes.NAME]))
     if perturbation.NAME in records:
         parts.append(perturbation.section(records[perturbation.NAME]))
+    if retraining.NAME in records:
+        parts.append(retraining.section(records[retraining.NAME]))
     if "recorded" in records:
         parts.append(_recorded(records["recorded"]))
     parts.append(NOTES)
