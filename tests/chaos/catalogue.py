@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from chaos.process import Channel
 from undue._export import write_pt2
-from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+from undue.v1 import datasets_pb2, indexes_pb2, jobs_pb2, models_pb2, perturbation_pb2, tensors_pb2, uploads_pb2
 
 PATIENCE_SECONDS = 120.0
 CHUNK_BYTES = 128 << 10
@@ -31,6 +31,13 @@ _STANDS_ELSEWHERE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PR
 _influence = {"train": TRAIN, "test": TRAIN, "rows": [3, 1, 4, 15, 92]}
 _loo = {"protocol": jobs_pb2.FidelitySettings.PROTOCOL_LOO, "samples": 5, "strata": 2, "bootstrap": 50}
 _lds = {"protocol": jobs_pb2.FidelitySettings.PROTOCOL_LDS, "samples": 5, "bootstrap": 50}
+_ball = {
+    "bound": perturbation_pb2.PerturbSpec.BOUND_LINF,
+    "radius": 40.0,
+    "step": 5.0,
+    "iterations": 3,
+    "candidates": 2,
+}
 _margin = jobs_pb2.MEASUREMENT_MARGIN
 JOBS = {
     "exact": jobs_pb2.Job(influence=dict(**_influence, model=SOFTMAX, method="exact", top_k=5)),
@@ -49,6 +56,8 @@ JOBS = {
     "exact, held against retraining": jobs_pb2.Job(
         influence={**_influence, "model": SOFTMAX, "method": "exact", "top_k": 5, "fidelity": _loo}
     ),
+    "perturb": jobs_pb2.Job(perturb={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, **_ball}),
+    "perturb, MLP": jobs_pb2.Job(perturb={"train": TRAIN, "test": TRAIN, "model": MLP, **_ball, "damping": 1.0}),
     "leverage": jobs_pb2.Job(leverage={"train": TRAIN, "model": SOFTMAX, "dfbeta": True}),
     "mislabels": jobs_pb2.Job(mislabels={"train": TRAIN, "test": TRAIN, "model": SOFTMAX, "flip": 0.1, "seeds": 2}),
     "suspects": jobs_pb2.Job(mislabels={"train": TRAIN, "model": SOFTMAX, "suspects": 5}),
@@ -105,6 +114,9 @@ class Asker:
             job.mislabels.seed = variant
         elif job.HasField("leverage"):
             job.leverage.damping = (1 + variant % ROWS) / ROWS
+        elif job.HasField("perturb"):
+            rows = random.Random(variant).sample(range(ROWS), 3)
+            job.perturb.attacks.extend(perturbation_pb2.AttackTargets(rows=[row]) for row in rows)
         else:
             spec = getattr(job, job.WhichOneof("spec"))
             spec.rows[:] = random.Random(variant).sample(range(ROWS), 5)

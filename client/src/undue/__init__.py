@@ -25,6 +25,7 @@ from ._async.kinds import (
     AsyncValidationJob,
 )
 from ._async.mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob
+from ._async.perturbing import AsyncPerturbJob
 from ._async.registries import AsyncDatasets, AsyncModels
 from ._compare_results import CompareResult, ListAgreement, ModelView, Nearness, RowComparison, Scatter
 from ._errors import (
@@ -53,6 +54,7 @@ from ._indexes import Alias, Index, IndexReport, IndexState
 from ._inputs import Objective
 from ._leverage_results import LeverageResult
 from ._mislabels_results import MislabelPoint, MislabelsResult, SeedMean, SuspectsResult
+from ._perturb_results import Attack, AttackedRow, FlipShare, PerturbedRow, PerturbResult, Poisoned
 from ._recipes import Checkpoint, Training
 from ._resources import (
     CheckpointInfo,
@@ -93,6 +95,7 @@ from ._sync.indexes import Indexes
 from ._sync.jobs import Job
 from ._sync.kinds import FidelityJob, InfluenceJob, Jobs, LeverageJob, RetrainJob, SelfInfluenceJob, ValidationJob
 from ._sync.mislabel_jobs import MislabelsJob, SuspectsJob
+from ._sync.perturbing import PerturbJob
 from ._sync.registries import Datasets, Models
 from ._version import __version__
 
@@ -117,10 +120,13 @@ __all__ = [
     "AsyncLeverageJob",
     "AsyncMislabelsJob",
     "AsyncModels",
+    "AsyncPerturbJob",
     "AsyncRetrainJob",
     "AsyncSelfInfluenceJob",
     "AsyncSuspectsJob",
     "AsyncValidationJob",
+    "Attack",
+    "AttackedRow",
     "Cancelled",
     "Checkpoint",
     "CheckpointInfo",
@@ -146,6 +152,7 @@ __all__ = [
     "FidelityResult",
     "FidelitySettings",
     "FieldViolation",
+    "FlipShare",
     "Group",
     "GroupEffect",
     "GroupInfluenceJob",
@@ -185,6 +192,10 @@ __all__ = [
     "ParameterInfo",
     "Parity",
     "PermissionDenied",
+    "PerturbJob",
+    "PerturbResult",
+    "PerturbedRow",
+    "Poisoned",
     "Progress",
     "QuotaExceeded",
     "RetrainJob",

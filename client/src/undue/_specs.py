@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import _convert_jobs, _convert_retraining, _group_specs
+from . import _convert_jobs, _convert_retraining, _group_specs, _perturbing
 from ._errors import invalid
 from ._fidelity import FidelityKind, FidelitySettings, Start
 from ._inputs import (
@@ -249,6 +249,8 @@ def any_job(
     if test is None:
         untested = leverage if "dfbeta" in arguments else suspects if "rankings" in arguments else self_influence
         return untested(model, train=train, **arguments)
+    if _perturbing.OWN & arguments.keys():
+        return _perturbing.perturb(model, train=train, test=test, **arguments)
     if "rankings" in arguments:
         return mislabels(model, train=train, test=test, **arguments)
     if "by" in arguments:

@@ -43,6 +43,7 @@ from .application.index_tasks import IndexTasks
 from .application.indexes import Indexes
 from .application.instances import InstanceReader
 from .application.jobs import Jobs
+from .application.perturbations import Perturbations
 from .application.planning import Planner
 from .application.ports import RunnerLostError
 from .application.registration import Registrations
@@ -58,6 +59,7 @@ from .settings import Settings
 from .transport.server import start_server
 from .transport.servicers import UseCases
 from .wire import attachments
+from .wire.perturbations import SafetensorsPerturbations
 from .wire.results import SafetensorsResults
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
         reader = SafetensorsResults()
         planner = Planner(registrations, artifacts, staging, IndexTasks(registrations, index_store, erasures))
         results = Results(job_cases, artifacts, reader)
+        perturbations = Perturbations(results, SafetensorsPerturbations())
         lane = ServeLane(len(pool.status().devices))
         instances = InstanceReader(registrations, planner, pool, lane, reader)
         upload_ttl = timedelta(seconds=settings.upload_ttl_seconds)
@@ -126,7 +129,18 @@ async def service(settings: Settings, *, working: bool = True) -> AsyncIterator[
         alone_since = None if settings.database_url else data.held_since
 
         server, address = await start_server(
-            UseCases(uploads, registrations, job_cases, results, deletions, instances, indexes, explainer, pool),
+            UseCases(
+                uploads,
+                registrations,
+                job_cases,
+                results,
+                perturbations,
+                deletions,
+                instances,
+                indexes,
+                explainer,
+                pool,
+            ),
             metrics,
             settings.grpc_address,
             with_reflection=settings.reflection,

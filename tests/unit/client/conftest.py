@@ -28,6 +28,7 @@ from undue.v1 import (
     jobs_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    perturbation_pb2,
     server_info_pb2,
     server_info_pb2_grpc,
     tensors_pb2,
@@ -105,6 +106,11 @@ class FakeService(
     leverage_blocks: list[jobs_pb2.LeverageBlock] = field(default_factory=list)
     broken_leverages: int = 0
     """How many streams of leverages break after their first message."""
+    perturbation_pages: list[perturbation_pb2.ListPerturbationsResponse] = field(default_factory=list)
+    perturbation: perturbation_pb2.PerturbationSummary | None = None
+    poisoned: list[perturbation_pb2.PoisonedRow] = field(default_factory=list)
+    broken_poisoned: int = 0
+    """How many streams of poisoned rows break after their first message."""
     finding: jobs_pb2.FidelityFinding | None = None
     report_warnings: list[str] = field(default_factory=list)
     row_refusal: status_pb2.Status | None = None
@@ -269,6 +275,8 @@ class FakeService(
                 job.fidelity.settings.protocol = jobs_pb2.FidelitySettings.PROTOCOL_LOO
             case "leverage":
                 job.leverage.train = "datasets/d/versions/1"
+            case "perturb":
+                job.perturb.bound = perturbation_pb2.PerturbSpec.BOUND_SAME_8BIT
             case other if other.startswith(("build.", "extend.", "compact.")):
                 kind, _, index = other.partition(".")
                 getattr(job, f"index_{kind}").index = f"indexes/{index}"
@@ -281,10 +289,15 @@ class FakeService(
         if state == States.STATE_FAILED:
             job.error.CopyFrom(self.job_error)
         if state == States.STATE_SUCCEEDED:
-            job.diagnostics.CopyFrom(diagnostics_message())
-            if self.finding is not None:
-                job.diagnostics.fidelity.CopyFrom(self.finding)
+            self._succeed(job)
         return job
+
+    def _succeed(self, job: jobs_pb2.Job) -> None:
+        job.diagnostics.CopyFrom(diagnostics_message())
+        if self.finding is not None:
+            job.diagnostics.fidelity.CopyFrom(self.finding)
+        if self.perturbation is not None:
+            job.perturbation.CopyFrom(self.perturbation)
 
     def CreateJob(self, request, context):
         if request.request_id not in self.created:
@@ -357,6 +370,22 @@ class FakeService(
             if self.broken_leverages > 0:
                 self.broken_leverages -= 1
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+
+    def ListPerturbations(self, request, context):
+        self._enter("ListPerturbations", request, context)
+        place = int(request.page_token or 0)
+        page = self.perturbation_pages[place]
+        page.next_page_token = str(place + 1) if place + 1 < len(self.perturbation_pages) else ""
+        return page
+
+    def ReadPoisonedRows(self, request, context):
+        self._enter("ReadPoisonedRows", request, context)
+        for row in self.poisoned:
+            if row.attack in request.attacks:
+                yield row
+                if self.broken_poisoned > 0:
+                    self.broken_poisoned -= 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
 
     def ReadScores(self, request, context):
         self._enter("ReadScores", request, context)

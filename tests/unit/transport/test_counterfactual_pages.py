@@ -33,7 +33,7 @@ def servicer(tmp_path):
             counterfactuals=lambda tenant, name, start, count: reader.counterfactuals(path, start, count),
             counterfactual_blocks=lambda tenant, name: reader.counterfactual_blocks(path),
         )
-        return JobServicer(SimpleNamespace(jobs=None, results=results, deletions=None))
+        return JobServicer(SimpleNamespace(jobs=None, results=results, perturbations=None, deletions=None))
 
     return make
 

@@ -35,6 +35,7 @@ def talk(bench, story):
         registrations=bench.registrations,
         uploads=bench.uploads,
         results=None,
+        perturbations=None,
         instances=None,
         explainer=None,
         pool=None,

@@ -38,7 +38,7 @@ def servicer(tmp_path):
             self_influences=lambda tenant, name, *page: reader.self_influences(path, *page),
             self_influence_blocks=lambda tenant, name: reader.self_influence_blocks(path),
         )
-        return JobServicer(SimpleNamespace(jobs=None, results=results, deletions=None))
+        return JobServicer(SimpleNamespace(jobs=None, results=results, perturbations=None, deletions=None))
 
     return make
 

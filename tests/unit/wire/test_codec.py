@@ -10,6 +10,8 @@ from undue_service.domain.errors import Internal, Reason
 from undue_service.domain.group_influence import GroupInfluence, Reweighting
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.mislabels import KnownRows, Mislabels
+from undue_service.domain.perturb_jobs import FlipShare, Perturb, PerturbationSummary
+from undue_service.domain.perturbation import AttackSettings
 from undue_service.domain.reports import (
     Agreement,
     ColumnSchema,
@@ -20,6 +22,7 @@ from undue_service.domain.reports import (
     Interval,
     ModelReport,
     ParameterInfo,
+    PerturbationReport,
     Stationarity,
     Stratum,
 )
@@ -63,6 +66,7 @@ DIAGNOSTICS = st.builds(
     seconds=FLOATS,
     fidelity=st.none() | FINDINGS,
 )
+SHARES = st.builds(FlipShare, value=FLOATS, low=FLOATS, high=FLOATS)
 REPORTS = st.one_of(
     st.builds(
         DatasetReport,
@@ -79,6 +83,18 @@ REPORTS = st.one_of(
         kind=st.just("model_report"),
     ),
     st.builds(InfluenceReport, diagnostics=DIAGNOSTICS, kind=st.just("influence_report")),
+    st.builds(
+        PerturbationReport,
+        diagnostics=DIAGNOSTICS,
+        summary=st.builds(
+            PerturbationSummary,
+            flipped=SHARES,
+            control=st.none() | SHARES,
+            test_loss_before=FLOATS,
+            test_loss_after=FLOATS,
+        ),
+        kind=st.just("perturbation_report"),
+    ),
 )
 SPECS = st.one_of(
     st.builds(
@@ -90,6 +106,21 @@ SPECS = st.one_of(
     ),
     st.builds(Fidelity, settings=SETTINGS, damping=st.none() | FLOATS, kind=st.just("fidelity")),
     st.builds(Leverage, damping=st.none() | FLOATS, dfbeta=st.booleans(), kind=st.just("leverage")),
+    st.builds(
+        Perturb,
+        attacks=st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), max_size=3).map(tuple),
+        settings=st.builds(
+            AttackSettings,
+            bound=st.sampled_from(["same_8bit", "linf", "l2"]),
+            step=FLOATS,
+            radius=st.none() | FLOATS,
+            level=FLOATS,
+            minimum=st.none() | st.lists(FLOATS, max_size=2).map(tuple),
+            maximum=st.none() | st.lists(FLOATS, max_size=2).map(tuple),
+            damping=st.none() | FLOATS,
+        ),
+        kind=st.just("perturb"),
+    ),
     st.builds(
         Mislabels,
         damping=st.none() | FLOATS,

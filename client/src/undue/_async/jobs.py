@@ -36,7 +36,7 @@ class AsyncJob:
         """What it does.
 
         "influence", "self_influence", "retrain", "fidelity", "leverage", "mislabels", "group_influence", "compare",
-        "model_validation", "dataset_validation", "index_build", "index_extend" or "index_compact".
+        "perturb", "model_validation", "dataset_validation", "index_build", "index_extend" or "index_compact".
         """
         return self._message.WhichOneof("spec") or ""
 

@@ -24,6 +24,7 @@ from .index_jobs import AsyncIndexJob
 from .instances import AsyncInstances
 from .jobs import AsyncJob
 from .mislabel_jobs import AsyncMislabelsJob, AsyncSuspectsJob, mislabels_job_of
+from .perturbing import AsyncPerturbJob
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -225,6 +226,7 @@ AnyAsyncJob = (
     AsyncInfluenceJob
     | AsyncSelfInfluenceJob
     | AsyncRetrainJob
+    | AsyncPerturbJob
     | AsyncFidelityJob
     | AsyncLeverageJob
     | AsyncMislabelsJob
@@ -247,6 +249,8 @@ def job_of(connection: AsyncConnection, message: jobs_pb2.Job) -> AnyAsyncJob:
             return AsyncInfluenceJob(connection, message)
         case "self_influence":
             return AsyncSelfInfluenceJob(connection, message)
+        case "perturb":
+            return AsyncPerturbJob(connection, message)
         case "retrain":
             return AsyncRetrainJob(connection, message)
         case "fidelity":

@@ -25,6 +25,7 @@ from .index_jobs import IndexJob
 from .instances import Instances
 from .jobs import Job
 from .mislabel_jobs import MislabelsJob, SuspectsJob, mislabels_job_of
+from .perturbing import PerturbJob
 
 _PAGE_BYTES = 1 << 20
 _EXAMPLE_BYTES = 128
@@ -226,6 +227,7 @@ AnyJob = (
     InfluenceJob
     | SelfInfluenceJob
     | RetrainJob
+    | PerturbJob
     | FidelityJob
     | LeverageJob
     | MislabelsJob
@@ -248,6 +250,8 @@ def job_of(connection: Connection, message: jobs_pb2.Job) -> AnyJob:
             return InfluenceJob(connection, message)
         case "self_influence":
             return SelfInfluenceJob(connection, message)
+        case "perturb":
+            return PerturbJob(connection, message)
         case "retrain":
             return RetrainJob(connection, message)
         case "fidelity":

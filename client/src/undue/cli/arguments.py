@@ -7,6 +7,7 @@ from typing import Any, get_args
 from undue._fidelity import FidelityKind, Start
 from undue._inputs import Aggregate, Measurement, Normalization, ObjectiveName
 from undue._mislabels import RankingName
+from undue._perturbing import Bound
 from undue._recipes import Optimizer, Schedule
 from undue._sources import DatasetFormat
 
@@ -269,6 +270,39 @@ def compare(parser: argparse.ArgumentParser) -> None:
     near.add_argument("--distance", dest="distance", nargs="+", default=True, metavar="INPUT", help=over)
     drawn = "training rows drawn at random whose scores and distances are kept, too (1000)"
     parser.add_argument("--scatter", type=int, default=1000, metavar="N", help=drawn)
+    _running(parser)
+
+
+def perturb(parser: argparse.ArgumentParser) -> None:
+    """Add what asks how susceptible test rows are."""
+    _trained(parser)
+    parser.add_argument("--test", required=True, metavar="DATASET", help="whose rows are attacked")
+    attacked = "rows of the test set: an attack on each of 1 2 3, on the mean of 1,2,3; on each row without it"
+    parser.add_argument("--rows", nargs="+", type=_rows, metavar="ROWS", help=attacked)
+    parser.add_argument("--candidates", type=int, metavar="N", help="training rows that an attack moves (1)")
+    chosen = "training rows that every attack moves, as 1 2 3 or 1,2,3; each chooses its own without it"
+    parser.add_argument("--candidate-rows", nargs="+", type=_rows, action=_Joined, metavar="ROW", help=chosen)
+    first = "rank only so many exactly: those of the largest gradient in the features of a linear head"
+    parser.add_argument("--prefilter", type=int, metavar="N", help=first)
+    parser.add_argument("--input-name", metavar="NAME", help="input that is moved; the only one without it")
+    parser.add_argument("--step", type=float, help="of an iteration, in levels (0.05)")
+    parser.add_argument("--momentum", type=float, metavar="μ", help="of the direction that steps follow (0.95)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="of an attack at most (100)")
+    within = "no number leaves its 8-bit level; or a ball of --radius levels (same_8bit)"
+    parser.add_argument("--bound", choices=get_args(Bound), default="same_8bit", help=within)
+    parser.add_argument("--radius", type=float, help="of linf and l2, in levels")
+    size = "of one level in the input's unit, such as 1/255, which it is without it"
+    parser.add_argument("--level", type=_fraction, help=size)
+    parser.add_argument("--minimum", nargs="+", type=float, help="of a number: one for all, or one for each")
+    parser.add_argument("--maximum", nargs="+", type=float, help="of a number: one for all, or one for each")
+    stay = "places in the flattened row of numbers that stay, as 1 2 3 or 1,2,3"
+    parser.add_argument("--fixed", nargs="+", type=_rows, action=_Joined, default=[], metavar="PLACE", help=stay)
+    parser.add_argument("--damping", type=float, metavar="λ", help="of H + λI; chosen and reported without it")
+    signs = "attack once more with random signs (yes)"
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help=signs)
+    again = "count only flips that a linear head also makes when it is fitted from nothing (yes)"
+    parser.add_argument("--confirm", action=argparse.BooleanOptionalAction, default=True, help=again)
+    parser.add_argument("--seed", type=int, default=0, help="of the random signs (0)")
     _running(parser)
 
 

@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     arguments.leverage(
         _verb(nouns, "leverage", verbs.leverage, "leverage, Cook's distance and DFBETA of a linear model's rows")
     )
+    susceptible = "say how little training rows must change for predictions to flip"
+    arguments.perturb(_verb(nouns, "perturb", verbs.perturb, susceptible))
 
     arguments.mislabels(
         _verb(nouns, "mislabels", verbs.mislabels, "say how well rankings find mislabelled training rows")

@@ -28,6 +28,7 @@ from undue import (
     LeverageResult,
     MislabelsResult,
     Model,
+    PerturbResult,
     Progress,
     RetrainResult,
     SelfInfluenceResult,
@@ -43,6 +44,7 @@ AnyResult = (
     | SelfInfluenceResult
     | RetrainResult
     | FidelityResult
+    | PerturbResult
     | LeverageResult
     | MislabelsResult
     | SuspectsResult

@@ -1,7 +1,7 @@
 """What each command does: one call of the SDK, one thing printed."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from undue import (
     Checkpoint,
@@ -17,6 +17,7 @@ from undue import (
     Training,
 )
 from undue._errors import invalid
+from undue._perturbing import OWN
 from undue._sync.kinds import AnyJob
 
 from . import files
@@ -142,6 +143,11 @@ def compare(client: Client, options: argparse.Namespace, out: Output) -> None:
     _ask(client, client.compare, names, options, out)
 
 
+def perturb(client: Client, options: argparse.Namespace, out: Output) -> None:
+    """`undue perturb`."""
+    _ask(client, client.perturb, OWN | {"train", "test", "rows", "damping", "seed", "timeout_seconds"}, options, out)
+
+
 def get_job(client: Client, options: argparse.Namespace, out: Output) -> None:
     """`undue jobs get`."""
     out.job(client.jobs.get(options.name))
@@ -226,7 +232,7 @@ def _checkpoint(file: str, learning_rate: str) -> Checkpoint:
 def _ask(
     client: Client,
     ask: Callable[..., AnyJob],
-    names: set[str],
+    names: Set[str],
     options: argparse.Namespace,
     out: Output,
 ) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from undue.v1 import mislabels_pb2 as _mislabels_pb2
 from undue.v1 import models_pb2 as _models_pb2
+from undue.v1 import perturbation_pb2 as _perturbation_pb2
 from undue.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
@@ -196,6 +197,7 @@ class Job(_message.Message):
     INDEX_BUILD_FIELD_NUMBER: _builtins.int
     INDEX_EXTEND_FIELD_NUMBER: _builtins.int
     INDEX_COMPACT_FIELD_NUMBER: _builtins.int
+    PERTURB_FIELD_NUMBER: _builtins.int
     MISLABELS_FIELD_NUMBER: _builtins.int
     GROUP_INFLUENCE_FIELD_NUMBER: _builtins.int
     COMPARE_FIELD_NUMBER: _builtins.int
@@ -210,6 +212,7 @@ class Job(_message.Message):
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
+    PERTURBATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{job}`."""
     state: Global___Job.State.ValueType
@@ -261,6 +264,10 @@ class Job(_message.Message):
         """Write an index anew without its erased rows; made by CompactIndex only."""
 
     @_builtins.property
+    def perturb(self) -> _perturbation_pb2.PerturbSpec:
+        """Perturb training rows so that predictions flip."""
+
+    @_builtins.property
     def mislabels(self) -> _mislabels_pb2.MislabelsSpec:
         """Find mislabelled training rows."""
 
@@ -300,6 +307,10 @@ class Job(_message.Message):
     def estimate(self) -> Global___Estimate:
         """What the job would take; set in the answer to `validate_only`."""
 
+    @_builtins.property
+    def perturbation(self) -> _perturbation_pb2.PerturbationSummary:
+        """How susceptible the attacked rows are; set when a perturb job has succeeded."""
+
     def __init__(
         self,
         *,
@@ -314,6 +325,7 @@ class Job(_message.Message):
         index_build: Global___IndexBuildSpec | None = ...,
         index_extend: Global___IndexExtendSpec | None = ...,
         index_compact: Global___IndexCompactSpec | None = ...,
+        perturb: _perturbation_pb2.PerturbSpec | None = ...,
         mislabels: _mislabels_pb2.MislabelsSpec | None = ...,
         group_influence: Global___GroupInfluenceSpec | None = ...,
         compare: Global___CompareSpec | None = ...,
@@ -328,12 +340,13 @@ class Job(_message.Message):
         timeout_seconds: _builtins.float = ...,
         etag: _builtins.str = ...,
         estimate: Global___Estimate | None = ...,
+        perturbation: _perturbation_pb2.PerturbationSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "perturb", b"perturb", "perturbation", b"perturbation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "name", b"name", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compare", b"compare", "create_time", b"create_time", "dataset_validation", b"dataset_validation", "diagnostics", b"diagnostics", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "etag", b"etag", "fidelity", b"fidelity", "group_influence", b"group_influence", "index_build", b"index_build", "index_compact", b"index_compact", "index_extend", b"index_extend", "influence", b"influence", "leverage", b"leverage", "mislabels", b"mislabels", "model_validation", b"model_validation", "name", b"name", "perturb", b"perturb", "perturbation", b"perturbation", "progress", b"progress", "retrain", b"retrain", "self_influence", b"self_influence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage", "index_build", "index_extend", "index_compact", "mislabels", "group_influence", "compare"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["influence", "self_influence", "model_validation", "dataset_validation", "retrain", "fidelity", "leverage", "index_build", "index_extend", "index_compact", "perturb", "mislabels", "group_influence", "compare"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

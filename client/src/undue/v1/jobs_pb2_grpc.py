@@ -6,6 +6,7 @@ import warnings
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from undue.v1 import jobs_pb2 as undue_dot_v1_dot_jobs__pb2
 from undue.v1 import mislabels_pb2 as undue_dot_v1_dot_mislabels__pb2
+from undue.v1 import perturbation_pb2 as undue_dot_v1_dot_perturbation__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -136,6 +137,16 @@ class JobServiceStub:
                 '/undue.v1.JobService/ReadScores',
                 request_serializer=undue_dot_v1_dot_jobs__pb2.ReadScoresRequest.SerializeToString,
                 response_deserializer=undue_dot_v1_dot_jobs__pb2.ScoreBlock.FromString,
+                _registered_method=True)
+        self.ListPerturbations = channel.unary_unary(
+                '/undue.v1.JobService/ListPerturbations',
+                request_serializer=undue_dot_v1_dot_perturbation__pb2.ListPerturbationsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_perturbation__pb2.ListPerturbationsResponse.FromString,
+                _registered_method=True)
+        self.ReadPoisonedRows = channel.unary_stream(
+                '/undue.v1.JobService/ReadPoisonedRows',
+                request_serializer=undue_dot_v1_dot_perturbation__pb2.ReadPoisonedRowsRequest.SerializeToString,
+                response_deserializer=undue_dot_v1_dot_perturbation__pb2.PoisonedRow.FromString,
                 _registered_method=True)
 
 
@@ -285,6 +296,20 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPerturbations(self, request, context):
+        """ListPerturbations pages through the result of a perturb job, in the order of its attacks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadPoisonedRows(self, request, context):
+        """ReadPoisonedRows sends the training rows as the attacks of a perturb job left them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -387,6 +412,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ReadScores,
                     request_deserializer=undue_dot_v1_dot_jobs__pb2.ReadScoresRequest.FromString,
                     response_serializer=undue_dot_v1_dot_jobs__pb2.ScoreBlock.SerializeToString,
+            ),
+            'ListPerturbations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPerturbations,
+                    request_deserializer=undue_dot_v1_dot_perturbation__pb2.ListPerturbationsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_perturbation__pb2.ListPerturbationsResponse.SerializeToString,
+            ),
+            'ReadPoisonedRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadPoisonedRows,
+                    request_deserializer=undue_dot_v1_dot_perturbation__pb2.ReadPoisonedRowsRequest.FromString,
+                    response_serializer=undue_dot_v1_dot_perturbation__pb2.PoisonedRow.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -930,6 +965,60 @@ class JobService:
             '/undue.v1.JobService/ReadScores',
             undue_dot_v1_dot_jobs__pb2.ReadScoresRequest.SerializeToString,
             undue_dot_v1_dot_jobs__pb2.ScoreBlock.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPerturbations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/undue.v1.JobService/ListPerturbations',
+            undue_dot_v1_dot_perturbation__pb2.ListPerturbationsRequest.SerializeToString,
+            undue_dot_v1_dot_perturbation__pb2.ListPerturbationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPoisonedRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/undue.v1.JobService/ReadPoisonedRows',
+            undue_dot_v1_dot_perturbation__pb2.ReadPoisonedRowsRequest.SerializeToString,
+            undue_dot_v1_dot_perturbation__pb2.PoisonedRow.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from undue.v1 import jobs_pb2 as _jobs_pb2
 from undue.v1 import mislabels_pb2 as _mislabels_pb2
+from undue.v1 import perturbation_pb2 as _perturbation_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -79,6 +80,10 @@ class JobServiceStub:
     """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
+    ListPerturbations: _grpc.UnaryUnaryMultiCallable[_perturbation_pb2.ListPerturbationsRequest, _perturbation_pb2.ListPerturbationsResponse]
+    """ListPerturbations pages through the result of a perturb job, in the order of its attacks."""
+    ReadPoisonedRows: _grpc.UnaryStreamMultiCallable[_perturbation_pb2.ReadPoisonedRowsRequest, _perturbation_pb2.PoisonedRow]
+    """ReadPoisonedRows sends the training rows as the attacks of a perturb job left them."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -129,6 +134,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """ReadRowComparisons sends the result of a compare job, in the order of its rows."""
     ReadScores: _aio.UnaryStreamMultiCallable[_jobs_pb2.ReadScoresRequest, _jobs_pb2.ScoreBlock]  # type: ignore[assignment]
     """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
+    ListPerturbations: _aio.UnaryUnaryMultiCallable[_perturbation_pb2.ListPerturbationsRequest, _perturbation_pb2.ListPerturbationsResponse]  # type: ignore[assignment]
+    """ListPerturbations pages through the result of a perturb job, in the order of its attacks."""
+    ReadPoisonedRows: _aio.UnaryStreamMultiCallable[_perturbation_pb2.ReadPoisonedRowsRequest, _perturbation_pb2.PoisonedRow]  # type: ignore[assignment]
+    """ReadPoisonedRows sends the training rows as the attacks of a perturb job left them."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """JobService runs the work that takes longer than a call."""
@@ -296,5 +305,21 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.ScoreBlock], _abc.AsyncIterator[_jobs_pb2.ScoreBlock]]:
         """ReadScores sends the score matrix of an influence job that kept it (top_k unset), in blocks of test rows."""
+
+    @_abc_1.abstractmethod
+    def ListPerturbations(
+        self,
+        request: _perturbation_pb2.ListPerturbationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_perturbation_pb2.ListPerturbationsResponse, _abc.Awaitable[_perturbation_pb2.ListPerturbationsResponse]]:
+        """ListPerturbations pages through the result of a perturb job, in the order of its attacks."""
+
+    @_abc_1.abstractmethod
+    def ReadPoisonedRows(
+        self,
+        request: _perturbation_pb2.ReadPoisonedRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_perturbation_pb2.PoisonedRow], _abc.AsyncIterator[_perturbation_pb2.PoisonedRow]]:
+        """ReadPoisonedRows sends the training rows as the attacks of a perturb job left them."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

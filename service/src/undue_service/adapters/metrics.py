@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from undue_service.application.ports import PoolStatus
 from undue_service.domain.jobs import Job
-from undue_service.domain.reports import DatasetReport, IndexReport, InfluenceReport
+from undue_service.domain.reports import DatasetReport, IndexReport, InfluenceReport, PerturbationReport
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -61,7 +61,7 @@ class PrometheusMetrics:
         if job.start_time is not None and job.end_time is not None:
             self._queue.observe((job.start_time - job.create_time).total_seconds())
             self._duration.labels(kind).observe((job.end_time - job.start_time).total_seconds())
-        if isinstance(job.report, InfluenceReport):
+        if isinstance(job.report, InfluenceReport | PerturbationReport):
             self._examples.labels(kind).inc(job.report.train_rows)
         elif isinstance(job.report, IndexReport):
             self._examples.labels(kind).inc(job.report.rows_read)

@@ -14,6 +14,7 @@ from undue_service.domain.methods import (
     self_influence_spec,
 )
 from undue_service.domain.mislabels import Mislabels
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
@@ -28,6 +29,8 @@ from undue_service.domain.specs import (
     SelfInfluence,
     ranking_of,
 )
+
+from .perturb_admission import check_perturb
 
 
 def check_method(spec: RequestedJob) -> None:
@@ -76,12 +79,17 @@ def check_job(spec: RequestedJob, model: Registration, train: Registration, test
     """Hold a job against what is known of its model and data.
 
     Raises:
-        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE; INVALID_FIELD
-            for a measurement that a regression has not, or for settings that retraining has not.
+        InvalidArgument: ROW_OUT_OF_RANGE; TARGETS_MISSING; DATASET_DEGENERATE; LEVERAGE_UNAVAILABLE; OBJECTIVE_MISMATCH
+            for flips of a regression; INPUT_NOT_DIFFERENTIABLE; INVALID_FIELD for a measurement that a regression has
+            not, for settings that retraining has not, or for more candidates than rows.
         FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING; CHECKPOINTS_MISSING; LEVERAGE_UNAVAILABLE.
     """
     field = f"job.{spec.kind}"
     rows = trained_on(f"{field}.train", train)
+    if isinstance(spec, Perturb):
+        assert test is not None  # noqa: S101  it names one
+        _check_perturb(field, spec, model, rows, dataset_report(test))
+        return
     if test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
         check_rows(f"{field}.rows", spec.rows, dataset_report(test).rows)
     found = selected(spec, model)
@@ -178,7 +186,7 @@ def check_leverage(field: str, spec: ScoringJob, model: ModelReport) -> None:
 
 
 def check_recipe(
-    field: str, spec: Retrain | FidelitySettings | GroupInfluence | Mislabels, model: Registration
+    field: str, spec: Retrain | FidelitySettings | GroupInfluence | Mislabels | Perturb, model: Registration
 ) -> None:
     """Hold what is to be trained again against the recipe that its model was registered with.
 
@@ -194,7 +202,7 @@ def check_recipe(
             "layer, which is fitted to its minimum"
         )
         raise FailedPrecondition(Reason.RECIPE_MISSING, text)
-    if spec.start == "cold" and model.spec.training.init is None:
+    if not isinstance(spec, Perturb) and spec.start == "cold" and model.spec.training.init is None:
         text = f"{field}.start: the recipe of {model.name} says nothing of initial weights: register it with init="
         raise FailedPrecondition(Reason.RECIPE_MISSING, text)
 
@@ -221,6 +229,18 @@ def model_report(registration: Registration) -> ModelReport:
     """Return what validation found in a model that is READY."""
     assert isinstance(registration.report, ModelReport)  # noqa: S101  it is ready
     return registration.report
+
+
+def _check_perturb(field: str, spec: Perturb, model: Registration, train: DatasetReport, test: DatasetReport) -> None:
+    if isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error":
+        text = f"{model.name} is a regression, whose predictions are numbers: none flips"
+        raise InvalidArgument.at(f"{field}.model", text, Reason.OBJECTIVE_MISMATCH)
+    for place, targets in enumerate(spec.attacks):
+        check_rows(f"{field}.attacks[{place}].rows", targets, test.rows)
+    check_recipe(field, spec, model)
+    if model_report(model).linear_head:
+        check_dense("perturb", DENSE_PARAMETER_LIMIT, model_report(model))
+    check_perturb(spec, model_report(model), train)
 
 
 def _check_fidelity(field: str, spec: ScoringJob, model: Registration, train_rows: int) -> None:

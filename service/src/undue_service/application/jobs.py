@@ -13,6 +13,7 @@ from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.names import new_token, parse_token
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import ModelReport
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence, test_of
@@ -90,7 +91,8 @@ class Jobs:
         test_rows = 0
         if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
             every = isinstance(spec, GroupInfluence) and spec.retrains  # measured on all of the test set
-            test_rows = (0 if every else len(spec.rows)) or dataset_report(settled.test).rows
+            named = sum(map(len, spec.attacks)) if isinstance(spec, Perturb) else len(spec.rows)
+            test_rows = (0 if every else named) or dataset_report(settled.test).rows
         elif settled.test is not None:
             test_rows = dataset_report(settled.test).rows
         asked = settled.spec

@@ -13,6 +13,7 @@ from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.mislabels import Mislabels
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
     DatasetReport,
     ExplainReport,
@@ -20,6 +21,7 @@ from undue_service.domain.reports import (
     InfluenceReport,
     ModelReport,
     OpenedReport,
+    PerturbationReport,
     RowsReport,
     TaskResult,
 )
@@ -32,12 +34,12 @@ from undue_service.domain.specs import (
     IndexBuild,
     IndexCompact,
     IndexExtend,
-    IndexJob,
     Influence,
     Leverage,
     ModelSpec,
     ModelValidation,
     RequestedJob,
+    ResumedJob,
     Retrain,
     SelfInfluence,
 )
@@ -56,6 +58,7 @@ from undue_service.domain.tasks import (
     MislabelsTask,
     ModelTask,
     OpenIndexTask,
+    PerturbTask,
     RetrainTask,
     RowsTask,
     SelfInfluenceTask,
@@ -89,6 +92,7 @@ _EXPECTED: Mapping[type, _Left] = {
     RetrainTask: _Left(InfluenceReport, frozenset({"counterfactuals"})),
     FidelityTask: _Left(InfluenceReport, frozenset({"comparisons"})),
     LeverageTask: _Left(InfluenceReport, frozenset({"leverages"})),
+    PerturbTask: _Left(PerturbationReport, frozenset({"perturbations", "poisoned"})),
     MislabelsTask: _Left(InfluenceReport, others=re.compile("mislabels|suspects")),
     GroupInfluenceTask: _Left(InfluenceReport, frozenset({"explanations", "group_influences"})),
     CompareTask: _Left(InfluenceReport, frozenset({"row_comparisons"})),
@@ -121,7 +125,7 @@ class Planner:
         """
         task, digests = self._task(job)
         paths = self._paths(job.tenant, digests)
-        workspace = self._staging.workspace(job.id) if isinstance(job.spec, IndexJob) else None
+        workspace = self._staging.workspace(job.id) if isinstance(job.spec, ResumedJob) else None
         # Each attempt has a folder of its own: an attempt that was overtaken must not clear its successor's away.
         scratch = self._staging.scratch(f"{job.id}-{job.attempt}")
         return Work(job.tenant, job.id, task, paths, scratch, workspace=workspace)
@@ -264,6 +268,9 @@ class Planner:
             case SelfInfluence() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return SelfInfluenceTask(spec, model, train, found), needed
+            case Perturb() as spec:
+                model, (train, test), found, needed = self._trained(job, spec.model, spec.train, spec.test)
+                return PerturbTask(spec, model, train, test, found), needed
             case Leverage() as spec:
                 model, (train,), found, needed = self._trained(job, spec.model, spec.train)
                 return LeverageTask(spec, model, train, found), needed

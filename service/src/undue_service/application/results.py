@@ -34,7 +34,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.explanations(self._file(tenant, name, "explanations"), start, count)
+        return self._reader.explanations(self.file(tenant, name, "explanations"), start, count)
 
     def explanation_blocks(self, tenant: str, name: str) -> Iterator[tuple[Explanation, ...]]:
         """Yield all explanations, some at a time.
@@ -43,7 +43,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.explanation_blocks(self._file(tenant, name, "explanations"))
+        return self._reader.explanation_blocks(self.file(tenant, name, "explanations"))
 
     def self_influences(
         self, tenant: str, name: str, start: int, count: int
@@ -54,7 +54,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.self_influences(self._file(tenant, name, "self_influences"), start, count)
+        return self._reader.self_influences(self.file(tenant, name, "self_influences"), start, count)
 
     def self_influence_blocks(self, tenant: str, name: str) -> Iterator[tuple[ScoredExample, ...]]:
         """Yield all ranked training rows, some at a time.
@@ -63,7 +63,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.self_influence_blocks(self._file(tenant, name, "self_influences"))
+        return self._reader.self_influence_blocks(self.file(tenant, name, "self_influences"))
 
     def measured(self, tenant: str, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the test rows of a retrain job and their costs before anything was removed.
@@ -72,7 +72,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.measured(self._file(tenant, name, "counterfactuals"))
+        return self._reader.measured(self.file(tenant, name, "counterfactuals"))
 
     def counterfactuals(
         self, tenant: str, name: str, start: int, count: int
@@ -83,7 +83,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactuals(self._file(tenant, name, "counterfactuals"), start, count)
+        return self._reader.counterfactuals(self.file(tenant, name, "counterfactuals"), start, count)
 
     def counterfactual_blocks(self, tenant: str, name: str) -> Iterator[tuple[Counterfactual, ...]]:
         """Yield all counterfactuals, some at a time.
@@ -92,7 +92,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.counterfactual_blocks(self._file(tenant, name, "counterfactuals"))
+        return self._reader.counterfactual_blocks(self.file(tenant, name, "counterfactuals"))
 
     def compared(self, tenant: str, name: str) -> npt.NDArray[np.int64]:
         """Return the test rows of a fidelity job.
@@ -101,7 +101,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.compared(self._file(tenant, name, "comparisons"))
+        return self._reader.compared(self.file(tenant, name, "comparisons"))
 
     def comparisons(self, tenant: str, name: str, start: int, count: int) -> tuple[tuple[Comparison, ...], int | None]:
         """Return at most `count` comparisons from position `start` on, and where the next ones start.
@@ -110,7 +110,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.comparisons(self._file(tenant, name, "comparisons"), start, count)
+        return self._reader.comparisons(self.file(tenant, name, "comparisons"), start, count)
 
     def comparison_blocks(self, tenant: str, name: str) -> Iterator[tuple[Comparison, ...]]:
         """Yield all comparisons, some at a time.
@@ -119,7 +119,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.comparison_blocks(self._file(tenant, name, "comparisons"))
+        return self._reader.comparison_blocks(self.file(tenant, name, "comparisons"))
 
     def leverage_blocks(self, tenant: str, name: str) -> Iterator[LeverageBlock]:
         """Yield what the training rows of a leverage job do, some rows at a time.
@@ -128,7 +128,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.leverage_blocks(self._file(tenant, name, "leverages"))
+        return self._reader.leverage_blocks(self.file(tenant, name, "leverages"))
 
     def mislabel_curves(self, tenant: str, name: str) -> tuple[MislabelCurve, ...]:
         """Return what each ranking of a mislabels job found.
@@ -137,7 +137,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.mislabel_curves(self._file(tenant, name, "mislabels"))
+        return self._reader.mislabel_curves(self.file(tenant, name, "mislabels"))
 
     def suspects(
         self, tenant: str, name: str, start: int, count: int
@@ -148,7 +148,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.suspects(self._file(tenant, name, "suspects"), start, count)
+        return self._reader.suspects(self.file(tenant, name, "suspects"), start, count)
 
     def group_findings(self, tenant: str, name: str) -> Iterator[tuple[GroupFinding, ...]]:
         """Yield what a group influence job found, some of it at a time.
@@ -157,7 +157,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.group_findings(self._file(tenant, name, "group_influences"))
+        return self._reader.group_findings(self.file(tenant, name, "group_influences"))
 
     def compare_findings(self, tenant: str, name: str) -> Iterator[tuple[CompareFinding, ...]]:
         """Yield what a compare job found, some of it at a time.
@@ -166,7 +166,7 @@ class Results:
             FailedPrecondition: the job has not succeeded, or has a result of another kind.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.compare_findings(self._file(tenant, name, "row_comparisons"))
+        return self._reader.compare_findings(self.file(tenant, name, "row_comparisons"))
 
     def score_blocks(self, tenant: str, name: str) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the whole score matrix.
@@ -175,9 +175,15 @@ class Results:
             FailedPrecondition: the job has not succeeded, or did not keep its scores.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        return self._reader.score_blocks(self._file(tenant, name, "scores"))
+        return self._reader.score_blocks(self.file(tenant, name, "scores"))
 
-    def _file(self, tenant: str, name: str, role: str) -> Path:
+    def file(self, tenant: str, name: str, role: str) -> Path:
+        """Return the file that a job kept in a role.
+
+        Raises:
+            FailedPrecondition: the job has not succeeded, or has a result of another kind.
+            NotFound: RESOURCE_NOT_FOUND.
+        """
         job = self._succeeded(self._jobs.get(tenant, name))
         if role not in job.results:
             kept = ", ".join(sorted(job.results)) or "nothing"

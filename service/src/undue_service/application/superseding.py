@@ -1,4 +1,4 @@
-"""Let go of what an index has no use for any more: workspaces of jobs that have ended, files that newer ones replace.
+"""Let go of what nothing needs any more: workspaces of jobs that have ended, files of an index that newer ones replace.
 
 A row that was erased is gone when the files that held it are: that must not wait for the hourly sweep.
 """
@@ -9,7 +9,7 @@ from undue_service.domain.errors import Error, NotFound
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import parse_token
-from undue_service.domain.specs import IndexJob
+from undue_service.domain.specs import IndexJob, ResumedJob
 
 from .ports import IndexStore, JobStore, Staging
 from .retention import Retention
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Superseding:
-    """What follows when a job of an index has ended, or the index is deleted."""
+    """What follows when a job that has a workspace has ended, or an index is deleted."""
 
     def __init__(self, jobs: JobStore, indexes: IndexStore, staging: Staging, retention: Retention) -> None:
         self._jobs = jobs
@@ -27,14 +27,14 @@ class Superseding:
         self._retention = retention
 
     def attempted(self, job: Job) -> None:
-        """Tidy up after an attempt at a job of an index; nothing where another may go on from what it left."""
-        if not isinstance(job.spec, IndexJob):
+        """Tidy up after an attempt at a job that has a workspace; nothing where another may go on from what it left."""
+        if not isinstance(job.spec, ResumedJob):
             return
         try:
             state = self._state(job)
             if state is None or state.ended:
                 self._staging.discard_workspace(job.id)
-            if state is JobState.SUCCEEDED:
+            if state is JobState.SUCCEEDED and isinstance(job.spec, IndexJob):
                 self._release_replaced(self._indexes.get(job.tenant, parse_token("index", job.spec.index, "indexes")))
         except Error as error:  # the job has ended all the same; a sweep finds what is left
             log.warning("replaced files stay for now", extra={"job": job.name, "cause": error.message})
@@ -52,7 +52,7 @@ class Superseding:
     def _state(self, job: Job) -> JobState | None:
         try:
             return self._jobs.state(job.tenant, job.id)
-        except NotFound:  # it was deleted with its index
+        except NotFound:  # it was deleted, by itself or with its index
             return None
 
     def _release_replaced(self, index: Index) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from .comparison import Compare
 from .group_influence import GroupInfluence
 from .mislabels import Mislabels
+from .perturb_jobs import Perturb
 from .reports import ModelReport, Speed
 from .specs import (
     Fidelity,
@@ -148,6 +149,8 @@ def estimate(
             work = _mislabels(spec, model, trained)
         case Leverage():
             work = _closed_forms(model, n, spec.dfbeta)
+        case Perturb():
+            work = _perturbing(spec, trained)
         case GroupInfluence():
             work = _times(members, _group_influence(spec, model, n, block_bytes))
             if spec.retrains:
@@ -363,6 +366,25 @@ def _retraining(trained: _Trained, fits: int, seeds: int, share: float = 1.0) ->
         held=FLOAT64 * (2 * numbers + min(copies * 2 * P, trained.block_bytes / 4 / FLOAT64) + 2 * fits * m),
         seconds=steps * (copies * P * COPY_NUMBER_SECONDS + -(-copies // together) * STEP_SECONDS),
     )
+
+
+def _perturbing(spec: Perturb, trained: _Trained) -> Work:
+    """Return what attacks take that all go on to their last iteration: each step is a gradient and a fit."""
+    settings, model, n = spec.settings, trained.model, trained.n
+    attacks, P, C = len(spec.attacks) or trained.m, model.dim, model.outputs_per_row
+    rounds = (2 if settings.control else 1) * settings.iterations
+    # Of the rows that are ranked, as many gradients as there are attacks; of those that are perturbed, one a step.
+    ranked = attacks * min(settings.prefilter or n, n) / n
+    steps = rounds * attacks * (len(settings.candidate_rows) or settings.candidates) / n
+    if not model.linear_head:
+        fitted = _retraining(trained, rounds * attacks, 1)
+        return replace(fitted, passes=fitted.passes + ranked + steps, products=SOLVE_ITERATIONS * rounds * attacks)
+    # The Hessian of the unperturbed rows, which is factorised once, preconditions every step.
+    curvature = n * P * P * (C + 1) / C + P**3
+    per_step = FIT_PRODUCTS * 4 * n * P
+    confirmed = (2 if settings.control else 1) * attacks * 3 * per_step if settings.confirm else 0
+    held = FLOAT64 * (3 * P * P + n * (P / C + C) + attacks * P)
+    return Work(3 + ranked + steps, 3 * curvature + rounds * attacks * per_step + confirmed, held)
 
 
 def _closed_forms(model: ModelReport, n: int, dfbeta: bool) -> Work:

@@ -15,10 +15,10 @@ from enum import StrEnum
 
 from .errors import ERRORS_BY_CODE, Error, FailedPrecondition, Internal, Reason
 from .etags import etag
-from .reports import DatasetReport, IndexReport, InfluenceReport, ModelReport
+from .reports import DatasetReport, IndexReport, InfluenceReport, ModelReport, PerturbationReport
 from .specs import JobSpec
 
-Report = ModelReport | DatasetReport | InfluenceReport | IndexReport
+Report = ModelReport | DatasetReport | InfluenceReport | PerturbationReport | IndexReport
 
 
 class JobState(StrEnum):

@@ -7,6 +7,7 @@ from math import prod
 from typing import Literal
 
 from .errors import InvalidArgument, Reason
+from .perturb_jobs import PerturbationSummary
 from .specs import DType
 
 
@@ -251,6 +252,17 @@ class InfluenceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PerturbationReport:
+    """What a perturb job leaves beside its result artifacts."""
+
+    diagnostics: Diagnostics
+    summary: PerturbationSummary
+    attacks: int
+    train_rows: int
+    kind: Literal["perturbation_report"] = "perturbation_report"
+
+
+@dataclass(frozen=True, slots=True)
 class IndexReport:
     """What building or changing an index leaves beside its files."""
 
@@ -330,7 +342,16 @@ class Produced:
 class TaskResult:
     """What a finished task hands back."""
 
-    report: ModelReport | DatasetReport | InfluenceReport | IndexReport | RowsReport | OpenedReport | ExplainReport
+    report: (
+        ModelReport
+        | DatasetReport
+        | InfluenceReport
+        | PerturbationReport
+        | IndexReport
+        | RowsReport
+        | OpenedReport
+        | ExplainReport
+    )
     files: tuple[Produced, ...] = field(default=())
     kept: tuple[str, ...] = ()
     """Roles of files that the task was given and that stay what they are: of an index that was changed."""

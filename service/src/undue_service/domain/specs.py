@@ -9,6 +9,7 @@ from .comparison import Compare
 from .errors import InvalidArgument
 from .group_influence import GroupInfluence
 from .mislabels import Mislabels
+from .perturb_jobs import Perturb
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
 
@@ -478,10 +479,15 @@ class IndexCompact:
 IndexJob = IndexBuild | IndexExtend | IndexCompact
 """Jobs that leave the files of an index."""
 
+ResumedJob = IndexJob | Perturb
+"""Jobs that a later attempt goes on with from what an earlier one left in a workspace."""
+
 ScoringJob = Influence | SelfInfluence | Fidelity | GroupInfluence | Compare
 """Jobs that run a method."""
 
-RequestedJob = Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare
+RequestedJob = (
+    Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare | Perturb
+)
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -493,7 +499,7 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
     A validation is part of what it validates and names nothing.
     """
     match spec:
-        case Influence() | Retrain() | Fidelity() | GroupInfluence():
+        case Influence() | Retrain() | Fidelity() | GroupInfluence() | Perturb():
             return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
         case Compare(other=other):
             others = () if other is None else (other,)

@@ -6,6 +6,7 @@ from typing import Literal
 from .comparison import Compare
 from .group_influence import GroupInfluence
 from .mislabels import Mislabels
+from .perturb_jobs import Perturb
 from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
 
 
@@ -122,6 +123,18 @@ class CompareTask:
 
 
 @dataclass(frozen=True, slots=True)
+class PerturbTask:
+    """Perturb training rows so that predictions flip."""
+
+    spec: Perturb
+    model: ModelSpec
+    train: DataSource
+    test: DataSource
+    digests: dict[str, str]
+    kind: Literal["perturb"] = "perturb"
+
+
+@dataclass(frozen=True, slots=True)
 class RowsTask:
     """Read some rows of a data set."""
 
@@ -230,6 +243,7 @@ RequestedTask = (
     | LeverageTask
     | MislabelsTask
     | GroupInfluenceTask
+    | PerturbTask
     | CompareTask
 )
 """Of jobs that CreateJob queues."""

@@ -51,7 +51,9 @@ class Models:
             artifacts: files by digest.
             scratch: an existing folder that belongs to the caller.
             parameters: patterns to select by instead of the registered ones.
-            precision: of weights and scores, whatever the weights were stored in; a linear head's are in float64.
+            precision: of weights and scores, whatever the weights were stored in; a linear head's are in float64. With
+                "registered" it is the other way round: a model with a linear head stays in what its weights were stored
+                in, for work in which what is below the head takes the time, and any other is in float64.
         """
         opened = self.open(model, artifacts, scratch)
         program = Program.from_exported(
@@ -61,8 +63,11 @@ class Models:
             output_names=opened.outputs,
         )
         selected = parameters or model.parameters
+        stored = torch.float64 if program.dtype is torch.float64 else torch.float32
         objective = Objective(program.to(self._device, torch.float64), model.objective, selected)
-        if precision == "float64" or objective.head is not None:
+        if precision == "registered" and objective.head is not None:
+            return Objective(program.to(self._device, stored), model.objective, selected)
+        if precision != "float32" or objective.head is not None:
             return objective
         return Objective(program.to(self._device, torch.float32), model.objective, selected)
 

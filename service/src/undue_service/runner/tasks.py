@@ -32,6 +32,7 @@ from undue_service.domain.tasks import (
     MislabelsTask,
     ModelTask,
     OpenIndexTask,
+    PerturbTask,
     RequestedTask,
     RetrainTask,
     RowsTask,
@@ -52,6 +53,7 @@ from .groups import group_influence_of
 from .indexes.tasks import SERVE_BYTES, IndexTasks
 from .mislabels import run_mislabels
 from .opening import Models, RegisteredWeights
+from .perturbing import perturb
 from .place import Place, Report, code_digest
 from .recipes import checkpoints_of, completed, recipe_of
 from .reports import dataset_report, model_report
@@ -148,6 +150,9 @@ class Workshop:
                 return self._leverage(task, place)
             case MislabelsTask():
                 return self._mislabels(task, place)
+            case PerturbTask():
+                objective = self._models.objective(task.model, place.artifacts, place.scratch, precision="registered")
+                return perturb(task, objective, place, self._block_bytes)
             case GroupInfluenceTask():
                 return group_influence_of(task, place, self._models, self._block_bytes)
             case CompareTask():

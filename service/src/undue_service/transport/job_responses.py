@@ -11,9 +11,11 @@ from undue_service.domain.costs import Estimate
 from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, Progress
 from undue_service.domain.mislabels import Mislabels
+from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
     IndexReport,
     InfluenceReport,
+    PerturbationReport,
 )
 from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock
 from undue_service.domain.specs import (
@@ -33,7 +35,7 @@ from undue_service.domain.specs import (
     SelfInfluence,
 )
 
-from . import comparing, fidelity, groups, mislabels
+from . import comparing, fidelity, groups, mislabels, perturbing
 from .enums import (
     JOB_STATES,
     MEASUREMENTS,
@@ -59,8 +61,10 @@ def job(value: Job, *, with_spec: bool = True) -> jobs_pb2.Job:
         timeout_seconds=value.timeout_seconds,
         etag=value.etag,
     )
-    if isinstance(value.report, InfluenceReport | IndexReport):
+    if isinstance(value.report, InfluenceReport | IndexReport | PerturbationReport):
         message.diagnostics.CopyFrom(diagnostics(value.report.diagnostics))
+    if isinstance(value.report, PerturbationReport):
+        message.perturbation.CopyFrom(perturbing.write_summary(value.report.summary))
     if with_spec:
         _put_spec(message, value.spec)
     return message
@@ -123,6 +127,8 @@ def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
                 model=spec.model, train=spec.train, damping=spec.damping, dfbeta=spec.dfbeta
             )
             message.leverage.CopyFrom(leverage)
+        case Perturb():
+            message.perturb.CopyFrom(perturbing.write_spec(spec))
         case Mislabels():
             message.mislabels.CopyFrom(mislabels.write_spec(spec))
         case GroupInfluence():

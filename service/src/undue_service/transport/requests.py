@@ -20,7 +20,7 @@ from undue_service.domain.specs import (
     check_temperature,
 )
 
-from . import architectures, comparing, fidelity, groups, mislabels, recipes, sources
+from . import architectures, comparing, fidelity, groups, mislabels, perturbing, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
 from .sources import Digest
 
@@ -76,6 +76,8 @@ def job_spec(request: jobs_pb2.CreateJobRequest) -> tuple[RequestedJob, float]:
             return _fidelity(request.job.fidelity), timeout
         case "leverage":
             return _leverage(request.job.leverage), timeout
+        case "perturb":
+            return perturbing.read_spec(request.job.perturb), timeout
         case "mislabels":
             return mislabels.read_spec(request.job.mislabels), timeout
         case "group_influence":

@@ -1,6 +1,6 @@
 """What the use cases need from outside. One contract suite tests every implementation of a port."""
 
-from .files import ArtifactStore, Held, ResultReader, SourceLocator, Staging
+from .files import ArtifactStore, Held, PerturbationReader, ResultReader, SourceLocator, Staging
 from .indexes import AliasStore, DeletedIndex, ErasureStore, IndexStore, RecentIndexes
 from .outside import Clock, ExplainMetrics, Metrics
 from .pool import NOWHERE, Attachments, PoolStatus, RunnerLostError, RunnerStatus, Work, WorkerPool
@@ -22,6 +22,7 @@ __all__ = [
     "JobStore",
     "Metrics",
     "Page",
+    "PerturbationReader",
     "PoolStatus",
     "RecentIndexes",
     "Registry",

@@ -1,6 +1,6 @@
 """Ports: files, sent, left by runners, or lying where they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from undue_service.domain.comparison_findings import CompareFinding
 from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.mislabels import MislabelCurve, RankingName
+from undue_service.domain.perturb_jobs import Perturbation, PoisonedRow
 from undue_service.domain.results import (
     Comparison,
     Counterfactual,
@@ -186,3 +187,16 @@ class ResultReader(Protocol):
 
     def score_blocks(self, path: Path) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yield (first row, float32 block) over the score matrix."""
+
+
+class PerturbationReader(Protocol):
+    """Result files of perturb jobs."""
+
+    def perturbations(self, path: Path, start: int, count: int) -> tuple[tuple[Perturbation, ...], int | None]:
+        """Return at most `count` attacks from position `start` on, and where the next ones start."""
+
+    def attacks(self, path: Path) -> int:
+        """Return how many attacks a file of poisoned rows is of."""
+
+    def poisoned(self, path: Path, attacks: Iterable[int]) -> Iterator[PoisonedRow]:
+        """Yield the rows that some attacks poisoned, in their order."""

@@ -147,7 +147,10 @@ class Run:
             costs=costs[None].to("cpu", torch.float64),
             flips=torch.zeros(1, dtype=torch.int64),
         )
-        return state or AttackState(rows, baseline, self._start, None)
+        if state is not None:
+            self.route.products = int(state.products)
+            return state
+        return AttackState(rows, baseline, torch.tensor(self.route.products), self._start, None)
 
     def attacked(self, state: AttackState) -> AttackState:
         """Return the state at the attack's end."""
@@ -156,7 +159,7 @@ class Run:
             return self.route.influence(self.candidates, batch, inputs, at, now.thetas[at], self.shares[:, at])
 
         for moved in self._iterations("attack", state.attack, along, back=True):
-            state = replace(state, attack=moved)
+            state = replace(state, attack=moved, products=torch.tensor(self.route.products))
             self._on_iteration(state)
         return state
 
@@ -173,7 +176,7 @@ class Run:
             return (2 * signs[at] - 1).to(inputs)
 
         for moved in self._iterations("control", state.control, at_random, back=False):
-            state = replace(state, control=moved)
+            state = replace(state, control=moved, products=torch.tensor(self.route.products))
             self._on_iteration(state)
         return state
 

@@ -73,7 +73,12 @@ class DoubleRows:
 
     @torch.no_grad()
     def _seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._objective.head.evaluate(batch.inputs)
+        return self._objective.head.evaluate({name: laid_out(x) for name, x in batch.inputs.items()})
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W) with the channels innermost, as convolutions on a CPU are twice as fast; else x."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def in_double(objective: Objective, features: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:

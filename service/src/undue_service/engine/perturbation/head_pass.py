@@ -15,7 +15,7 @@ from undue_service.engine.data import Batch
 from undue_service.engine.losses import Loss
 from undue_service.engine.objective import Objective
 
-from .double_rows import DOUBLE, in_double
+from .double_rows import DOUBLE, in_double, laid_out
 from .reach import reached
 
 
@@ -93,7 +93,7 @@ class HeadPass:
         return found
 
     def _forward(self, batch: Batch, graph: bool) -> _Live:
-        x = batch.inputs[self._name].detach()
+        x = laid_out(batch.inputs[self._name].detach())
         with torch.set_grad_enabled(graph):
             x = x.requires_grad_() if graph else x
             features, f = self._objective.head.evaluate({**batch.inputs, self._name: x})

@@ -41,13 +41,15 @@ class AttackState:
     """Training rows that each attack perturbs, (K, M) int64."""
     baseline: Tensor
     """θ̂*, fitted on the unperturbed rows, (P,)."""
+    products: Tensor
+    """Products with Hessians that solves have taken so far, () int64."""
     attack: Trajectories
     control: Trajectories | None
     """None before it has begun, or where there is none."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything by name."""
-        found = {"candidates": self.candidates, "baseline": self.baseline}
+        found = {"candidates": self.candidates, "baseline": self.baseline, "products": self.products}
         for name in ("attack", "control"):
             part = getattr(self, name)
             if part is not None:
@@ -69,6 +71,7 @@ class AttackState:
         return cls(
             tensors["candidates"],
             tensors["baseline"],
+            tensors["products"],
             part("attack"),
             part("control") if has_control else None,
         )

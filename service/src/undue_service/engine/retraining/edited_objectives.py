@@ -16,12 +16,18 @@ from undue_service.engine.losses import Loss, SquaredError
 from undue_service.engine.objective import Objective
 
 from .head_edits import HeadEdits
-from .head_rows import HeadBlock, l2_of
+from .head_rows import HeadBlock, l2_of, repeated
+from .residuals import residuals
 from .training import Divisor
 
 Product = Callable[[Tensor], Tensor]
 """V (d, K, C) → H_k V_k."""
 
+_CACHED = 2**17
+"""Numbers of a piece's outputs that stay in a core's caches."""
+_FEWEST_ROWS = 64
+_FEW = 0.25
+"""Share of the rows that may be edited, of K objectives together."""
 _GRAPH = 10
 """Numbers for each output of each row that one linearisation keeps."""
 
@@ -48,6 +54,9 @@ class EditedObjectives:
         self._divisors = n if divisor == "kept_n" else (n - edits.removed).clamp(min=1)
         self._every = torch.arange(len(edits), device=n.device)
 
+    def __len__(self) -> int:
+        return len(self._edits)
+
     @property
     def modulus(self) -> float:
         """Return μ for which R − μ/2 ‖Θ‖² is convex: with μ > 0 there is one minimiser, at most ‖∇R‖ / μ away."""
@@ -70,6 +79,40 @@ class EditedObjectives:
             self._told()
         return value, gradient
 
+    def gradients(self, theta: Tensor, at: Tensor) -> Tensor:
+        """Return ∇R_k, (d, K, C), of the objectives `at` (K,) at Θ_k: one pass in pieces that stay in the caches.
+
+        What all rows give is the same function for all K; what an edit changes of it comes from the edited rows.
+        """
+        d, K, C = theta.shape
+        inner = theta.permute(0, 2, 1).reshape(d, C * K)
+        total = torch.zeros_like(inner)
+        for block in self._edits.unedited():
+            shifted = bool(block.offsets.any())
+            for part in block.parts(max(_FEWEST_ROWS, _CACHED // (C * K))):
+                f = (part.features @ inner).view(-1, C, K)
+                if shifted:
+                    f += part.offsets[:, :, None]
+                found = residuals(self.loss, f, part.targets)
+                if part.weights is not None:
+                    found = found * part.weights[:, None, None]
+                total.addmm_(part.features.T, found.reshape(len(found), C * K))
+            self._told()
+        whole = total.view(d, C, K).permute(0, 2, 1)
+        return (whole + self._difference(theta, at)) / self._divisors[at, None] + self.l2[:, None] * theta
+
+    def gradients_at(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """Return ∇R_k, (d, K, C), of all K at one Θ (d, C), from the edited rows and ∇R(Θ), (d, C), on all rows."""
+        shared = theta[:, None].expand(-1, len(self), -1)
+        whole = self._edits.rows * (gradient - self.l2 * theta)[:, None]
+        found = whole + self._difference(shared, self._every)
+        return found / self._divisors[:, None] + self.l2[:, None] * shared
+
+    @property
+    def few(self) -> bool:
+        """Whether so few rows are edited that what they change is less work than what all rows give."""
+        return self._edits.touched <= _FEW * self._edits.rows
+
     def curvature(self, theta: Tensor, at: Tensor) -> Product:
         """Return the products with the Hessians of the objectives `at` (K,) at Θ_k."""
         taken = self._edits.rows * theta[0].numel() * theta.element_size() * _GRAPH
@@ -77,8 +120,8 @@ class EditedObjectives:
 
         def product(V: Tensor) -> Tensor:
             found = self.l2[:, None] * V
-            for block, f, residuals in self._linearised(theta, at) if kept is None else kept:
-                (curved,) = torch.autograd.grad(residuals, f, block.project(V), retain_graph=True)
+            for block, f, slopes in self._linearised(theta, at) if kept is None else kept:
+                (curved,) = torch.autograd.grad(slopes, f, block.project(V), retain_graph=True)
                 found = found + block.gather(curved)
                 self._told()
             return found
@@ -122,6 +165,20 @@ class EditedObjectives:
         H = head_blocks(factors(), theta.new_zeros(C, d, C, d)).permute(1, 0, 3, 2).reshape(d * C, d * C)
         H.diagonal().add_(l2.reshape(-1))
         return H
+
+    def _difference(self, theta: Tensor, at: Tensor) -> Tensor:
+        """Return Σ_i w_ik ∇ℓ_ik − Σ_i w_i ∇ℓ_i, (d, K, C): nothing but what is edited has a part in it."""
+        found = torch.zeros_like(theta)
+        for block in self._edits.edited():
+            f = block.outputs(theta).requires_grad_()
+            K, C = f.shape[1:]
+            flat = f.view(-1, C)
+            own = 1 if block.weights is None else block.weights[:, None]
+            new = self.loss.losses(flat, self._edits.targets(block, at)).view(-1, K) * self._edits.weights(block)[:, at]
+            old = self.loss.losses(flat, repeated(block.targets, K)).view(-1, K) * own
+            (change,) = torch.autograd.grad((new - old).sum(), f)
+            found = found + block.gather(change)
+        return found
 
     def _linearised(self, theta: Tensor, at: Tensor) -> Iterator[tuple[HeadBlock, Tensor, Tensor]]:
         for block in self._edits.blocks():

@@ -59,6 +59,9 @@ class HeadEdits:
         if self._extra is not None:
             self._extra = replace(self._extra, weights=torch.zeros_like(self._extra.weights))
         self._targets = _new_targets(objective, edits)
+        rows = self._weights.rows if self._targets is None else torch.cat([self._weights.rows, self._targets.rows])
+        self._touched = torch.unique(rows[rows < self.rows])
+        self._own: HeadBlock | None = None
         self.removed = torch.tensor([len(set(edit.without)) for edit in edits], device=self._like.device)
         """How many rows each leaves out, (K,) int64."""
 
@@ -76,14 +79,26 @@ class HeadEdits:
         if self._extra is not None:
             yield self._extra
 
+    def unedited(self) -> Iterator[HeadBlock]:
+        """Yield all rows in order, as they are without any edit."""
+        return self._features.blocks()
+
     def edited(self) -> Iterator[HeadBlock]:
-        """Yield the rows of which some objective has another weight or target, in order."""
-        rows = self._weights.rows if self._targets is None else torch.cat([self._weights.rows, self._targets.rows])
-        own = torch.unique(rows[rows < self.rows])
-        if len(own):
-            yield self._features.take(own)
+        """Yield the rows of which some objective has another weight or target, in order, and those that replace some.
+
+        They are kept: ask where `touched` is small.
+        """
+        if self._own is None and len(self._touched):
+            self._own = self._features.take(self._touched)
+        if self._own is not None:
+            yield self._own
         if self._extra is not None:
             yield self._extra
+
+    @property
+    def touched(self) -> int:
+        """Return how many rows `edited` yields."""
+        return len(self._touched) + (0 if self._extra is None else len(self._extra.index))
 
     def weights(self, block: HeadBlock) -> Tensor:
         """Return w_ik, (B, K)."""

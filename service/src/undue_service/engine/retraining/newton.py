@@ -6,7 +6,7 @@ matrix of rank C, so a few products are enough; and because the Hessian is the o
 decrease it, a fit that ends is at its minimum, whatever the preconditioner was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +22,7 @@ Preconditioning = Callable[[Tensor], Preconditioner]
 CONVERGED = "converged"
 _FORCING = 1e-2
 """Relative residual of a step's linear system: the gradient that it leaves is this much, or of second order."""
-_NOTHING = 1e-4
+NOTHING = 1e-4
 """Share of the tolerance below which a fit is at its minimum before its first step: elsewhere it takes one, so that a
 row that hardly matters is measured too."""
 _LIFT = 1e-3
@@ -53,6 +53,18 @@ class Minima:
     products: int
     """Products of a Hessian with one vector."""
 
+    def with_those(self, places: Sequence[int], others: "Minima") -> "Minima":
+        """Return these, some of them taken over by fits that went on from where they ended."""
+        coefficients, norms, iterations = (
+            tensor.clone() for tensor in (self.coefficients, self.gradient_norms, self.iterations)
+        )
+        coefficients[:, places], norms[places] = others.coefficients, others.gradient_norms
+        iterations[places] += others.iterations
+        status = list(self.status)
+        for place, said in zip(places, others.status, strict=True):
+            status[place] = said
+        return Minima(coefficients, norms, iterations, status, self.products + others.products)
+
 
 @dataclass(frozen=True)
 class Newton:
@@ -62,19 +74,19 @@ class Newton:
     """‖∇R‖."""
     max_iterations: int = 100
 
-    def polish(
-        self, found: Minima, objectives: EditedObjectives, precondition: Callable[[Tensor], Preconditioner]
-    ) -> Minima:
+    def sure(self, objectives: EditedObjectives) -> bool:
+        """Return whether a small ‖∇R‖ says that the minimum is near: L2 holds every coefficient, and well enough."""
+        return objectives.modulus * _STILL >= self.tolerance
+
+    def polish(self, found: Minima, objectives: EditedObjectives, precondition: Preconditioning) -> Minima:
         """Return minima as near as rounding lets a few steps more come: every later fit starts there."""
-        finer = replace(self, tolerance=_NOTHING * self.tolerance, max_iterations=3)
+        finer = replace(self, tolerance=NOTHING * self.tolerance, max_iterations=3)
         better = finer.minimise(objectives, found.coefficients, precondition)
         if not bool((better.gradient_norms < found.gradient_norms).all()):
             return found
         return replace(found, coefficients=better.coefficients, gradient_norms=better.gradient_norms)
 
-    def minimise(
-        self, objectives: EditedObjectives, start: Tensor, precondition: Callable[[Tensor], Preconditioner]
-    ) -> Minima:
+    def minimise(self, objectives: EditedObjectives, start: Tensor, precondition: Preconditioning) -> Minima:
         """Return the minimisers of K objectives, from `start` (d, K, C).
 
         Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too, and where it hardly does a
@@ -85,7 +97,7 @@ class Newton:
             start: where each begins.
             precondition: Θ (d, K, C) of an iteration → its preconditioner.
         """
-        sure = objectives.modulus * _STILL >= self.tolerance
+        sure = self.sure(objectives)
         theta = start.clone()
         running = torch.arange(start.shape[1], device=start.device)
         values, gradients = objectives.evaluate(theta, running)
@@ -101,10 +113,10 @@ class Newton:
             return ~ended
 
         while len(running):
-            norms = _norm(gradients[:, running])
+            norms = norm(gradients[:, running])
             running = running[ending(~torch.isfinite(norms), "a cost or its gradient is not finite")]
-            norms = _norm(gradients[:, running])
-            small = norms <= self.tolerance * torch.where(iterations[running] > 0, 1, _NOTHING)
+            norms = norm(gradients[:, running])
+            small = norms <= self.tolerance * torch.where(iterations[running] > 0, 1, NOTHING)
             if sure:
                 running, norms, small = running[ending(small, CONVERGED)], norms[~small], small[~small]
             if not len(running):
@@ -129,14 +141,14 @@ class Newton:
             # A fit that is already near enough may find that rounding leaves it no step.
             left = ending(~moved & there, CONVERGED) & ending(~moved & ~there, "rounding hides any further decrease")
             running = running[left]
-        return Minima(theta, _norm(gradients), iterations, status, products)
+        return Minima(theta, norm(gradients), iterations, status, products)
 
     def _step(
         self, objectives: EditedObjectives, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
     ) -> tuple[Tensor, Tensor, int]:
         """Return −H⁻¹∇R, (d, K, C), as far as it pays, for which fits that far was reached, (K,), and the products."""
-        norms = _norm(gradients)
-        nothing = _NOTHING * self.tolerance
+        norms = norm(gradients)
+        nothing = NOTHING * self.tolerance
         # A quadratic is at its minimum after one exact step; elsewhere the next step corrects what this one leaves.
         goal = (0 if objectives.quadratic else _FORCING) * norms
         goal = torch.where(norms > nothing, goal.clamp(min=10 * nothing).minimum(0.5 * norms), norms)
@@ -144,21 +156,21 @@ class Newton:
         lift = 0 if objectives.quadratic or objectives.modulus > 0 else _LIFT * norms[:, None]
         step, residual = torch.zeros_like(gradients), -gradients
         z = precondition(residual)
-        direction, rho = z, _dot(residual, z)
+        direction, rho = z, dot(residual, z)
         products = 0
-        open_ = _norm(residual) > goal
+        open_ = norm(residual) > goal
         while bool(open_.any()) and products < _MOST_PRODUCTS * len(at):
             pushed = product(direction) + lift * direction
             products += len(at)
-            curvature = _dot(direction, pushed)
+            curvature = dot(direction, pushed)
             open_ &= (curvature > 0) & (rho > 0)  # else rounding has taken over
             alpha = torch.where(open_, rho / curvature.where(open_, 1), 0)[:, None]
             step, residual = step + alpha * direction, residual - alpha * pushed
             z = precondition(residual)
-            before, rho = rho, _dot(residual, z)
+            before, rho = rho, dot(residual, z)
             direction = z + (rho / before.where(before > 0, 1))[:, None] * direction
-            open_ &= _norm(residual) > goal
-        return step, _norm(residual) <= goal, products
+            open_ &= norm(residual) > goal
+        return step, norm(residual) <= goal, products
 
 
 def _search(
@@ -168,7 +180,7 @@ def _search(
 
     Near the minimum the decrease drowns in the rounding of R; there the slope decides (Hager & Zhang 2005).
     """
-    slope = _dot(gradients, step)
+    slope = dot(gradients, step)
     theta_, values_, gradients_ = theta.clone(), values.clone(), gradients.clone()
     moved = torch.zeros_like(values, dtype=torch.bool)
     trying = torch.arange(len(at), device=at.device)
@@ -177,7 +189,7 @@ def _search(
         trial = theta[:, trying] + scale * step[:, trying]
         value, gradient = objectives.evaluate(trial, at[trying])
         old, down = values[trying], slope[trying]
-        flat = (value <= old + _ROUNDING * old.abs()) & (_dot(gradient, step[:, trying]) <= 0.8 * down.abs())
+        flat = (value <= old + _ROUNDING * old.abs()) & (dot(gradient, step[:, trying]) <= 0.8 * down.abs())
         good = (down < 0) & ((value <= old + _DECREASE * scale * down) | flat)
         here = trying[good]
         theta_[:, here], values_[here], gradients_[:, here] = trial[:, good], value[good], gradient[:, good]
@@ -186,9 +198,11 @@ def _search(
     return theta_, values_, gradients_, moved
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products of K heads (d, K, C): (K,)."""
     return (a * b).sum(dim=(0, 2))
 
 
-def _norm(a: Tensor) -> Tensor:
-    return _dot(a, a).sqrt()
+def norm(a: Tensor) -> Tensor:
+    """Return the Euclidean norms of K heads (d, K, C): (K,)."""
+    return dot(a, a).sqrt()

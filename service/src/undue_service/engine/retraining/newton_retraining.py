@@ -1,6 +1,8 @@
 """Retraining of linear heads: each fit to the minimum of its objective, by Newton's method."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,12 +23,21 @@ from .edits import Edit
 from .head_edits import HeadEdits
 from .head_rows import HeadRows, registered, repeated
 from .newton import CONVERGED, Minima, Newton, Preconditioner
+from .quasi_newton import descend, unfinished
 from .refits import Refitted, check_costs, fields_of
 from .training import Divisor
 
 DEFAULT_TOLERANCE = 1e-10
 DEFAULT_MAX_ITERATIONS = 100
+_STAGE = "fits without rows"
 _LIFT = 1e-6
+_FEW_PRODUCTS = 4
+"""That a step takes whose preconditioner is as good as a new one."""
+_STATES = 40
+"""Numbers that each coefficient of a fit takes: the pairs of its way, and what passes between."""
+_LARGE = 2_000
+_TAME = 1e6
+"""‖H‖ over the least eigenvalue, up to which a factor in float32 serves."""
 _FEW_AT_ONCE = 8
 _MOST_AT_ONCE = 64  # more fits in step are no faster, and a caller wants to hear from us
 
@@ -73,7 +84,7 @@ class NewtonRefits:
         self._progress = progress
         self._features = HeadRows(objective, train, memory_bytes=self._share, progress=progress)
         self._tests = HeadRows(objective, test, rows, explained=True, memory_bytes=self._share, progress=progress)
-        self._whole = self._objectives([Edit()], "kept_n", "fit on all rows", 0, 1)
+        self._whole = self._objectives([Edit()], divisor="kept_n", stage="fit on all rows", done=0, total=1)
         self._star: Tensor | None = None
         self.matvecs = 0
         self.distance = 0.0
@@ -86,13 +97,13 @@ class NewtonRefits:
             FailedPrecondition: SOLVER_NOT_CONVERGED, NON_FINITE_RESULT.
         """
         if self._star is None:
-            full = self._newton.minimise(
-                self._whole, registered(self._objective)[:, None], lambda at: factorised(self._whole, at[:, 0])
-            )
+            factors = _Reused(self._whole)
+            full = self._newton.minimise(self._whole, registered(self._objective)[:, None], factors)
             _check_converged(full, 0, None, (), self._newton)
-            full = self._newton.polish(full, self._whole, lambda at: factorised(self._whole, at[:, 0]))
+            full = self._newton.polish(full, self._whole, factors)
             self._star = full.coefficients[:, 0]
-            self._frozen = factorised(self._whole, self._star)
+            self._gradient = self._whole.gradients(full.coefficients, full.iterations.new_zeros(1))[:, 0]
+            self._frozen = factors.last(self._star)
             self._determination = Determination(self._whole, self._star)
             costs, wrong = self._measured(full.coefficients)
             self._costs, self.wrong = costs[0], None if wrong is None else wrong[0]
@@ -117,17 +128,17 @@ class NewtonRefits:
         norms, iterations, products = np.empty(len(edits)), np.empty(len(edits), dtype=np.int64), 0
         for here in self._groups(edits):
             some, at = edits[here], names[here]
-            objectives = self._objectives(some, divisor, "fits without rows", here.start, len(edits))
+            made = partial(self._objectives, divisor=divisor, stage=_STAGE, done=here.start, total=len(edits))
+            objectives = made(some)
             _check_left(objectives, some, at)
             self._determination.check(objectives, some, at, here.start)
-            start = self._star[:, None].expand(-1, len(some), -1)
-            found = self._newton.minimise(objectives, start, lambda _: self._frozen)
+            found = self._fitted(objectives, lambda left, some=some, made=made: made([some[k] for k in left]))
             _check_converged(found, here.start, some, at, self._newton)
             costs[here], mistaken = self._measured(found.coefficients)
             wrong += [] if mistaken is None else [mistaken]
             norms[here], iterations[here] = found.gradient_norms.cpu().numpy(), found.iterations.cpu().numpy()
             products += found.products
-            self._progress("fits without rows", here.stop, len(edits))
+            self._progress(_STAGE, here.stop, len(edits))
         self.matvecs += products
         return Refitted(costs, norms, iterations, products, np.concatenate(wrong) if wrong else None)
 
@@ -149,8 +160,27 @@ class NewtonRefits:
         """Return what the reader should know."""
         return (*self._notes, *(self._determination.warnings if self._star is not None else ()))
 
+    def _fitted(self, objectives: EditedObjectives, these: Callable[[Sequence[int]], EditedObjectives]) -> Minima:
+        """Return the minima: by one pass an iteration where that does, else by Newton's method from where it has led.
+
+        Args:
+            objectives: R_k.
+            these: some of them by their numbers.
+        """
+        start, newton = self._star[:, None].expand(-1, len(objectives), -1), self._newton
+        if objectives.quadratic or not objectives.few or not newton.sure(objectives):
+            return newton.minimise(objectives, start, lambda _: self._frozen)
+        found = descend(newton, objectives, self._star, self._gradient, self._frozen)
+        left = unfinished(found)
+        if not left:
+            return found
+        spent = int(found.iterations[left].max())
+        newton = replace(newton, max_iterations=newton.max_iterations - spent)
+        rest = newton.minimise(these(left), found.coefficients[:, left], lambda _: self._frozen)
+        return found.with_those(left, rest)
+
     def _objectives(
-        self, some: Sequence[Edit], divisor: Divisor, stage: str, done: int, total: int
+        self, some: Sequence[Edit], *, divisor: Divisor, stage: str, done: int, total: int
     ) -> EditedObjectives:
         return EditedObjectives(
             self._objective,
@@ -176,15 +206,17 @@ class NewtonRefits:
 
     def _at_once(self) -> int:
         """Return how many fits fit into the budget, at least one."""
-        C, own = self._objective.head.outputs, 16 * self._objective.space.dim
+        C, own = self._objective.head.outputs, _STATES * self._objective.space.dim
         train, test = self._features, self._tests
 
         def fitting(rows: int) -> int:
             return self._share // (8 * (12 * C * max(rows, test.largest_block) + own) + len(train))
 
-        # Kept for all rows, what a step computes of them serves all its products; but few fits at a time are slow.
+        # Kept for all rows, what a Newton step computes of them serves all its products; few fits at a time are slow.
         whole = fitting(len(train))
-        return max(1, min(_MOST_AT_ONCE, whole if whole >= _FEW_AT_ONCE else fitting(train.largest_block)))
+        by_passes = self._newton.sure(self._whole) and not self._whole.quadratic
+        kept = not by_passes and whole >= _FEW_AT_ONCE
+        return max(1, min(_MOST_AT_ONCE, whole if kept else fitting(train.largest_block)))
 
     def _measured(self, theta: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
         """Return m_t, (K, m), of K heads Θ (d, K, C), and where their predicted labels are wrong, (K, m)."""
@@ -237,6 +269,36 @@ def _check_left(objectives: EditedObjectives, some: Sequence[Edit], fields: Sequ
         raise InvalidArgument.at(fields[k], text)
 
 
+class _Reused:
+    """The preconditioner of one fit's iterations: factorised again only once products cost as much as that would."""
+
+    def __init__(self, whole: EditedObjectives) -> None:
+        self._whole = whole
+        self._solve: Preconditioner | None = None
+        # Where one is factorised a product takes 4 n P operations, and the factor n P² (C + 1)/C and P³/3.
+        self._enough = max(_FEW_PRODUCTS, whole.l2.numel() // 8)
+        self._since = self._taken = 0
+
+    def __call__(self, theta: Tensor) -> Preconditioner:
+        """Return the preconditioner of an iteration at Θ (d, 1, C)."""
+        if self._solve is None or self._since > self._enough:
+            self._solve, self._since = factorised(self._whole, theta[:, 0]), 0
+        self._taken = 0
+
+        def solve(V: Tensor) -> Tensor:
+            self._since += 1
+            self._taken += 1
+            return self._solve(V)
+
+        return solve
+
+    def last(self, theta: Tensor) -> Preconditioner:
+        """Return one for fits that start at Θ (d, C): that of the last iteration if it took few products there."""
+        if self._solve is None or self._taken > _FEW_PRODUCTS:
+            self._solve = factorised(self._whole, theta)
+        return self._solve
+
+
 def factorised(objectives: EditedObjectives, theta: Tensor) -> Preconditioner:
     """Return the inverse of the first objective's Hessian at Θ (d, C), or of one slightly lifted where it is singular.
 
@@ -258,9 +320,13 @@ def factorised(objectives: EditedObjectives, theta: Tensor) -> Preconditioner:
         factor, info = torch.linalg.cholesky_ex(H)
         lift *= 10
 
+    # A large factor is read from memory once for every few heads; half as many bytes precondition as well.
+    if len(H) >= _LARGE and float(torch.linalg.matrix_norm(H, 1)) <= _TAME * objectives.modulus:
+        factor = factor.to(torch.float32)
+
     def solve(V: Tensor) -> Tensor:
-        columns = V.permute(0, 2, 1).reshape(d * C, -1)
-        return torch.cholesky_solve(columns, factor).view(d, C, -1).permute(0, 2, 1)
+        columns = V.permute(0, 2, 1).reshape(d * C, -1).to(factor)
+        return torch.cholesky_solve(columns, factor).to(V).view(d, C, -1).permute(0, 2, 1)
 
     return solve
 

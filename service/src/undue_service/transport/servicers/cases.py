@@ -10,6 +10,7 @@ from undue_service.application.explaining import Explainer
 from undue_service.application.indexes import Indexes
 from undue_service.application.instances import InstanceReader
 from undue_service.application.jobs import Jobs
+from undue_service.application.perturbations import Perturbations
 from undue_service.application.ports import WorkerPool
 from undue_service.application.registration import Registrations
 from undue_service.application.results import Results
@@ -27,6 +28,7 @@ class UseCases:
     registrations: Registrations
     jobs: Jobs
     results: Results
+    perturbations: Perturbations
     deletions: Deletions
     instances: InstanceReader
     indexes: Indexes

@@ -11,10 +11,11 @@ from undue.v1 import (
     jobs_pb2,
     jobs_pb2_grpc,
     mislabels_pb2,
+    perturbation_pb2,
 )
 from undue_service.domain.comparison_findings import CompareSummary
 from undue_service.domain.reports import InfluenceReport
-from undue_service.transport import comparing, fidelity, groups, job_responses, mislabels, requests, values
+from undue_service.transport import comparing, fidelity, groups, job_responses, mislabels, perturbing, requests, values
 from undue_service.transport.paging import (
     MAX_PAGE_BYTES,
     PageRequest,
@@ -36,6 +37,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self._deletions = cases.deletions
         self._jobs = cases.jobs
         self._results = cases.results
+        self._perturbations = cases.perturbations
 
     async def CreateJob(self, request: jobs_pb2.CreateJobRequest, context: Context) -> jobs_pb2.Job:
         """See jobs.proto."""
@@ -226,6 +228,29 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         blocks: Iterator[Any] = await to_thread(self._results.score_blocks, tenant(context), request.name)
         while (block := await to_thread(next, blocks, None)) is not None:
             yield job_responses.score_block(*block)
+
+    async def ListPerturbations(
+        self, request: perturbation_pb2.ListPerturbationsRequest, context: Context
+    ) -> perturbation_pb2.ListPerturbationsResponse:
+        """See jobs.proto."""
+        start, limit, listing = _result_page(request, f"perturbations {request.parent}")
+
+        def page() -> perturbation_pb2.ListPerturbationsResponse:
+            found, more = self._perturbations.page(tenant(context), request.parent, start, limit)
+            messages = [perturbing.write_perturbation(one) for one in found]
+            return perturbation_pb2.ListPerturbationsResponse(
+                perturbations=messages, next_page_token=write_token(more, listing)
+            )
+
+        return await to_thread(page)
+
+    async def ReadPoisonedRows(
+        self, request: perturbation_pb2.ReadPoisonedRowsRequest, context: Context
+    ) -> AsyncIterator[perturbation_pb2.PoisonedRow]:
+        """See jobs.proto."""
+        rows = await to_thread(self._perturbations.poisoned, tenant(context), request.name, request.attacks)
+        while (row := await to_thread(next, rows, None)) is not None:
+            yield perturbing.write_poisoned(row)
 
 
 async def _all(open_blocks: Callable[[], Iterator[tuple[T, ...]]]) -> AsyncIterator[T]:
