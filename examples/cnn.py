@@ -4,7 +4,7 @@ The paper's all-convolutional network is trained on 5,500 images of MNIST and of
 test image that it misreads is explained; the training rows of the largest influence, and random ones, are left out one
 by one, and training goes on from the registered weights by the recipe: the same batches with and without the row.
 
-Usage: python examples/cnn.py [--quick] [--data mnist,fashion] [--rows 100]
+Usage: python examples/cnn.py [--quick] [--data mnist,fashion] [--rows 100] [--random 100] [--epochs 10]
 """
 
 import argparse
@@ -23,7 +23,9 @@ TRAINED = 5500
 DAMPING = 1e-2
 """The paper's."""
 METHODS = ("gauss_newton", "ekfac", "grad_dot")
-RECIPE = undue.Training("adam", 1e-3, epochs=10, batch_size=100, schedule="cosine")
+AT_ONCE = 30
+LR, EPOCHS, BATCH = 1e-3, 10, 100
+"""Of the trainings without a row, by Adam with a learning rate that falls to 0 along a cosine."""
 
 
 def data(name: str, quick: bool) -> tuple[Images, Images]:
@@ -42,7 +44,7 @@ def misread(network: AllConvolutional, images: Images) -> int:
     return int(np.flatnonzero(predicted != images.labels)[0])
 
 
-def run(client: undue.Client, name: str, count: int, quick: bool) -> list[list[str]]:
+def run(client: undue.Client, name: str, count: int, random: int, epochs: int, quick: bool) -> list[list[str]]:
     """Explain one wrong prediction by every method, train again without the rows that matter most, and random ones."""
     images, tests = data(name, quick)
     network = trained(name, images, *[20] * quick)
@@ -55,7 +57,7 @@ def run(client: undue.Client, name: str, count: int, quick: bool) -> list[list[s
         objective=undue.Objective("cross_entropy", l2=L2, l2_exclude=["*bias"]),
         sample=train,
         example_inputs=torch.zeros(2, 1, 28, 28),
-        training=RECIPE,
+        training=undue.Training("adam", LR, epochs=epochs, batch_size=BATCH, schedule="cosine"),
     )
     scores, notes = {}, {}
     for method in METHODS:
@@ -71,10 +73,17 @@ def run(client: undue.Client, name: str, count: int, quick: bool) -> list[list[s
         print(f"{name}, {method}: {notes[method]} s", flush=True)
     stationarity = job.result().diagnostics.stationarity
     drawn, largest = drawn_and_largest(scores["gauss_newton"], count)
+    drawn = drawn[:random]
     started = time.perf_counter()
-    sets = [[one] for one in drawn + largest]
-    found = client.retrain(model, train=train, test=test, rows=[row], without=sets, start="warm").result()
-    measured = found.changes[:, 0]
+    sets = [[one] for one in largest + drawn]
+    changes: list[float] = []
+    for at in range(0, len(sets), AT_ONCE):  # in parts, so that what is measured is seen early
+        some = sets[at : at + AT_ONCE]
+        found = client.retrain(model, train=train, test=test, rows=[row], without=some, start="warm").result()
+        changes += found.changes[:, 0].tolist()
+        so_far = agreement(scores["gauss_newton"][[one for (one,) in sets[: len(changes)]]], np.array(changes))
+        print(f"{len(changes)} of {len(sets)} trainings, Pearson so far {so_far.pearson:.3f}", flush=True)
+    measured = np.array(changes)
     print(
         f"{name}: {len(sets)} trainings of 2,616 parameters on {len(images):,} rows in"
         f" {time.perf_counter() - started:,.0f} s; test image {row}, {stationarity}\n{found.diagnostics.recipe}"
@@ -84,7 +93,7 @@ def run(client: undue.Client, name: str, count: int, quick: bool) -> list[list[s
     for at, (method, of_rows) in enumerate(scores.items()):
         cells: list[str] = []
         for below, (what, rows, changes) in enumerate(
-            (("largest", largest, measured[len(drawn) :]), ("random", drawn, measured[: len(drawn)]))
+            (("largest", largest, measured[: len(largest)]), ("random", drawn, measured[len(largest) :]))
         ):
             agrees = agreement(of_rows[rows], changes)
             cells += [f"{agrees.pearson:.3f}", f"{agrees.spearman:.3f}", f"{agrees.slope:.2f}"]
@@ -99,14 +108,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="500 digits and 10 rows of each kind")
     parser.add_argument("--data", help="of mnist and fashion, with a comma between; both if left out")
-    parser.add_argument("--rows", type=int, help="training rows that are removed, of each kind (100)")
+    parser.add_argument("--rows", type=int, help="training rows of the largest influence that are removed (100)")
+    parser.add_argument("--random", type=int, help="random training rows that are removed (as many)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of a training without a row ({EPOCHS})")
     arguments = parser.parse_args()
     names = (arguments.data or ("mnist" if arguments.quick else "mnist,fashion")).split(",")
     count = arguments.rows or (10 if arguments.quick else 100)
+    random = min(count, arguments.random or count)
     header = ["method", "Pearson, largest", "Spearman", "slope", "Pearson, random", "Spearman", "slope", "seconds"]
     with undue.Client.local() as client:
         for name in names:
-            print(table(header, run(client, name, count, arguments.quick)), flush=True)
+            print(table(header, run(client, name, count, random, arguments.epochs, arguments.quick)), flush=True)
 
 
 if __name__ == "__main__":
