@@ -111,8 +111,9 @@ def test_pixels_stay_in_their_levels_unless_told_otherwise(bench):
 
 
 def long(bench, **change):
-    ask = {"train": bench.train, "test": bench.test, "rows": bench.near[-6:], "iterations": 30, "step": 0.01}
-    return bench.client.perturb(bench.model, **{**ask, **change})
+    """Start attacks with steps so short that all iterations are spent."""
+    ask = {"train": bench.train, "test": bench.test, "rows": bench.near[-6:], "iterations": 400, "step": 0.001}
+    return bench.client.perturb(bench.model, bound="l2", radius=100.0, **{**ask, **change})
 
 
 def stages(job, into):
