@@ -160,6 +160,8 @@ class Bench:
             candidates=images,
             prefilter=max(self.arguments.prefilter, images),
             iterations=self.arguments.iterations,
+            step=self.arguments.step,
+            momentum=self.arguments.momentum,
             level=1.0,
             control=images == 1,
         )
@@ -206,15 +208,17 @@ def draw(bench: Bench, name: str) -> None:
 def main() -> None:
     """Attack through one, two and ten training images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="80 training images, 4 targets, 5 iterations")
+    parser.add_argument("--quick", action="store_true", help="80 training images, 8 targets, 40 iterations")
     parser.add_argument("--targets", type=int, default=100, help="test images that are attacked, each by itself")
     parser.add_argument("--iterations", type=int, default=100, help="steps of an attack at most")
+    parser.add_argument("--step", type=float, help="of a pixel in one iteration, in levels; 0.02 in the paper")
+    parser.add_argument("--momentum", type=float, help="of the direction that steps follow; 0 in the paper")
     parser.add_argument("--prefilter", type=int, default=64, help="training images that are ranked by their pixels")
     parser.add_argument("--only", action="append", metavar="NAME", help="an attack of the table, such as 1e-4/1")
     arguments = parser.parse_args()
     count = TRAIN, TEST
     if arguments.quick:
-        count, arguments.targets, arguments.iterations = (40, 20), 4, 5
+        count, arguments.targets, arguments.iterations = (40, 20), 8, 40
     smallest = STRENGTHS[0]
     plan = {f"{l2:g}/{images}": (l2, images) for l2 in STRENGTHS for images in (1, 2, 10)}
     extra = {f"{smallest:g}/28×28": {"small": True}, f"{smallest:g}/{TOGETHER} at once": {"together": True}}

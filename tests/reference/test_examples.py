@@ -45,6 +45,18 @@ def test_a_kernel_machine_learns_from_what_is_near() -> None:
     assert found["kernel"][1] > found["deep"][1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_images_that_look_the_same_flip_predictions() -> None:
+    pytest.importorskip("matplotlib", reason="`make examples` installs what examples/requirements.txt names")
+    command = [sys.executable, "-W", "ignore", str(FOLDER / "training_set_attack.py"), "--quick"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1700, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    flipped, share, control = re.search(r"(\d+) of 8 \| +(\d+)% \|[^|]*\| +(\d+)%", ended.stdout).groups()
+    assert int(flipped) >= 3
+    assert int(share) > int(control)
+
+
 @pytest.fixture(autouse=True)
 def _digits() -> None:
     try:
