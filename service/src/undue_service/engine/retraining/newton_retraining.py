@@ -1,4 +1,4 @@
-"""Retraining of linear heads: each fit to the minimum of its objective, by Newton's method."""
+"""Retraining of linear heads: each fit to the minimum of its objective, by L-BFGS passes or Newton's method."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -145,8 +145,8 @@ class NewtonRefits:
     def recipe(self, divisor: Divisor = "kept_n") -> str:
         """Return in words what was done."""
         return (
-            f"the minimiser of {_OBJECTIVES[divisor]}, by Newton's method from the minimiser on all rows, from which "
-            f"the registered weights lie {self.distance:.2g} away"
+            f"the minimiser of {_OBJECTIVES[divisor]}, by L-BFGS or Newton's method from the minimiser on all "
+            f"rows, from which the registered weights lie {self.distance:.2g} away"
             + (" and at which the costs before are measured" if divisor == "kept_n" else "")
         )
 
