@@ -214,20 +214,23 @@ def main() -> None:
     parser.add_argument("--step", type=float, help="of a pixel in one iteration, in levels; 0.02 in the paper")
     parser.add_argument("--momentum", type=float, help="of the direction that steps follow; 0 in the paper")
     parser.add_argument("--prefilter", type=int, default=64, help="training images that are ranked by their pixels")
-    parser.add_argument("--only", action="append", metavar="NAME", help="an attack of the table, such as 1e-4/1")
+    parser.add_argument("--only", action="append", metavar="NAME", help="an attack of the table, such as 0.0001/1")
     arguments = parser.parse_args()
     count = TRAIN, TEST
     if arguments.quick:
         count, arguments.targets, arguments.iterations = (40, 20), 8, 40
     smallest = STRENGTHS[0]
-    plan = {f"{l2:g}/{images}": (l2, images) for l2 in STRENGTHS for images in (1, 2, 10)}
-    extra = {f"{smallest:g}/28×28": {"small": True}, f"{smallest:g}/{TOGETHER} at once": {"together": True}}
-    chosen = arguments.only or ([f"{smallest:g}/1"] if arguments.quick else [*plan, *extra])
+    plan = {f"{l2:g}/{images}": (l2, images, {}) for l2 in STRENGTHS for images in (1, 2, 10)}
+    plan[f"{smallest:g}/28×28"] = smallest, 1, {"small": True}
+    plan[f"{smallest:g}/{TOGETHER} at once"] = smallest, 1, {"together": True}
+    chosen = arguments.only or ([f"{smallest:g}/1"] if arguments.quick else list(plan))
+    if unknown := set(chosen) - set(plan):
+        parser.error(f"no attack is called {', '.join(sorted(unknown))}; there are {', '.join(plan)}")
     with undue.Client.local() as client:
         bench = Bench(client, clothing(count[0], 0), clothing(count[1], count[0]), arguments)
         for name in chosen:
-            l2, images = plan.get(name, (smallest, 1))
-            bench.attack(name, l2, images, **extra.get(name, {}))
+            l2, images, variant = plan[name]
+            bench.attack(name, l2, images, **variant)
         print()
         print(table(HEADER, bench.rows))
         draw(bench, next(iter(bench.found)))
