@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from undue_service.application.admission import settled_method
-from undue_service.application.mislabels_admission import check_asked, check_mislabels_job
+from undue_service.application.mislabels_admission import check_mislabels_asked, check_mislabels_job
 from undue_service.domain.costs import estimate
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.jobs import Job
@@ -62,7 +62,7 @@ BARE = ready("datasets", ArraysSource({}), replace(DATA, target=None))
 )
 def test_what_cannot_be_asked(spec, field):
     with pytest.raises(InvalidArgument) as caught:
-        check_asked(spec)
+        check_mislabels_asked(spec)
     assert caught.value.violations[0].field == field
 
 
@@ -110,7 +110,7 @@ def test_what_fits():
         (replace(LISTED, rankings=("self_influence", "loss")), a_model(head=False), None),
     ):
         settled = settled_method(spec, model)
-        check_asked(settled)
+        check_mislabels_asked(settled)
         check_mislabels_job(settled, model, ROWS, test)
         assert settled.method == ("exact" if model.report.linear_head else "gauss_newton")
     unranked = replace(ASKED, rankings=("loss",))

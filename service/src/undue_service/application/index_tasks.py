@@ -12,9 +12,9 @@ from undue_service.domain.tasks import (
     IndexExtendTask,
 )
 
-from .admission import dataset_report
 from .ports import ErasureStore, IndexStore
 from .registration import Registrations
+from .validated import dataset_report, model_spec
 
 IndexTask = IndexBuildTask | IndexExtendTask | IndexCompactTask
 
@@ -67,8 +67,7 @@ class IndexTasks:
     def _model(self, index: Index) -> tuple[ModelSpec, str]:
         """Return the model of an index, and the digest of its file."""
         found = self._registrations.get(index.tenant, "models", "model", index.spec.model).ready()
-        assert isinstance(found.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-        return found.spec, found.content_digest
+        return model_spec(found), found.content_digest
 
     def _dataset(self, index: Index, name: str) -> IndexedDataset:
         found = self._registrations.get(index.tenant, "datasets", "dataset", name).ready()

@@ -15,12 +15,12 @@ from undue_service.domain.names import new_token, parse_alias, parse_token
 from undue_service.domain.resources import Registration, RequestKey
 from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 
-from .admission import dataset_report, model_report
 from .changes import Changes
 from .index_admission import check_erasure, check_extension, settled_index
 from .ports import AliasStore, Clock, ErasureStore, IndexStore, Metrics, Page, RecentIndexes
 from .registration import Registrations
 from .superseding import Superseding
+from .validated import dataset_report, model_report
 
 log = logging.getLogger(__name__)
 

@@ -4,22 +4,15 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.mislabels import Mislabels, check_mislabels
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import ModelSpec, ranking_of
+from undue_service.domain.specs import ranking_of
 
-from .admission import (
-    check_leverage,
-    check_recipe,
-    check_rows,
-    check_settings,
-    check_size,
-    dataset_report,
-    model_report,
-)
+from .checks import check_leverage, check_recipe, check_rows, check_settings, check_size
+from .validated import dataset_report, is_regression, model_report
 
 FIELD = "job.mislabels"
 
 
-def check_asked(spec: Mislabels) -> None:
+def check_mislabels_asked(spec: Mislabels) -> None:
     """Hold a job against what can be asked, and its method against the registry.
 
     Raises:
@@ -49,7 +42,7 @@ def check_mislabels_job(spec: Mislabels, model: Registration, train: Registratio
         FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING.
     """
     found = model_report(model)
-    if isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error":
+    if is_regression(model):
         text = f"{model.name} is a regression, whose targets are no labels: rank its rows by client.self_influence"
         raise InvalidArgument.at(f"{FIELD}.model", text, Reason.OBJECTIVE_MISMATCH)
     if test is not None and dataset_report(test).target is None:
@@ -62,4 +55,4 @@ def check_mislabels_job(spec: Mislabels, model: Registration, train: Registratio
         check_size(method_spec(scoring.method), found)
         check_leverage(FIELD, scoring, found)
     if spec.protocol != "as_is" or "confident_learning" in spec.rankings:
-        check_recipe(FIELD, spec, model)
+        check_recipe(FIELD, model, spec.start)

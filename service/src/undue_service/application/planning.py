@@ -68,6 +68,7 @@ from undue_service.domain.tasks import (
 from .index_tasks import IndexTasks
 from .ports import NOWHERE, ArtifactStore, RunnerLostError, Staging, Work
 from .registration import Registrations
+from .validated import model_spec
 
 T = TypeVar("T")
 
@@ -250,7 +251,7 @@ class Planner:
                 source = whole(self._registrations.get(job.tenant, "datasets", "dataset", name))
                 return DatasetTask(source), source.digests()
             case ModelValidation(model=name):
-                model = _model(self._registrations.get(job.tenant, "models", "model", name))
+                model = model_spec(self._registrations.get(job.tenant, "models", "model", name))
                 sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (*model.digests(), *(sample.digests() if sample else ()))
 
@@ -297,11 +298,12 @@ class Planner:
         read = [self._dataset(job, name) for name in datasets]
         sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
-        needed = (*_model(registered).digests(), *(digest for source in sources for digest in source.digests()))
+        spec = model_spec(registered)
+        needed = (*spec.digests(), *(digest for source in sources for digest in source.digests()))
         found = {part: one.content_digest for part, one in parts}
-        if _model(registered).checkpoints:
-            found["checkpoints"] = _digest(_model(registered).checkpoints)
-        return _model(registered), sources, found, needed
+        if spec.checkpoints:
+            found["checkpoints"] = _digest(spec.checkpoints)
+        return spec, sources, found, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:
         return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()
@@ -316,8 +318,3 @@ def _digest(checkpoints: Sequence[CheckpointSpec]) -> str:
     """sha256 over the files and learning rates of checkpoints."""
     text = "\n".join(f"{one.weights.digest} {one.learning_rate!r}" for one in checkpoints)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _model(registration: Registration) -> ModelSpec:
-    assert isinstance(registration.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-    return registration.spec

@@ -186,13 +186,11 @@ class Results:
     def _edited(self, tenant: str, name: str) -> Callable[[Counterfactual], Counterfactual]:
         """Return what adds to a counterfactual which rows its job asked to be different."""
         spec = self._jobs.get(tenant, name).spec
-        first = len(spec.without) if isinstance(spec, Retrain) else 0
-        edits = spec.counterfactuals if isinstance(spec, Retrain) else ()
 
         def with_rows(one: Counterfactual) -> Counterfactual:
-            if one.index < first or not edits:
+            edit = spec.edit(one.index) if isinstance(spec, Retrain) else None
+            if edit is None:
                 return one
-            edit = edits[one.index - first]
             return replace(one, replaced=edit.replaced, relabelled=edit.relabelled, reweighted=edit.reweighted)
 
         return with_rows

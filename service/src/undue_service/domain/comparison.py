@@ -40,3 +40,7 @@ class Compare:
     """Training rows drawn at random whose scores and distances are kept, beside those that are listed."""
     seed: int = 0
     kind: Literal["compare"] = "compare"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are explained, of a test set of so many rows."""
+        return len(self.rows) or of_set

@@ -55,6 +55,10 @@ class GroupInfluence:
     seed: int = 0
     kind: Literal["group_influence"] = "group_influence"
 
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are read, of a test set of so many rows: all, where groups are retrained."""
+        return of_set if self.retrains else len(self.rows) or of_set
+
     @property
     def retrains(self) -> int:
         """Return how many groups are retrained with another weight."""

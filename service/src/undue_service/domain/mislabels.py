@@ -61,6 +61,10 @@ class Mislabels:
     """As in FidelitySettings; of a model that is no linear head."""
     kind: Literal["mislabels"] = "mislabels"
 
+    def test_rows(self, of_set: int) -> int:
+        """Return on how many test rows accuracy is measured: all, of a test set of so many rows."""
+        return of_set
+
     @property
     def repetitions(self) -> int:
         """Return how often rows are ranked."""

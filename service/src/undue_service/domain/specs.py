@@ -16,6 +16,9 @@ ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "sm
 
 Measurement = Literal["loss", "logit", "margin"]
 
+Start = Literal["warm", "cold"]
+"""Where training by a recipe begins: at the registered weights, or at the recipe's initial ones."""
+
 DType = Literal[
     "bool",
     "int8",
@@ -279,7 +282,7 @@ class FidelitySettings:
     """lds: of the training rows in a subset."""
     seeds: int = 1
     """Retrainings of each, averaged."""
-    start: Literal["warm", "cold"] | None = None
+    start: Start | None = None
     """None: cold where the recipe has an initialiser, else warm; a linear head is always fitted to its minimum."""
     bootstrap: int = 1000
     """Resamples behind each interval of 95 %."""
@@ -322,6 +325,10 @@ class Influence:
     fidelity: FidelitySettings | None = None
     """Whether the scores are held against retraining, and how."""
     kind: Literal["influence"] = "influence"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are explained, of a test set of so many rows."""
+        return len(self.rows) or of_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,11 +375,20 @@ class Retrain:
     """‖∇R‖ at which a fit has converged; None is 1e-10."""
     max_iterations: int | None = None
     """Of one fit; None is 100."""
-    start: Literal["warm", "cold"] | None = None
+    start: Start | None = None
     """As in FidelitySettings; of a model that is no linear head."""
     seeds: int = 1
     """Retrainings of each set, averaged; of a model that is no linear head."""
     kind: Literal["retrain"] = "retrain"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are measured, of a test set of so many rows."""
+        return len(self.rows) or of_set
+
+    def edit(self, index: int) -> EditSpec | None:
+        """Return what the counterfactual at a position edits; None where it only leaves rows out."""
+        place = index - len(self.without)
+        return self.counterfactuals[place] if place >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +418,10 @@ class Fidelity:
     seed: int = 0
     """Of whatever a method draws at random."""
     kind: Literal["fidelity"] = "fidelity"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are measured, of a test set of so many rows."""
+        return len(self.rows) or of_set
 
     def scoring(self) -> Influence:
         """Return the job that makes the scores, all of them."""
@@ -488,9 +508,13 @@ ResumedJob = IndexJob | Perturb
 ScoringJob = Influence | SelfInfluence | Fidelity | GroupInfluence | Compare
 """Jobs that run a method."""
 
-RequestedJob = (
-    Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare | Perturb
-)
+MeasuringJob = Influence | Retrain | Fidelity | GroupInfluence | Compare
+"""Jobs that measure a cost of test rows, all of which they may name."""
+
+TestingJob = MeasuringJob | Mislabels | Perturb
+"""Jobs that may work on a test set."""
+
+RequestedJob = TestingJob | SelfInfluence | Leverage
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -501,16 +525,10 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
 
     A validation is part of what it validates and names nothing.
     """
+    if isinstance(spec, RequestedJob):
+        other = spec.other if isinstance(spec, Compare) else None
+        return tuple(dict.fromkeys(filter(None, (spec.model, other, spec.train, test_of(spec)))))
     match spec:
-        case Influence() | Retrain() | Fidelity() | GroupInfluence() | Perturb():
-            return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
-        case Compare(other=other):
-            others = () if other is None else (other,)
-            return tuple(dict.fromkeys((spec.model, *others, spec.train, spec.test)))
-        case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
-            return (model, train)
-        case Mislabels(model=model, train=train, test=test):
-            return tuple(dict.fromkeys((model, train, *([test] if test else []))))
         case ModelSpec(sample=str(sample)):
             return (sample,)
         case IndexSpec(model=model, train=train):
@@ -522,7 +540,7 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
 
 def test_of(spec: RequestedJob) -> str:
     """Return the name of the test set that a job works on; empty where it works on none."""
-    return "" if isinstance(spec, SelfInfluence | Leverage) else spec.test
+    return spec.test if isinstance(spec, TestingJob) else ""
 
 
 def ranking_of(spec: Mislabels) -> SelfInfluence | None:
