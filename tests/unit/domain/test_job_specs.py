@@ -6,17 +6,15 @@ import pytest
 
 from undue_service.domain.comparison import Compare
 from undue_service.domain.edits import EditSpec
+from undue_service.domain.fidelity import Fidelity
 from undue_service.domain.group_influence import GroupInfluence, Reweighting
+from undue_service.domain.influence import Influence
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
-from undue_service.domain.specs import (
-    Fidelity,
-    Influence,
-    Leverage,
-    Retrain,
-    SelfInfluence,
-    named_resources,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import named_resources
 
 GROUPS = GroupInfluence("m", "a", "b", rows=(4, 5), by=("site",), reweight_top=0)
 

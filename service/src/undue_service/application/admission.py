@@ -4,24 +4,19 @@ from dataclasses import replace
 
 from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.fidelity_settings import FidelitySettings
 from undue_service.domain.group_influence import GroupInfluence
+from undue_service.domain.influence import Influence
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT, default_method, method_spec, self_influence_spec
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    Fidelity,
-    FidelitySettings,
-    Influence,
-    Leverage,
-    MeasuringJob,
-    RequestedJob,
-    Retrain,
-    ScoringJob,
-    SelfInfluence,
-    ranking_of,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import MeasuringJob, RequestedJob, ScoringJob
 
 from .checks import (
     check_dense,
@@ -75,7 +70,7 @@ def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:
     """
     if not isinstance(spec, ScoringJob | Mislabels) or spec.method:
         return spec
-    if isinstance(spec, Mislabels) and ranking_of(spec) is None:
+    if isinstance(spec, Mislabels) and spec.scoring() is None:
         return spec
     report = selected(spec, model)
     settled = replace(spec, method=default_method(report.linear_head, report.dim))

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
+from undue_service.domain.choices import Measurement, Start
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.methods import MethodSpec
 from undue_service.domain.reports import DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import IndexSpec, Measurement, ScoringJob, Start
+from undue_service.domain.specs import ScoringJob
 
 from .validated import dataset_report, is_regression, model_report, model_spec
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.indexes import Index
 from undue_service.domain.methods import (
     DENSE_PARAMETER_LIMIT,
@@ -13,7 +14,6 @@ from undue_service.domain.methods import (
 )
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import IndexSpec
 
 from .checks import check_dense, check_leverage, trained_on
 from .validated import dataset_report, model_report

@@ -1,9 +1,10 @@
 """Turn the jobs of an index, and the index itself, into what a runner is told."""
 
+from undue_service.domain.index_jobs import IndexBuild, IndexExtend, IndexJob
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import parse_token
-from undue_service.domain.specs import IndexBuild, IndexExtend, IndexJob, ModelSpec
+from undue_service.domain.specs import ModelSpec
 from undue_service.domain.tasks import (
     HeldIndex,
     IndexBuildTask,

@@ -9,11 +9,11 @@ from undue_service.domain.costs import BLOCK_BYTES, Estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
 from undue_service.domain.index_costs import estimate_index
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 from undue_service.domain.indexes import Alias, Index, IndexState
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import new_token, parse_alias, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 
 from .changes import Changes
 from .index_admission import check_erasure, check_extension, settled_index

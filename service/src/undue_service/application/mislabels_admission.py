@@ -4,7 +4,6 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.mislabels import Mislabels, check_mislabels
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import ranking_of
 
 from .checks import check_leverage, check_recipe, check_rows, check_settings, check_size
 from .validated import dataset_report, is_regression, model_report
@@ -24,7 +23,7 @@ def check_mislabels_asked(spec: Mislabels) -> None:
         raise InvalidArgument.at(f"{FIELD}.test", text)
     if spec.protocol == "as_is" and spec.test:
         raise InvalidArgument.at(f"{FIELD}.test", "where rows are only listed no accuracy is measured: leave test out")
-    scoring = ranking_of(spec)
+    scoring = spec.scoring()
     if scoring is None or not scoring.method:
         return
     method = self_influence_spec(scoring.method)
@@ -50,7 +49,7 @@ def check_mislabels_job(spec: Mislabels, model: Registration, train: Registratio
         raise InvalidArgument.at(f"{FIELD}.test", text, Reason.TARGETS_MISSING)
     if spec.known is not None:
         check_rows(f"{FIELD}.known.rows", spec.known.rows, dataset_report(train).rows)
-    scoring = ranking_of(spec)
+    scoring = spec.scoring()
     if scoring is not None:
         check_size(method_spec(scoring.method), found)
         check_leverage(FIELD, scoring, found)

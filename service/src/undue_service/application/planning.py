@@ -9,9 +9,13 @@ from typing import TypeVar
 
 from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.fidelity import Fidelity
 from undue_service.domain.group_influence import GroupInfluence
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend
 from undue_service.domain.indexes import Index
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
@@ -26,23 +30,9 @@ from undue_service.domain.reports import (
     TaskResult,
 )
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    CheckpointSpec,
-    DatasetValidation,
-    DataSource,
-    Fidelity,
-    IndexBuild,
-    IndexCompact,
-    IndexExtend,
-    Influence,
-    Leverage,
-    ModelSpec,
-    ModelValidation,
-    RequestedJob,
-    ResumedJob,
-    Retrain,
-    SelfInfluence,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import CheckpointSpec, DataSource, ModelSpec, RequestedJob, ResumedJob
 from undue_service.domain.tasks import (
     CompareTask,
     DatasetTask,
@@ -64,6 +54,7 @@ from undue_service.domain.tasks import (
     SelfInfluenceTask,
     Task,
 )
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 from .index_tasks import IndexTasks
 from .ports import NOWHERE, ArtifactStore, RunnerLostError, Staging, Work

@@ -13,7 +13,7 @@ from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
-from undue_service.domain.specs import Retrain
+from undue_service.domain.retraining import Retrain
 
 from .jobs import Jobs
 from .ports import ArtifactStore, ResultReader

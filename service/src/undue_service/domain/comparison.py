@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .choices import Measurement, Normalization
+
 
 @dataclass(frozen=True, slots=True)
 class Compare:
@@ -19,7 +21,7 @@ class Compare:
     """Empty: that which suits each model."""
     other_method: str = ""
     """Of the other model; empty: as `method`."""
-    measurement: Literal["loss", "logit", "margin"] = "loss"
+    measurement: Measurement = "loss"
     damping: float | None = None
     top_k: int = 10
     leverage_correction: bool | None = None
@@ -28,7 +30,7 @@ class Compare:
     parameters: tuple[str, ...] = ()
     """Of `model`; the other's are those that it registered."""
     rank: int | None = None
-    normalization: Literal["theta", "loss"] | None = None
+    normalization: Normalization | None = None
     ensemble: bool = False
     ablation: bool = True
     """Whether the scores are held against those without parts of them."""

@@ -9,22 +9,17 @@ that is busy).
 from dataclasses import dataclass, replace
 
 from .comparison import Compare
+from .fidelity import Fidelity
+from .fidelity_settings import FidelitySettings
 from .group_influence import GroupInfluence
+from .influence import Influence
+from .leverage import Leverage
 from .mislabels import Mislabels
 from .perturb_jobs import Perturb
 from .reports import ModelReport, Speed
-from .specs import (
-    Fidelity,
-    FidelitySettings,
-    Influence,
-    Leverage,
-    RequestedJob,
-    Retrain,
-    ScoringJob,
-    SelfInfluence,
-    TrainingSpec,
-    ranking_of,
-)
+from .retraining import Retrain
+from .self_influence import SelfInfluence
+from .specs import RequestedJob, ScoringJob, TrainingSpec
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
@@ -309,7 +304,7 @@ def _features(model: ModelReport, n: int, block_bytes: int) -> float:
 
 def _mislabels(spec: Mislabels, model: ModelReport, trained: "_Trained") -> Work:
     """Return what repetitions take: a fit to the mistakes, its folds, scores of all rows, and a fit for each find."""
-    scoring, n, times = ranking_of(spec), trained.n, spec.repetitions
+    scoring, n, times = spec.scoring(), trained.n, spec.repetitions
     folds = spec.folds if "confident_learning" in spec.rankings else 0
     finds = 0 if spec.protocol == "as_is" else 1 + len(spec.rankings) * len(spec.budgets)
     work = Work(1)

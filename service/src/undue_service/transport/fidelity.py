@@ -3,9 +3,9 @@
 from typing import Any, cast
 
 from undue.v1 import jobs_pb2
+from undue_service.domain.fidelity_settings import FidelitySettings
 from undue_service.domain.reports import Agreement, FidelityFinding, Interval
 from undue_service.domain.results import Comparison
-from undue_service.domain.specs import FidelitySettings
 
 from .enums import PROTOCOLS, STARTS
 

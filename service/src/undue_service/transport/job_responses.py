@@ -8,8 +8,12 @@ import numpy.typing as npt
 from undue.v1 import jobs_pb2, tensors_pb2
 from undue_service.domain.comparison import Compare
 from undue_service.domain.costs import Estimate
+from undue_service.domain.fidelity import Fidelity
 from undue_service.domain.group_influence import GroupInfluence
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexJob
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job, Progress
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
@@ -18,22 +22,10 @@ from undue_service.domain.reports import (
     PerturbationReport,
 )
 from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock
-from undue_service.domain.specs import (
-    DatasetValidation,
-    Fidelity,
-    IndexBuild,
-    IndexCompact,
-    IndexExtend,
-    IndexJob,
-    Influence,
-    JobSpec,
-    Leverage,
-    ModelValidation,
-    RequestedJob,
-    Retrain,
-    ScoringJob,
-    SelfInfluence,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import JobSpec, RequestedJob, ScoringJob
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 from . import comparing, edits, fidelity, groups, mislabels, perturbing
 from .enums import (

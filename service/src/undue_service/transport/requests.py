@@ -7,18 +7,12 @@ from typing import Any, cast
 
 from undue.v1 import datasets_pb2, jobs_pb2, models_pb2
 from undue_service.domain.errors import InvalidArgument
-from undue_service.domain.specs import (
-    DataSource,
-    Fidelity,
-    Influence,
-    Leverage,
-    ModelSpec,
-    ObjectiveSpec,
-    RequestedJob,
-    Retrain,
-    SelfInfluence,
-    check_temperature,
-)
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.influence import Influence
+from undue_service.domain.leverage import Leverage
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import DataSource, ModelSpec, ObjectiveSpec, RequestedJob, check_temperature
 
 from . import architectures, comparing, edits, fidelity, groups, mislabels, perturbing, recipes, sources
 from .enums import FORMATS, LOSSES, MEASUREMENTS, NORMALIZATIONS
