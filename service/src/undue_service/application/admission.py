@@ -52,14 +52,11 @@ def check_method(spec: RequestedJob) -> None:
         InvalidArgument: METHOD_UNKNOWN; INVALID_FIELD for a setting that the method has not, or self-influence by one
             that ranks no row; LEVERAGE_UNAVAILABLE.
     """
-    match spec:
-        case Influence(method=name) | Fidelity(method=name) | GroupInfluence(method=name) if name:
-            check_settings(f"job.{spec.kind}", spec, method_spec(name))
-        case Compare(method=name, other_method=other):
-            for each in filter(None, (name, other)):
-                check_settings(f"job.{spec.kind}", spec, method_spec(each))
-        case SelfInfluence(method=name) if name:
-            check_settings(f"job.{spec.kind}", spec, self_influence_spec(name))
+    if not isinstance(spec, ScoringJob):
+        return
+    find = self_influence_spec if isinstance(spec, SelfInfluence) else method_spec
+    for name in filter(None, (spec.method, spec.other_method if isinstance(spec, Compare) else "")):
+        check_settings(f"job.{spec.kind}", spec, find(name))
 
 
 def settled_method(spec: RequestedJob, model: Registration) -> RequestedJob:

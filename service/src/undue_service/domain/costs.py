@@ -128,31 +128,37 @@ def estimate(
     """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     trained = _Trained(registered or model, training, speed, n, m, block_bytes)
+    work = _work(spec, model, trained, members)
+    return total(work, model, speed, n, test_rows, block_bytes)
+
+
+def _work(spec: RequestedJob, model: ModelReport, trained: "_Trained", members: int) -> Work:
+    """Return what a job of each kind does; its scores are made by each of `members` checkpoints."""
+    n, m, block_bytes = trained.n, trained.m, trained.block_bytes
     match spec:
         case Influence():
-            work = _times(members, _influence(spec, model, n, m, block_bytes))
-            if spec.fidelity is not None:
-                work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
+            scoring = _times(members, _influence(spec, model, n, m, block_bytes))
+            if spec.fidelity is None:
+                return scoring
+            return _and(replace(scoring, held=scoring.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _times(members, solving(spec, method, model, n, n, block_bytes))
+            return _times(members, solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without, counterfactuals=edits):
-            work = _retraining(trained, len(without) + len(edits) + 1, spec.seeds)
+            return _retraining(trained, len(without) + len(edits) + 1, spec.seeds)
         case Fidelity():
             scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
-            work = _and(scoring, _fidelity(spec.settings, trained))
+            return _and(scoring, _fidelity(spec.settings, trained))
         case Mislabels():
-            work = _mislabels(spec, model, trained)
+            return _mislabels(spec, model, trained)
         case Leverage():
-            work = _closed_forms(model, n, spec.dfbeta)
+            return _closed_forms(model, n, spec.dfbeta)
         case Perturb():
-            work = _perturbing(spec, trained)
+            return _perturbing(spec, trained)
         case GroupInfluence():
-            work = _times(members, _group_influence(spec, model, n, block_bytes))
-            if spec.retrains:
-                work = _and(work, _retraining(trained, 1 + spec.retrains, spec.seeds))
+            scoring = _times(members, _group_influence(spec, model, n, block_bytes))
+            return _and(scoring, _retraining(trained, 1 + spec.retrains, spec.seeds)) if spec.retrains else scoring
         case Compare():
-            work = _times(members, _comparison(spec, model, n, m, block_bytes))
-    return total(work, model, speed, n, test_rows, block_bytes)
+            return _times(members, _comparison(spec, model, n, m, block_bytes))
 
 
 def total(work: Work, model: ModelReport, speed: Speed, n: int, test_rows: int, block_bytes: int) -> Estimate:
