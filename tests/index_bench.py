@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dataset_formats import FORMATS, Files
 from dataset_tables import Table, reference_digest
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.reports import ExplainReport, IndexReport, TaskResult
 from undue_service.domain.results import Answer, Questions
-from undue_service.domain.specs import IndexSpec, ModelSpec, ObjectiveSpec
+from undue_service.domain.specs import ModelSpec, ObjectiveSpec
 from undue_service.domain.tasks import (
     ExplainCall,
     ExplainTask,

@@ -26,24 +26,15 @@ from undue_service.adapters.sql.recent import SqlRecentIndexes
 from undue_service.adapters.sql.registry import SqlRegistry
 from undue_service.application.ports import StaleLeaseError
 from undue_service.domain.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexSpec
 from undue_service.domain.indexes import Alias, Index, IndexState
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import new_token
 from undue_service.domain.reports import Diagnostics, IndexReport, Stationarity
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import (
-    ArraysSource,
-    DatasetValidation,
-    IndexBuild,
-    IndexCompact,
-    IndexExtend,
-    IndexSpec,
-    ModelSpec,
-    ModelValidation,
-    ObjectiveSpec,
-    SelfInfluence,
-    TensorRef,
-)
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, TensorRef
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=15)

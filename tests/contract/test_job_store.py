@@ -14,25 +14,24 @@ from undue_service.adapters.sql.registry import SqlRegistry
 from undue_service.adapters.sql.uploads import SqlUploadStore
 from undue_service.application.ports import StaleLeaseError
 from undue_service.domain.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job, JobState, Progress
 from undue_service.domain.names import new_token
 from undue_service.domain.reports import DatasetReport
 from undue_service.domain.resources import Registration, RequestKey, ResourceState, Upload
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
 from undue_service.domain.specs import (
     ArraysSource,
-    DatasetValidation,
     FileSource,
-    Influence,
     LocatedFile,
     ModelSpec,
-    ModelValidation,
     ObjectiveSpec,
-    Retrain,
     SchemaSpec,
-    SelfInfluence,
     TensorRef,
     UploadedFile,
 )
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=15)

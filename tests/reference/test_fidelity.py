@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from undue_service.domain.specs import FidelitySettings, ObjectiveSpec, TrainingSpec
+from undue_service.domain.fidelity_settings import FidelitySettings
+from undue_service.domain.specs import ObjectiveSpec, TrainingSpec
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.fidelity import fidelity

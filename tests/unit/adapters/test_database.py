@@ -17,15 +17,8 @@ from undue_service.adapters.sql.tables import metadata
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import new_token
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    ArraysSource,
-    DatasetValidation,
-    FileSource,
-    LocatedFile,
-    SchemaSpec,
-    TensorRef,
-    UploadedFile,
-)
+from undue_service.domain.specs import ArraysSource, FileSource, LocatedFile, SchemaSpec, TensorRef, UploadedFile
+from undue_service.domain.validations import DatasetValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,7 +45,7 @@ from datetime import UTC, datetime, timedelta
 from undue_service.adapters.sql.database import connect, migrate
 from undue_service.adapters.sql.jobs import SqlJobStore
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import DatasetValidation
+from undue_service.domain.validations import DatasetValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 engine = connect(sys.argv[1])

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from undue_service.adapters.metrics import PrometheusMetrics
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend
 from unit.application.indexing import index_report
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

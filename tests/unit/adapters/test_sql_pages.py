@@ -8,7 +8,7 @@ from undue_service.adapters.sql.database import PAGE_BYTES, connect, migrate
 from undue_service.adapters.sql.jobs import SqlJobStore
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import new_token
-from undue_service.domain.specs import Retrain
+from undue_service.domain.retraining import Retrain
 from undue_service.wire.codec import JOB
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -24,6 +24,7 @@ from undue_service.application.registration import Registrations
 from undue_service.application.retention import Retention
 from undue_service.application.superseding import Superseding
 from undue_service.application.uploads import Uploads
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.reports import (
     ColumnSchema,
     DatasetReport,
@@ -34,7 +35,7 @@ from undue_service.domain.reports import (
     Speed,
     Stationarity,
 )
-from undue_service.domain.specs import ArraysSource, IndexSpec, ModelSpec, ObjectiveSpec, TensorRef
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, TensorRef
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 X, Y = ColumnSchema("x", "float32", (3,)), ColumnSchema("y", "int64", ())

@@ -9,24 +9,16 @@ from undue_service.application.admission import check_job, check_method, selecte
 from undue_service.domain import methods
 from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
+from undue_service.domain.fidelity import Fidelity
 from undue_service.domain.group_influence import GroupInfluence, Reweighting
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT, METHODS, MethodSpec, default_method
 from undue_service.domain.reports import ColumnSchema, DatasetReport, GroupSchema, ModelReport, ParameterInfo
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    ArraysSource,
-    CheckpointSpec,
-    DatasetValidation,
-    Fidelity,
-    Influence,
-    ModelSpec,
-    ModelValidation,
-    ObjectiveSpec,
-    SelfInfluence,
-    TrainingSpec,
-    WeightsFile,
-)
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import ArraysSource, CheckpointSpec, ModelSpec, ObjectiveSpec, TrainingSpec, WeightsFile
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DATA = DatasetReport(

@@ -23,12 +23,12 @@ from undue_service.application.uploads import Uploads
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import JobState
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
+from undue_service.domain.self_influence import SelfInfluence
 from undue_service.domain.specs import (
     ArraysSource,
     CheckpointSpec,
     ModelSpec,
     ObjectiveSpec,
-    SelfInfluence,
     TensorRef,
     TrainingSpec,
     WeightsFile,

@@ -26,11 +26,11 @@ from undue_service.domain.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from undue_service.domain.index_jobs import IndexBuild, IndexSpec
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.reports import CallFailure, ExplainReport, OpenedReport, TaskResult
 from undue_service.domain.results import Questions
-from undue_service.domain.specs import IndexBuild, IndexSpec
 from undue_service.domain.tasks import ExplainCall, OpenIndexTask
 from undue_service.wire import attachments
 from undue_service.wire.attachments import AnswerArrays, ListedRows, decode_questions, encode_answers

@@ -7,13 +7,13 @@ import pytest
 from undue_service.application.indexes import TOUCH_EVERY
 from undue_service.application.retention import RELEASE_GRACE
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexSpec
 from undue_service.domain.indexes import IndexState
 from undue_service.domain.jobs import JobState
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT, INDEX_GAUSS_NEWTON_LIMIT, METHODS
 from undue_service.domain.names import new_token
 from undue_service.domain.reports import ColumnSchema
 from undue_service.domain.resources import RequestKey
-from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend, IndexSpec
 from unit.application.indexing import Bench, X, Y
 
 KEY = RequestKey("6f0c8f1e-0000-4000-8000-000000000003", "a")

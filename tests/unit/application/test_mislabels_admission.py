@@ -6,22 +6,15 @@ from datetime import UTC, datetime
 import pytest
 
 from undue_service.application.admission import settled_method
-from undue_service.application.mislabels_admission import check_asked, check_mislabels_job
+from undue_service.application.mislabels_admission import check_mislabels_asked, check_mislabels_job
 from undue_service.domain.costs import estimate
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.mislabels import KnownRows, Mislabels
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport, ParameterInfo, Speed
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    ArraysSource,
-    DatasetValidation,
-    ModelSpec,
-    ModelValidation,
-    ObjectiveSpec,
-    TrainingSpec,
-    named_resources,
-)
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, TrainingSpec, named_resources
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DATA = DatasetReport(40, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")
@@ -62,7 +55,7 @@ BARE = ready("datasets", ArraysSource({}), replace(DATA, target=None))
 )
 def test_what_cannot_be_asked(spec, field):
     with pytest.raises(InvalidArgument) as caught:
-        check_asked(spec)
+        check_mislabels_asked(spec)
     assert caught.value.violations[0].field == field
 
 
@@ -110,7 +103,7 @@ def test_what_fits():
         (replace(LISTED, rankings=("self_influence", "loss")), a_model(head=False), None),
     ):
         settled = settled_method(spec, model)
-        check_asked(settled)
+        check_mislabels_asked(settled)
         check_mislabels_job(settled, model, ROWS, test)
         assert settled.method == ("exact" if model.report.linear_head else "gauss_newton")
     unranked = replace(ASKED, rankings=("loss",))

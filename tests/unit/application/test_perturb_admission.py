@@ -13,14 +13,8 @@ from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.perturbation import AttackSettings
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport, ParameterInfo, Speed
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    ArraysSource,
-    DatasetValidation,
-    ModelSpec,
-    ModelValidation,
-    ObjectiveSpec,
-    TrainingSpec,
-)
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec, TrainingSpec
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DATA = DatasetReport(9, (), ColumnSchema("y", "int64", ()), has_ids=False, has_weights=False, digest="d")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from undue_service.application import planning
 from undue_service.application import scheduler as module
 from undue_service.application.scheduler import _Latest
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job, JobState, Progress
 from undue_service.domain.reports import DatasetReport
-from undue_service.domain.specs import Influence
 from undue_service.domain.tasks import DatasetTask
 from undue_service.transport import job_responses
 from unit.application.test_scheduler import Bench, produce, run

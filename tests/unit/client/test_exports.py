@@ -30,7 +30,8 @@ def test_everything_public_is_documented(name) -> None:
     member = getattr(undue, name)
     assert member.__module__ == "undue"
     assert inspect.getdoc(member)
-    for attribute, value in vars(member).items():
+    for attribute in dir(member):
+        value = inspect.getattr_static(member, attribute)
         if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, (property, classmethod))):
             documented = value.__func__ if isinstance(value, classmethod) else value
             assert inspect.getdoc(documented), f"{name}.{attribute}"
@@ -41,7 +42,7 @@ def test_the_two_clients_are_twins() -> None:
         if name.startswith("Async"):
             ours, twin = getattr(undue, name), getattr(undue, name.removeprefix("Async"))
             assert {m for m in dir(ours) if not m.startswith("_")} == {m for m in dir(twin) if not m.startswith("_")}
-            for member in vars(ours):
+            for member in dir(ours):
                 if not member.startswith("_") and inspect.isfunction(getattr(ours, member)):
                     ours_parameters = inspect.signature(getattr(ours, member)).parameters
                     assert list(ours_parameters) == list(inspect.signature(getattr(twin, member)).parameters)

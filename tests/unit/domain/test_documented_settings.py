@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from undue_service.domain.influence import Influence
 from undue_service.domain.methods import DENSE_PARAMETER_LIMIT, METHODS
-from undue_service.domain.specs import Influence, SelfInfluence
+from undue_service.domain.self_influence import SelfInfluence
 from undue_service.settings import Settings
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from undue_service.domain.errors import FailedPrecondition, NotFound, Reason
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
 from undue_service.domain.reports import DatasetReport
-from undue_service.domain.specs import DatasetValidation
+from undue_service.domain.validations import DatasetValidation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 REPORT = DatasetReport(1, (), None, has_ids=False, has_weights=False, digest="")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
-from undue_service.domain.specs import FidelitySettings, ObjectiveSpec
+from undue_service.domain.fidelity_settings import FidelitySettings
+from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.fidelity import fidelity

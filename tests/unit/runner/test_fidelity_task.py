@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from undue_service.domain.errors import Reason, ResourceExhausted
-from undue_service.domain.specs import ArraysSource, Fidelity, FidelitySettings, Influence, ModelSpec, ObjectiveSpec
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.fidelity_settings import FidelitySettings
+from undue_service.domain.influence import Influence
+from undue_service.domain.specs import ArraysSource, ModelSpec, ObjectiveSpec
 from undue_service.domain.tasks import FidelityTask, InfluenceTask
 from undue_service.runner.tasks import Workshop
 

@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 
-from undue_service.domain.specs import DatasetValidation
+from undue_service.domain.validations import DatasetValidation
 from undue_service.runner.main import _run
 from undue_service.wire import frames_pb2 as frames
 from undue_service.wire import results

@@ -7,11 +7,11 @@ import pytest
 
 from undue.v1 import indexes_pb2, jobs_pb2, tensors_pb2
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.index_jobs import IndexBuild, IndexExtend, IndexSpec
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.reports import ExplainReport
 from undue_service.domain.results import Answer, Explanation, IndexedRows, ScoredExample
-from undue_service.domain.specs import IndexBuild, IndexExtend, IndexSpec
 from undue_service.domain.tasks import ExplainCall
 from undue_service.transport.enums import DTYPES
 from undue_service.transport.explaining import questions, response

@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from undue import _convert_retraining
 from undue._fidelity import FidelitySettings as Asked
 from undue.v1 import jobs_pb2
+from undue_service.domain.choices import Measurement
 from undue_service.domain.errors import InvalidArgument
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.fidelity_settings import FidelitySettings
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.reports import Agreement, FidelityFinding, Interval, Stratum
 from undue_service.domain.results import Comparison, LeverageBlock
-from undue_service.domain.specs import Fidelity, FidelitySettings, Influence, Leverage, Measurement, Retrain
+from undue_service.domain.retraining import Retrain
 from undue_service.transport import fidelity, job_responses, requests
 from undue_service.transport.validation import check
 

@@ -13,14 +13,8 @@ from undue_service.domain.errors import InvalidArgument
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import CheckpointReport, ModelReport, Stationarity
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    CheckpointSpec,
-    ModelSpec,
-    ModelValidation,
-    ObjectiveSpec,
-    TrainingSpec,
-    WeightsFile,
-)
+from undue_service.domain.specs import CheckpointSpec, ModelSpec, ObjectiveSpec, TrainingSpec, WeightsFile
+from undue_service.domain.validations import ModelValidation
 from undue_service.transport import requests, responses
 from undue_service.transport.validation import check
 from undue_service.wire.codec import RESOURCE_SPEC

@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undue.v1 import datasets_pb2, edits_pb2, jobs_pb2, models_pb2, tensors_pb2, uploads_pb2
+from undue_service.domain.choices import Measurement
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job
-from undue_service.domain.specs import Influence, Measurement, ObjectiveSpec, Retrain, SelfInfluence
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import ObjectiveSpec
 from undue_service.transport import job_responses, requests, responses
 from undue_service.transport.validation import check
 

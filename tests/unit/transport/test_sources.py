@@ -15,7 +15,6 @@ from undue_service.domain.resources import Registration
 from undue_service.domain.specs import (
     SEVERAL_FILES,
     ArraysSource,
-    DatasetValidation,
     DType,
     FileFormat,
     FileSource,
@@ -25,6 +24,7 @@ from undue_service.domain.specs import (
     TransformSpec,
     UploadedFile,
 )
+from undue_service.domain.validations import DatasetValidation
 from undue_service.transport import requests, responses, sources
 from undue_service.transport.validation import check
 

@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 
 from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import Internal, Reason
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.fidelity_settings import FidelitySettings
 from undue_service.domain.group_influence import GroupInfluence, Reweighting
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Failure, Job, JobState, Progress
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.mislabels import KnownRows, Mislabels
 from undue_service.domain.perturb_jobs import FlipShare, Perturb, PerturbationSummary
 from undue_service.domain.perturbation import AttackSettings
@@ -26,21 +30,10 @@ from undue_service.domain.reports import (
     Stationarity,
     Stratum,
 )
-from undue_service.domain.specs import (
-    DatasetValidation,
-    Fidelity,
-    FidelitySettings,
-    FileSource,
-    Influence,
-    Leverage,
-    LocatedFile,
-    ModelValidation,
-    Retrain,
-    SchemaSpec,
-    SelfInfluence,
-    TransformSpec,
-    UploadedFile,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import FileSource, LocatedFile, SchemaSpec, TransformSpec, UploadedFile
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 from undue_service.wire.codec import JOB, RESOURCE_SPEC
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)

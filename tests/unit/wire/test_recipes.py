@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job, Progress
 from undue_service.domain.reports import (
     CheckpointReport,
@@ -17,19 +18,18 @@ from undue_service.domain.reports import (
     Stationarity,
     TaskResult,
 )
+from undue_service.domain.self_influence import SelfInfluence
 from undue_service.domain.specs import (
     ArraysSource,
     CheckpointSpec,
-    Influence,
     ModelSpec,
-    ModelValidation,
     ObjectiveSpec,
-    SelfInfluence,
     TensorRef,
     TrainingSpec,
     WeightsFile,
 )
 from undue_service.domain.tasks import InfluenceTask, ModelTask
+from undue_service.domain.validations import ModelValidation
 from undue_service.wire.codec import JOB, TASK, TASK_RESULT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,10 +6,11 @@ from datetime import datetime
 
 from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, parse_token, parse_version
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import DatasetValidation, IndexBuild, IndexCompact, IndexExtend, ModelValidation
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 from .changes import Changes
 from .ports import Clock, JobStore, Metrics, Registry

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.indexes import Index
 from undue_service.domain.methods import (
     DENSE_PARAMETER_LIMIT,
@@ -13,9 +14,9 @@ from undue_service.domain.methods import (
 )
 from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import IndexSpec
 
-from .admission import check_dense, dataset_report, model_report, trained_on
+from .checks import check_dense, check_leverage, trained_on
+from .validated import dataset_report, model_report
 
 
 def settled_index(spec: IndexSpec, model: Registration, train: Registration) -> IndexSpec:
@@ -50,9 +51,7 @@ def _check_method(spec: IndexSpec, method: str, model: ModelReport) -> None:
         if not method_spec(method).has_leverage_correction:
             text = f'{method} has no leverage correction; use method="exact", or leave leverage_correction out'
             raise InvalidArgument.at("index.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
-        if not model.linear_head and not spec.parameters:
-            text = "needs a model whose outputs are linear in every selected parameter, which this one's are not"
-            raise InvalidArgument.at("index.leverage_correction", text, Reason.LEVERAGE_UNAVAILABLE)
+        check_leverage("index", spec, model)
 
 
 def check_extension(index: Index, model: Registration, train: Registration, added: Registration) -> None:

@@ -1,9 +1,10 @@
 """Turn the jobs of an index, and the index itself, into what a runner is told."""
 
+from undue_service.domain.index_jobs import IndexBuild, IndexExtend, IndexJob
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import parse_token
-from undue_service.domain.specs import IndexBuild, IndexExtend, IndexJob, ModelSpec
+from undue_service.domain.specs import ModelSpec
 from undue_service.domain.tasks import (
     HeldIndex,
     IndexBuildTask,
@@ -12,9 +13,9 @@ from undue_service.domain.tasks import (
     IndexExtendTask,
 )
 
-from .admission import dataset_report
 from .ports import ErasureStore, IndexStore
 from .registration import Registrations
+from .validated import dataset_report, model_spec
 
 IndexTask = IndexBuildTask | IndexExtendTask | IndexCompactTask
 
@@ -67,8 +68,7 @@ class IndexTasks:
     def _model(self, index: Index) -> tuple[ModelSpec, str]:
         """Return the model of an index, and the digest of its file."""
         found = self._registrations.get(index.tenant, "models", "model", index.spec.model).ready()
-        assert isinstance(found.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-        return found.spec, found.content_digest
+        return model_spec(found), found.content_digest
 
     def _dataset(self, index: Index, name: str) -> IndexedDataset:
         found = self._registrations.get(index.tenant, "datasets", "dataset", name).ready()

@@ -9,18 +9,18 @@ from undue_service.domain.costs import BLOCK_BYTES, Estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
 from undue_service.domain.etags import check_etag
 from undue_service.domain.index_costs import estimate_index
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 from undue_service.domain.indexes import Alias, Index, IndexState
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import new_token, parse_alias, parse_token
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import IndexBuild, IndexCompact, IndexExtend, IndexJob, IndexSpec
 
-from .admission import dataset_report, model_report
 from .changes import Changes
 from .index_admission import check_erasure, check_extension, settled_index
 from .ports import AliasStore, Clock, ErasureStore, IndexStore, Metrics, Page, RecentIndexes
 from .registration import Registrations
 from .superseding import Superseding
+from .validated import dataset_report, model_report
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from undue_service.domain.names import new_token
 from undue_service.domain.resources import Registration
 from undue_service.domain.results import Instances
 
-from .admission import check_rows, dataset_report
+from .checks import check_rows
 from .planning import Planner
 from .ports import ResultReader, RunnerLostError, WorkerPool
 from .registration import Registrations
 from .serving import ServeLane
+from .validated import dataset_report
 
 BLOCK_BYTES = 1 << 20
 ATTEMPTS = 2

@@ -8,29 +8,18 @@ from dataclasses import dataclass, replace
 from undue_service.domain.comparison import Compare
 from undue_service.domain.costs import BLOCK_BYTES, Estimate, beside, estimate
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.group_influence import GroupInfluence
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.methods import works_over_checkpoints
-from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.names import new_token, parse_token
-from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import ModelReport
 from undue_service.domain.resources import Registration, RequestKey
-from undue_service.domain.specs import Leverage, ModelSpec, RequestedJob, ScoringJob, SelfInfluence, test_of
+from undue_service.domain.specs import RequestedJob, ScoringJob, TestingJob, test_of
 
-from .admission import (
-    check_job,
-    check_method,
-    dataset_report,
-    model_report,
-    selected,
-    settled_method,
-    settled_other,
-)
+from .admission import check_asked, check_job, selected, settled_method, settled_other
 from .changes import Changes, wait
-from .mislabels_admission import check_asked, check_mislabels_job
 from .ports import Clock, JobStore, Metrics, Page
 from .registration import Registrations
+from .validated import dataset_report, model_report, model_spec
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +59,7 @@ class Jobs:
             made.append(Job(tenant, new_token(), settled, self._clock.now(), timeout_seconds))
             return made[0]
 
-        _check_asked(spec)
+        check_asked(spec)
         job = self._store.add(tenant, make, request)
         if made:
             log.info("job queued", extra={"job": job.name, "kind": spec.kind})
@@ -86,15 +75,11 @@ class Jobs:
             InvalidArgument: as `create`.
             NotFound: RESOURCE_NOT_FOUND.
         """
-        _check_asked(spec)
+        check_asked(spec)
         settled = self._settled(tenant, spec)
         test_rows = 0
-        if settled.test is not None and not isinstance(spec, SelfInfluence | Leverage | Mislabels):
-            every = isinstance(spec, GroupInfluence) and spec.retrains  # measured on all of the test set
-            named = sum(map(len, spec.attacks)) if isinstance(spec, Perturb) else len(spec.rows)
-            test_rows = (0 if every else named) or dataset_report(settled.test).rows
-        elif settled.test is not None:
-            test_rows = dataset_report(settled.test).rows
+        if settled.test is not None and isinstance(spec, TestingJob):
+            test_rows = spec.test_rows(dataset_report(settled.test).rows)
         asked = settled.spec
         found = self._estimated(asked, selected(spec, settled.model), settled.model, settled.train, test_rows)
         if settled.other is not None and isinstance(asked, Compare):
@@ -113,8 +98,7 @@ class Jobs:
                 "measured: register it with sample="
             )
             raise FailedPrecondition(Reason.RESOURCE_NOT_READY, text)
-        known = registered.spec
-        assert isinstance(known, ModelSpec)  # noqa: S101  the registry keeps the collections apart
+        known = model_spec(registered)
         over = isinstance(spec, ScoringJob) and works_over_checkpoints(spec.method, spec.ensemble)
         return estimate(
             spec,
@@ -182,10 +166,8 @@ class Jobs:
         asked = spec
         spec = settled_method(spec, model)
         check_job(spec, model, train, test)
-        if isinstance(spec, Mislabels):
-            check_mislabels_job(spec, model, train, test)
         settled: RequestedJob = replace(spec, model=model.name, train=train.name)
-        if test is not None and not isinstance(settled, SelfInfluence | Leverage):
+        if test is not None and isinstance(settled, TestingJob):
             settled = replace(settled, test=test.name)
         other = None
         if isinstance(settled, Compare) and settled.other is not None:
@@ -197,14 +179,6 @@ class Jobs:
 
     def _dataset(self, tenant: str, field: str, name: str) -> Registration:
         return self._registrations.usable(tenant, "datasets", field, name)
-
-
-def _check_asked(spec: RequestedJob) -> None:
-    """Hold a job against what can be asked, whatever it is about."""
-    if isinstance(spec, Mislabels):
-        check_asked(spec)
-    else:
-        check_method(spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,14 @@ from undue_service.domain.errors import InvalidArgument, Reason
 from undue_service.domain.methods import method_spec, self_influence_spec
 from undue_service.domain.mislabels import Mislabels, check_mislabels
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import ModelSpec, ranking_of
 
-from .admission import (
-    check_leverage,
-    check_recipe,
-    check_rows,
-    check_settings,
-    check_size,
-    dataset_report,
-    model_report,
-)
+from .checks import check_leverage, check_recipe, check_rows, check_settings, check_size
+from .validated import dataset_report, is_regression, model_report
 
 FIELD = "job.mislabels"
 
 
-def check_asked(spec: Mislabels) -> None:
+def check_mislabels_asked(spec: Mislabels) -> None:
     """Hold a job against what can be asked, and its method against the registry.
 
     Raises:
@@ -31,7 +23,7 @@ def check_asked(spec: Mislabels) -> None:
         raise InvalidArgument.at(f"{FIELD}.test", text)
     if spec.protocol == "as_is" and spec.test:
         raise InvalidArgument.at(f"{FIELD}.test", "where rows are only listed no accuracy is measured: leave test out")
-    scoring = ranking_of(spec)
+    scoring = spec.scoring()
     if scoring is None or not scoring.method:
         return
     method = self_influence_spec(scoring.method)
@@ -49,7 +41,7 @@ def check_mislabels_job(spec: Mislabels, model: Registration, train: Registratio
         FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING.
     """
     found = model_report(model)
-    if isinstance(model.spec, ModelSpec) and model.spec.objective.name == "squared_error":
+    if is_regression(model):
         text = f"{model.name} is a regression, whose targets are no labels: rank its rows by client.self_influence"
         raise InvalidArgument.at(f"{FIELD}.model", text, Reason.OBJECTIVE_MISMATCH)
     if test is not None and dataset_report(test).target is None:
@@ -57,9 +49,9 @@ def check_mislabels_job(spec: Mislabels, model: Registration, train: Registratio
         raise InvalidArgument.at(f"{FIELD}.test", text, Reason.TARGETS_MISSING)
     if spec.known is not None:
         check_rows(f"{FIELD}.known.rows", spec.known.rows, dataset_report(train).rows)
-    scoring = ranking_of(spec)
+    scoring = spec.scoring()
     if scoring is not None:
         check_size(method_spec(scoring.method), found)
         check_leverage(FIELD, scoring, found)
     if spec.protocol != "as_is" or "confident_learning" in spec.rankings:
-        check_recipe(FIELD, spec, model)
+        check_recipe(FIELD, model, spec.start)

@@ -3,25 +3,40 @@
 from math import prod
 
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.perturbation import AttackSettings
-from undue_service.domain.reports import ColumnSchema, DatasetReport, ModelReport
+from undue_service.domain.reports import ColumnSchema, ModelReport
+from undue_service.domain.resources import Registration
+
+from .checks import check_dense, check_recipe, check_rows
+from .validated import dataset_report, is_regression, model_report
 
 _FIELD = "job.perturb"
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
-def check_perturb(spec: Perturb, model: ModelReport, train: DatasetReport) -> None:
+def check_perturb_job(spec: Perturb, model: Registration, train: Registration, test: Registration) -> None:
     """Hold a perturb job against the model's inputs and the rows that there are.
 
     Raises:
-        InvalidArgument: ROW_OUT_OF_RANGE; INPUT_NOT_DIFFERENTIABLE where the named input, or every
-            one, is of integers; INVALID_FIELD for more candidates than rows, or limits that do not fit the input.
+        InvalidArgument: OBJECTIVE_MISMATCH for a regression; ROW_OUT_OF_RANGE; INPUT_NOT_DIFFERENTIABLE where the named
+            input, or every one, is of integers; INVALID_FIELD for more candidates than rows, or limits that do not fit
+            the input.
+        FailedPrecondition: TOO_MANY_PARAMETERS; RECIPE_MISSING.
     """
-    settings = spec.settings
+    settings, found = spec.settings, model_report(model)
+    if is_regression(model):
+        text = f"{model.name} is a regression, whose predictions are numbers: none flips"
+        raise InvalidArgument.at(f"{_FIELD}.model", text, Reason.OBJECTIVE_MISMATCH)
+    for place, targets in enumerate(spec.attacks):
+        check_rows(f"{_FIELD}.attacks[{place}].rows", targets, dataset_report(test).rows)
+    check_recipe(_FIELD, model)
+    if found.linear_head:
+        check_dense("perturb", DENSE_PARAMETER_LIMIT, found)
     _check_settings(settings)
-    perturbed = perturbed_input(settings, model)
-    _check_candidates(settings, train.rows)
+    perturbed = perturbed_input(settings, found)
+    _check_candidates(settings, dataset_report(train).rows)
     _check_columns(settings, perturbed)
 
 
@@ -65,10 +80,7 @@ def _check_settings(settings: AttackSettings) -> None:
 
 
 def _check_candidates(settings: AttackSettings, rows: int) -> None:
-    wrong = next((row for row in settings.candidate_rows if not 0 <= row < rows), None)
-    if wrong is not None:
-        text = f"row {wrong} does not exist; the data set has {rows:,} rows, numbered from 0"
-        raise InvalidArgument.at(f"{_FIELD}.candidate_rows", text, Reason.ROW_OUT_OF_RANGE)
+    check_rows(f"{_FIELD}.candidate_rows", settings.candidate_rows, rows)
     if settings.candidates > rows:
         text = f"{settings.candidates:,} are more than the {rows:,} training rows"
         raise InvalidArgument.at(f"{_FIELD}.candidates", text)

@@ -9,9 +9,13 @@ from typing import TypeVar
 
 from undue_service.domain.comparison import Compare
 from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.fidelity import Fidelity
 from undue_service.domain.group_influence import GroupInfluence
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend
 from undue_service.domain.indexes import Index
+from undue_service.domain.influence import Influence
 from undue_service.domain.jobs import Job
+from undue_service.domain.leverage import Leverage
 from undue_service.domain.mislabels import Mislabels
 from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
@@ -26,23 +30,9 @@ from undue_service.domain.reports import (
     TaskResult,
 )
 from undue_service.domain.resources import Registration
-from undue_service.domain.specs import (
-    CheckpointSpec,
-    DatasetValidation,
-    DataSource,
-    Fidelity,
-    IndexBuild,
-    IndexCompact,
-    IndexExtend,
-    Influence,
-    Leverage,
-    ModelSpec,
-    ModelValidation,
-    RequestedJob,
-    ResumedJob,
-    Retrain,
-    SelfInfluence,
-)
+from undue_service.domain.retraining import Retrain
+from undue_service.domain.self_influence import SelfInfluence
+from undue_service.domain.specs import CheckpointSpec, DataSource, ModelSpec, RequestedJob, ResumedJob
 from undue_service.domain.tasks import (
     CompareTask,
     DatasetTask,
@@ -64,10 +54,12 @@ from undue_service.domain.tasks import (
     SelfInfluenceTask,
     Task,
 )
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 from .index_tasks import IndexTasks
 from .ports import NOWHERE, ArtifactStore, RunnerLostError, Staging, Work
 from .registration import Registrations
+from .validated import model_spec
 
 T = TypeVar("T")
 
@@ -250,7 +242,7 @@ class Planner:
                 source = whole(self._registrations.get(job.tenant, "datasets", "dataset", name))
                 return DatasetTask(source), source.digests()
             case ModelValidation(model=name):
-                model = _model(self._registrations.get(job.tenant, "models", "model", name))
+                model = model_spec(self._registrations.get(job.tenant, "models", "model", name))
                 sample = whole(self._dataset(job, model.sample)) if model.sample is not None else None
                 return ModelTask(model, sample), (*model.digests(), *(sample.digests() if sample else ()))
 
@@ -297,11 +289,12 @@ class Planner:
         read = [self._dataset(job, name) for name in datasets]
         sources = tuple(self._registrations.source(one) for one in read)
         parts = zip(("model", "train", "test"), (registered, *read), strict=False)
-        needed = (*_model(registered).digests(), *(digest for source in sources for digest in source.digests()))
+        spec = model_spec(registered)
+        needed = (*spec.digests(), *(digest for source in sources for digest in source.digests()))
         found = {part: one.content_digest for part, one in parts}
-        if _model(registered).checkpoints:
-            found["checkpoints"] = _digest(_model(registered).checkpoints)
-        return _model(registered), sources, found, needed
+        if spec.checkpoints:
+            found["checkpoints"] = _digest(spec.checkpoints)
+        return spec, sources, found, needed
 
     def _dataset(self, job: Job, name: str) -> Registration:
         return self._registrations.get(job.tenant, "datasets", "dataset", name).ready()
@@ -316,8 +309,3 @@ def _digest(checkpoints: Sequence[CheckpointSpec]) -> str:
     """sha256 over the files and learning rates of checkpoints."""
     text = "\n".join(f"{one.weights.digest} {one.learning_rate!r}" for one in checkpoints)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _model(registration: Registration) -> ModelSpec:
-    assert isinstance(registration.spec, ModelSpec)  # noqa: S101  the store keeps the two collections apart
-    return registration.spec

@@ -9,7 +9,8 @@ from undue_service.domain.errors import Error, FailedPrecondition, Reason
 from undue_service.domain.jobs import Job
 from undue_service.domain.names import Collection, check_id, new_token, parse_version
 from undue_service.domain.resources import Registration, RequestKey, ResourceState
-from undue_service.domain.specs import DatasetValidation, DataSource, FileSource, ModelSpec, ModelValidation
+from undue_service.domain.specs import DataSource, FileSource, ModelSpec
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
 from .changes import Changes
 from .ports import ArtifactStore, Clock, Metrics, Page, Registry, SourceLocator

@@ -13,7 +13,7 @@ from undue_service.domain.group_findings import GroupFinding
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.mislabels import MislabelCurve, RankingName
 from undue_service.domain.results import Comparison, Counterfactual, Explanation, LeverageBlock, ScoredExample
-from undue_service.domain.specs import Retrain
+from undue_service.domain.retraining import Retrain
 
 from .jobs import Jobs
 from .ports import ArtifactStore, ResultReader
@@ -186,13 +186,11 @@ class Results:
     def _edited(self, tenant: str, name: str) -> Callable[[Counterfactual], Counterfactual]:
         """Return what adds to a counterfactual which rows its job asked to be different."""
         spec = self._jobs.get(tenant, name).spec
-        first = len(spec.without) if isinstance(spec, Retrain) else 0
-        edits = spec.counterfactuals if isinstance(spec, Retrain) else ()
 
         def with_rows(one: Counterfactual) -> Counterfactual:
-            if one.index < first or not edits:
+            edit = spec.edit(one.index) if isinstance(spec, Retrain) else None
+            if edit is None:
                 return one
-            edit = edits[one.index - first]
             return replace(one, replaced=edit.replaced, relabelled=edit.relabelled, reweighted=edit.reweighted)
 
         return with_rows

@@ -6,10 +6,11 @@ A row that was erased is gone when the files that held it are: that must not wai
 import logging
 
 from undue_service.domain.errors import Error, NotFound
+from undue_service.domain.index_jobs import IndexJob
 from undue_service.domain.indexes import Index
 from undue_service.domain.jobs import Job, JobState
 from undue_service.domain.names import parse_token
-from undue_service.domain.specs import IndexJob, ResumedJob
+from undue_service.domain.specs import ResumedJob
 
 from .ports import IndexStore, JobStore, Staging
 from .retention import Retention

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .choices import Measurement, Normalization
+
 
 @dataclass(frozen=True, slots=True)
 class Compare:
@@ -19,7 +21,7 @@ class Compare:
     """Empty: that which suits each model."""
     other_method: str = ""
     """Of the other model; empty: as `method`."""
-    measurement: Literal["loss", "logit", "margin"] = "loss"
+    measurement: Measurement = "loss"
     damping: float | None = None
     top_k: int = 10
     leverage_correction: bool | None = None
@@ -28,7 +30,7 @@ class Compare:
     parameters: tuple[str, ...] = ()
     """Of `model`; the other's are those that it registered."""
     rank: int | None = None
-    normalization: Literal["theta", "loss"] | None = None
+    normalization: Normalization | None = None
     ensemble: bool = False
     ablation: bool = True
     """Whether the scores are held against those without parts of them."""
@@ -40,3 +42,7 @@ class Compare:
     """Training rows drawn at random whose scores and distances are kept, beside those that are listed."""
     seed: int = 0
     kind: Literal["compare"] = "compare"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are explained, of a test set of so many rows."""
+        return len(self.rows) or of_set

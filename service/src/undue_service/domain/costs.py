@@ -9,22 +9,17 @@ that is busy).
 from dataclasses import dataclass, replace
 
 from .comparison import Compare
+from .fidelity import Fidelity
+from .fidelity_settings import FidelitySettings
 from .group_influence import GroupInfluence
+from .influence import Influence
+from .leverage import Leverage
 from .mislabels import Mislabels
 from .perturb_jobs import Perturb
 from .reports import ModelReport, Speed
-from .specs import (
-    Fidelity,
-    FidelitySettings,
-    Influence,
-    Leverage,
-    RequestedJob,
-    Retrain,
-    ScoringJob,
-    SelfInfluence,
-    TrainingSpec,
-    ranking_of,
-)
+from .retraining import Retrain
+from .self_influence import SelfInfluence
+from .specs import RequestedJob, ScoringJob, TrainingSpec
 
 BLOCK_BYTES = 2**30
 """The engine's budget for the intermediate values of a block of rows, unless the operator sets another."""
@@ -133,31 +128,37 @@ def estimate(
     """
     n, m = train_rows, 1 if isinstance(spec, Influence) and spec.aggregate else test_rows
     trained = _Trained(registered or model, training, speed, n, m, block_bytes)
+    work = _work(spec, model, trained, members)
+    return total(work, model, speed, n, test_rows, block_bytes)
+
+
+def _work(spec: RequestedJob, model: ModelReport, trained: "_Trained", members: int) -> Work:
+    """Return what a job of each kind does; its scores are made by each of `members` checkpoints."""
+    n, m, block_bytes = trained.n, trained.m, trained.block_bytes
     match spec:
         case Influence():
-            work = _times(members, _influence(spec, model, n, m, block_bytes))
-            if spec.fidelity is not None:
-                work = _and(replace(work, held=work.held + 4 * n * m), _fidelity(spec.fidelity, trained))
+            scoring = _times(members, _influence(spec, model, n, m, block_bytes))
+            if spec.fidelity is None:
+                return scoring
+            return _and(replace(scoring, held=scoring.held + 4 * n * m), _fidelity(spec.fidelity, trained))
         case SelfInfluence(method=method):
-            work = _times(members, solving(spec, method, model, n, n, block_bytes))
+            return _times(members, solving(spec, method, model, n, n, block_bytes))
         case Retrain(without=without, counterfactuals=edits):
-            work = _retraining(trained, len(without) + len(edits) + 1, spec.seeds)
+            return _retraining(trained, len(without) + len(edits) + 1, spec.seeds)
         case Fidelity():
             scoring = _times(members, _influence(spec.scoring(), model, n, m, block_bytes))
-            work = _and(scoring, _fidelity(spec.settings, trained))
+            return _and(scoring, _fidelity(spec.settings, trained))
         case Mislabels():
-            work = _mislabels(spec, model, trained)
+            return _mislabels(spec, model, trained)
         case Leverage():
-            work = _closed_forms(model, n, spec.dfbeta)
+            return _closed_forms(model, n, spec.dfbeta)
         case Perturb():
-            work = _perturbing(spec, trained)
+            return _perturbing(spec, trained)
         case GroupInfluence():
-            work = _times(members, _group_influence(spec, model, n, block_bytes))
-            if spec.retrains:
-                work = _and(work, _retraining(trained, 1 + spec.retrains, spec.seeds))
+            scoring = _times(members, _group_influence(spec, model, n, block_bytes))
+            return _and(scoring, _retraining(trained, 1 + spec.retrains, spec.seeds)) if spec.retrains else scoring
         case Compare():
-            work = _times(members, _comparison(spec, model, n, m, block_bytes))
-    return total(work, model, speed, n, test_rows, block_bytes)
+            return _times(members, _comparison(spec, model, n, m, block_bytes))
 
 
 def total(work: Work, model: ModelReport, speed: Speed, n: int, test_rows: int, block_bytes: int) -> Estimate:
@@ -309,7 +310,7 @@ def _features(model: ModelReport, n: int, block_bytes: int) -> float:
 
 def _mislabels(spec: Mislabels, model: ModelReport, trained: "_Trained") -> Work:
     """Return what repetitions take: a fit to the mistakes, its folds, scores of all rows, and a fit for each find."""
-    scoring, n, times = ranking_of(spec), trained.n, spec.repetitions
+    scoring, n, times = spec.scoring(), trained.n, spec.repetitions
     folds = spec.folds if "confident_learning" in spec.rankings else 0
     finds = 0 if spec.protocol == "as_is" else 1 + len(spec.rankings) * len(spec.budgets)
     work = Work(1)

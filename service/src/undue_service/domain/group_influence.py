@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .choices import Measurement, Normalization, Start
+
 REWEIGHTED_GROUPS = 3
 """Of which the effect is measured where none are named: those with the most excess."""
 REWEIGHTED_FACTORS = (0.0, 2.0)
@@ -35,7 +37,7 @@ class GroupInfluence:
     reweight_top: int = REWEIGHTED_GROUPS
     """Groups with the most excess that are reweighted by 0 and 2, where `reweight` names none; 0 retrains nothing."""
     method: str = ""
-    measurement: Literal["loss", "logit", "margin"] = "loss"
+    measurement: Measurement = "loss"
     damping: float | None = None
     top_k: int = 10
     """Most influential rows a side, and of each leading group."""
@@ -44,16 +46,20 @@ class GroupInfluence:
     max_iterations: int | None = None
     parameters: tuple[str, ...] = ()
     rank: int | None = None
-    normalization: Literal["theta", "loss"] | None = None
+    normalization: Normalization | None = None
     ensemble: bool = False
     bootstrap: int = 1000
     """Resamples behind each interval."""
-    start: Literal["warm", "cold"] | None = None
+    start: Start | None = None
     """Of retraining, as in FidelitySettings."""
     seeds: int = 1
     """Retrainings of each, averaged; of a model that is no linear head."""
     seed: int = 0
     kind: Literal["group_influence"] = "group_influence"
+
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are read, of a test set of so many rows: all, where groups are retrained."""
+        return of_set if self.retrains else len(self.rows) or of_set
 
     @property
     def retrains(self) -> int:

@@ -7,8 +7,9 @@ times the seconds waited and 0.7–1.6 times the memory.
 from dataclasses import replace
 
 from .costs import BLOCK_ROWS, FLOAT64, SCORE_SHARES, Estimate, Work, solving, total
+from .index_jobs import IndexSpec
 from .reports import ModelReport, Speed
-from .specs import IndexSpec, SelfInfluence
+from .self_influence import SelfInfluence
 
 INDEX_QUERIES = 32
 """Training rows that building an index asks about, to say how many of a dense scan's rows the search finds."""

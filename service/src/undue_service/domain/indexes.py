@@ -6,9 +6,9 @@ from enum import StrEnum
 
 from .errors import FailedPrecondition, Reason
 from .etags import etag
+from .index_jobs import IndexExtend, IndexSpec
 from .jobs import Failure, Job, JobState
 from .reports import IndexReport
-from .specs import IndexExtend, IndexSpec
 
 
 class IndexState(StrEnum):

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .choices import Start
 from .errors import InvalidArgument
+from .self_influence import SelfInfluence
 
 RankingName = Literal["self_influence", "loss", "margin", "confident_learning", "random"]
 RANKINGS: tuple[RankingName, ...] = get_args(RankingName)
@@ -57,9 +59,26 @@ class Mislabels:
     """λ of "self_influence"."""
     leverage_correction: bool | None = None
     """Of "self_influence"; None: on where the method has one and the model is a linear head."""
-    start: Literal["warm", "cold"] | None = None
+    start: Start | None = None
     """As in FidelitySettings; of a model that is no linear head."""
     kind: Literal["mislabels"] = "mislabels"
+
+    def scoring(self) -> SelfInfluence | None:
+        """Return the job whose scores rows are ranked by; None where these are not asked for."""
+        if "self_influence" not in self.rankings:
+            return None
+        return SelfInfluence(
+            model=self.model,
+            train=self.train,
+            method=self.method,
+            damping=self.damping,
+            leverage_correction=self.leverage_correction,
+            seed=self.seed,
+        )
+
+    def test_rows(self, of_set: int) -> int:
+        """Return on how many test rows accuracy is measured: all, of a test set of so many rows."""
+        return of_set
 
     @property
     def repetitions(self) -> int:

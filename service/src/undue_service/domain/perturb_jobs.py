@@ -22,6 +22,10 @@ class Perturb:
     settings: AttackSettings = field(default_factory=AttackSettings)
     kind: Literal["perturb"] = "perturb"
 
+    def test_rows(self, of_set: int) -> int:
+        """Return how many test rows are attacked, of a test set of so many rows."""
+        return sum(map(len, self.attacks)) or of_set
+
     def targets(self, test_rows: int) -> Sequence[Sequence[int]]:
         """Return the test rows of each attack, of a test set of so many rows."""
         return self.attacks or tuple((row,) for row in range(test_rows))

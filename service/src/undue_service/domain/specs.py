@@ -1,4 +1,4 @@
-"""What is asked for: the settings of models, data sets and jobs, as plain values."""
+"""What is asked for: the settings of models and data sets, as plain values, and the kinds of jobs that there are."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,15 +6,19 @@ from typing import Literal
 
 from .architectures import ArchitectureChoice
 from .comparison import Compare
-from .edits import EditSpec
 from .errors import InvalidArgument
+from .fidelity import Fidelity
 from .group_influence import GroupInfluence
+from .index_jobs import IndexExtend, IndexJob, IndexSpec
+from .influence import Influence
+from .leverage import Leverage
 from .mislabels import Mislabels
 from .perturb_jobs import Perturb
+from .retraining import Retrain
+from .self_influence import SelfInfluence
+from .validations import DatasetValidation, ModelValidation
 
 ObjectiveName = Literal["cross_entropy", "binary_logistic", "squared_error", "smooth_hinge"]
-
-Measurement = Literal["loss", "logit", "margin"]
 
 DType = Literal[
     "bool",
@@ -246,251 +250,19 @@ class ModelSpec:
         return (self.digest, *(one.digest for one in weights))
 
 
-@dataclass(frozen=True, slots=True)
-class ModelValidation:
-    """Job: open a model in a runner and check it."""
-
-    model: str
-    kind: Literal["model_validation"] = "model_validation"
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetValidation:
-    """Job: open a data set in a runner and check it."""
-
-    dataset: str
-    kind: Literal["dataset_validation"] = "dataset_validation"
-
-
-@dataclass(frozen=True, slots=True)
-class FidelitySettings:
-    """How scores are held against retraining.
-
-    "loo": leave-one-out on rows at random and on rows from strata of the score, from the same start with the same
-    recipe. "lds": the linear datamodelling score (Park et al. 2023) over random subsets.
-    """
-
-    protocol: Literal["loo", "lds"] = "loo"
-    samples: int = 50
-    """loo: training rows drawn at random, and as many again over the strata. lds: subsets."""
-    strata: int = 5
-    """loo: quantiles of the score's size, averaged over the test rows, from each of which equally many are drawn."""
-    share: float = 0.5
-    """lds: of the training rows in a subset."""
-    seeds: int = 1
-    """Retrainings of each, averaged."""
-    start: Literal["warm", "cold"] | None = None
-    """None: cold where the recipe has an initialiser, else warm; a linear head is always fitted to its minimum."""
-    bootstrap: int = 1000
-    """Resamples behind each interval of 95 %."""
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Influence:
-    """Job: score training rows for test rows. Positive = removal raises the test row's cost."""
-
-    model: str
-    train: str
-    test: str
-    rows: tuple[int, ...] = ()
-    """Test rows; none means all."""
-    method: str = "exact"
-    measurement: Measurement = "loss"
-    damping: float | None = None
-    """λ of the damped Hessian; None resolves to one reported scalar."""
-    top_k: int | None = 10
-    """How many rows a side; None keeps the whole score matrix."""
-    leverage_correction: bool | None = None
-    """None: on where the method has one and the model is a linear head."""
-    tolerance: float | None = None
-    """Relative residual at which an iterative solver stops; None is its own."""
-    max_iterations: int | None = None
-    """Of one solve; None is the solver's own limit."""
-    aggregate: Literal["mean"] | None = None
-    """None explains each row by itself; "mean" the mean of the rows' costs."""
-    parameters: tuple[str, ...] = ()
-    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
-    rank: int | None = None
-    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
-    normalization: Literal["theta", "loss"] | None = None
-    """Of `relatif`; None is "theta"."""
-    ensemble: bool = False
-    """Whether scores are averaged over the registered checkpoints."""
-    seed: int = 0
-    """Of whatever a method draws at random."""
-    fidelity: FidelitySettings | None = None
-    """Whether the scores are held against retraining, and how."""
-    kind: Literal["influence"] = "influence"
-
-
-@dataclass(frozen=True, slots=True)
-class SelfInfluence:
-    """Job: rank training rows by their influence on their own loss."""
-
-    model: str
-    train: str
-    method: str = "exact"
-    damping: float | None = None
-    top_k: int | None = None
-    """How many rows to keep; None keeps all."""
-    leverage_correction: bool | None = None
-    tolerance: float | None = None
-    max_iterations: int | None = None
-    parameters: tuple[str, ...] = ()
-    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
-    rank: int | None = None
-    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
-    normalization: Literal["theta", "loss"] | None = None
-    """Of `relatif`; None is "theta"."""
-    ensemble: bool = False
-    """Whether scores are averaged over the registered checkpoints."""
-    seed: int = 0
-    """Of whatever a method draws at random."""
-    kind: Literal["self_influence"] = "self_influence"
-
-
-@dataclass(frozen=True, slots=True)
-class Retrain:
-    """Job: measure what changes when training rows are removed or edited, by fitting the model again."""
-
-    model: str
-    train: str
-    test: str
-    without: tuple[tuple[int, ...], ...] = ()
-    """One fit for each: the training rows that it goes without."""
-    counterfactuals: tuple[EditSpec, ...] = ()
-    """One fit for each, after those."""
-    rows: tuple[int, ...] = ()
-    """Test rows; none means all."""
-    measurement: Measurement = "loss"
-    tolerance: float | None = None
-    """‖∇R‖ at which a fit has converged; None is 1e-10."""
-    max_iterations: int | None = None
-    """Of one fit; None is 100."""
-    start: Literal["warm", "cold"] | None = None
-    """As in FidelitySettings; of a model that is no linear head."""
-    seeds: int = 1
-    """Retrainings of each set, averaged; of a model that is no linear head."""
-    kind: Literal["retrain"] = "retrain"
-
-
-@dataclass(frozen=True, slots=True)
-class Fidelity:
-    """Job: hold a method's scores against retraining."""
-
-    model: str
-    train: str
-    test: str
-    settings: FidelitySettings = field(default_factory=FidelitySettings)
-    rows: tuple[int, ...] = ()
-    """Test rows; none means all."""
-    method: str = "exact"
-    measurement: Measurement = "loss"
-    damping: float | None = None
-    leverage_correction: bool | None = None
-    tolerance: float | None = None
-    max_iterations: int | None = None
-    parameters: tuple[str, ...] = ()
-    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
-    rank: int | None = None
-    """What a method truncates to (docs/scores.md says what for each); None is the method's own."""
-    normalization: Literal["theta", "loss"] | None = None
-    """Of `relatif`; None is "theta"."""
-    ensemble: bool = False
-    """Whether scores are averaged over the registered checkpoints."""
-    seed: int = 0
-    """Of whatever a method draws at random."""
-    kind: Literal["fidelity"] = "fidelity"
-
-    def scoring(self) -> Influence:
-        """Return the job that makes the scores, all of them."""
-        return Influence(
-            model=self.model,
-            train=self.train,
-            test=self.test,
-            rows=self.rows,
-            method=self.method,
-            measurement=self.measurement,
-            damping=self.damping,
-            top_k=None,
-            leverage_correction=self.leverage_correction,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            parameters=self.parameters,
-            rank=self.rank,
-            normalization=self.normalization,
-            ensemble=self.ensemble,
-            seed=self.seed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Leverage:
-    """Job: leverage, Cook's distance and DFBETA of the training rows of a linear model, in closed form."""
-
-    model: str
-    train: str
-    damping: float | None = None
-    dfbeta: bool = False
-    """Whether the (n, P) changes of the coefficients are kept."""
-    kind: Literal["leverage"] = "leverage"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSpec:
-    """What an index is built of."""
-
-    model: str
-    train: str
-    method: str = "ekfac"
-    damping: float | None = None
-    """λ of the damped curvature; None resolves to one reported scalar."""
-    parameters: tuple[str, ...] = ()
-    """fnmatch patterns of the parameters that the scores run over; none means those that the model registered."""
-    leverage_correction: bool | None = None
-    """None: on where the method has one and the model is a linear head."""
-    seed: int = 0
-    """Of whatever is drawn at random."""
-
-
-@dataclass(frozen=True, slots=True)
-class IndexBuild:
-    """Job: build an index."""
-
-    index: str
-    kind: Literal["index_build"] = "index_build"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexExtend:
-    """Job: append the rows of a data set to an index, without fitting its curvature again."""
-
-    index: str
-    dataset: str
-    kind: Literal["index_extend"] = "index_extend"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexCompact:
-    """Job: write the files of an index anew, without the rows that were erased."""
-
-    index: str
-    kind: Literal["index_compact"] = "index_compact"
-
-
-IndexJob = IndexBuild | IndexExtend | IndexCompact
-"""Jobs that leave the files of an index."""
-
 ResumedJob = IndexJob | Perturb
 """Jobs that a later attempt goes on with from what an earlier one left in a workspace."""
 
 ScoringJob = Influence | SelfInfluence | Fidelity | GroupInfluence | Compare
 """Jobs that run a method."""
 
-RequestedJob = (
-    Influence | SelfInfluence | Retrain | Fidelity | Leverage | Mislabels | GroupInfluence | Compare | Perturb
-)
+MeasuringJob = Influence | Retrain | Fidelity | GroupInfluence | Compare
+"""Jobs that measure a cost of test rows, all of which they may name."""
+
+TestingJob = MeasuringJob | Mislabels | Perturb
+"""Jobs that may work on a test set."""
+
+RequestedJob = TestingJob | SelfInfluence | Leverage
 """What CreateJob queues; validations come with what they validate."""
 
 JobSpec = ModelValidation | DatasetValidation | IndexJob | RequestedJob
@@ -501,16 +273,10 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
 
     A validation is part of what it validates and names nothing.
     """
+    if isinstance(spec, RequestedJob):
+        other = spec.other if isinstance(spec, Compare) else None
+        return tuple(dict.fromkeys(filter(None, (spec.model, other, spec.train, test_of(spec)))))
     match spec:
-        case Influence() | Retrain() | Fidelity() | GroupInfluence() | Perturb():
-            return tuple(dict.fromkeys((spec.model, spec.train, spec.test)))
-        case Compare(other=other):
-            others = () if other is None else (other,)
-            return tuple(dict.fromkeys((spec.model, *others, spec.train, spec.test)))
-        case SelfInfluence(model=model, train=train) | Leverage(model=model, train=train):
-            return (model, train)
-        case Mislabels(model=model, train=train, test=test):
-            return tuple(dict.fromkeys((model, train, *([test] if test else []))))
         case ModelSpec(sample=str(sample)):
             return (sample,)
         case IndexSpec(model=model, train=train):
@@ -522,18 +288,4 @@ def named_resources(spec: "JobSpec | ModelSpec | IndexSpec | DataSource") -> tup
 
 def test_of(spec: RequestedJob) -> str:
     """Return the name of the test set that a job works on; empty where it works on none."""
-    return "" if isinstance(spec, SelfInfluence | Leverage) else spec.test
-
-
-def ranking_of(spec: Mislabels) -> SelfInfluence | None:
-    """Return the job whose scores a mislabels job ranks by; None where it does not ask for them."""
-    if "self_influence" not in spec.rankings:
-        return None
-    return SelfInfluence(
-        model=spec.model,
-        train=spec.train,
-        method=spec.method,
-        damping=spec.damping,
-        leverage_correction=spec.leverage_correction,
-        seed=spec.seed,
-    )
+    return spec.test if isinstance(spec, TestingJob) else ""

@@ -3,11 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from .choices import Measurement
 from .comparison import Compare
+from .fidelity import Fidelity
 from .group_influence import GroupInfluence
+from .index_jobs import IndexSpec
+from .influence import Influence
+from .leverage import Leverage
 from .mislabels import Mislabels
 from .perturb_jobs import Perturb
-from .specs import DataSource, Fidelity, IndexSpec, Influence, Leverage, Measurement, ModelSpec, Retrain, SelfInfluence
+from .retraining import Retrain
+from .self_influence import SelfInfluence
+from .specs import DataSource, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

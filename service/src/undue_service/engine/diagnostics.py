@@ -14,7 +14,7 @@ from .stationarity import measure_fit
 
 @dataclass(frozen=True)
 class EngineDiagnostics:
-    """The part of `domain.specs.Diagnostics` that the engine knows; the meaning of each field stands there."""
+    """The part of `domain.reports.Diagnostics` that the engine knows; the meaning of each field stands there."""
 
     estimand: str
     scale: str

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undue_service.domain.errors import InvalidArgument, Reason, ResourceExhausted
+from undue_service.domain.fidelity_settings import FidelitySettings
 from undue_service.domain.reports import FidelityFinding, Stratum
-from undue_service.domain.specs import FidelitySettings
 
 from .agreement import FEW_TEST_ROWS, Bootstrap, is_constant, pooled, within_rows
 from .data import Rows

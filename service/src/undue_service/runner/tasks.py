@@ -9,6 +9,8 @@ import torch
 from undue_service.datasets.source import DatasetSource
 from undue_service.domain.costs import BLOCK_BYTES
 from undue_service.domain.errors import Reason, ResourceExhausted
+from undue_service.domain.fidelity_settings import FidelitySettings
+from undue_service.domain.influence import Influence
 from undue_service.domain.methods import method_spec
 from undue_service.domain.reports import (
     InfluenceReport,
@@ -17,7 +19,7 @@ from undue_service.domain.reports import (
     RowsReport,
     TaskResult,
 )
-from undue_service.domain.specs import FidelitySettings, Influence, ModelSpec, ScoringJob, ranking_of
+from undue_service.domain.specs import ModelSpec, ScoringJob
 from undue_service.domain.tasks import (
     CompareTask,
     DatasetTask,
@@ -330,7 +332,7 @@ class Workshop:
         return TaskResult(InfluenceReport(diagnostics, len(train), len(train)), (file,))
 
     def _mislabels(self, task: MislabelsTask, place: Place) -> TaskResult:
-        objective, scores = self._objective(task.model, place), ranking_of(task.spec)
+        objective, scores = self._objective(task.model, place), task.spec.scoring()
         scoring = objective if scores is None else self._objective(task.model, place, scores)
         return run_mislabels(task, place, objective, scoring, self._block_bytes)
 

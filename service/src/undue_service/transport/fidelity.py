@@ -1,15 +1,39 @@
-"""How scores are held against retraining, and what that found, between messages and values of the domain. Pure."""
+"""Fidelity jobs, how they hold scores against retraining, and what they found, as messages and as values. Pure."""
 
 from typing import Any, cast
 
 from undue.v1 import jobs_pb2
+from undue_service.domain.fidelity import Fidelity
+from undue_service.domain.fidelity_settings import FidelitySettings
 from undue_service.domain.reports import Agreement, FidelityFinding, Interval
 from undue_service.domain.results import Comparison
-from undue_service.domain.specs import FidelitySettings
 
-from .enums import PROTOCOLS, STARTS
+from .enums import MEASUREMENTS, PROTOCOLS, STARTS
+from .scoring import read_measurement, read_method, write_method
 
 _OPTIONAL = ("samples", "strata", "share", "seeds", "bootstrap")
+
+
+def read_spec(message: jobs_pb2.FidelitySpec) -> Fidelity:
+    """Return the job that a request is about."""
+    return Fidelity(
+        test=message.test,
+        settings=read_settings("job.fidelity.settings", message.settings),
+        rows=tuple(message.rows),
+        measurement=read_measurement(message.measurement),
+        **read_method(message),
+    )
+
+
+def write_spec(spec: Fidelity) -> jobs_pb2.FidelitySpec:
+    """Return the message of a job."""
+    return jobs_pb2.FidelitySpec(
+        test=spec.test,
+        settings=write_settings(spec.settings),
+        rows=spec.rows,
+        measurement=MEASUREMENTS.to_proto(spec.measurement),
+        **write_method(spec),
+    )
 
 
 def read_settings(field: str, message: jobs_pb2.FidelitySettings) -> FidelitySettings:

@@ -2,9 +2,9 @@
 
 from undue.v1 import indexes_pb2
 from undue_service.domain.costs import Estimate
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.indexes import Alias, Index
 from undue_service.domain.reports import IndexReport
-from undue_service.domain.specs import IndexSpec
 
 from .enums import INDEX_STATES
 from .errors import failure_to_status

@@ -1,48 +1,25 @@
 """Jobs and what they found into messages of the API. Pure."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from undue.v1 import jobs_pb2, tensors_pb2
-from undue_service.domain.comparison import Compare
 from undue_service.domain.costs import Estimate
-from undue_service.domain.group_influence import GroupInfluence
+from undue_service.domain.index_jobs import IndexBuild, IndexCompact, IndexExtend, IndexJob
 from undue_service.domain.jobs import Job, Progress
-from undue_service.domain.mislabels import Mislabels
-from undue_service.domain.perturb_jobs import Perturb
 from undue_service.domain.reports import (
     IndexReport,
     InfluenceReport,
     PerturbationReport,
 )
 from undue_service.domain.results import Counterfactual, Explanation, LeverageBlock
-from undue_service.domain.specs import (
-    DatasetValidation,
-    Fidelity,
-    IndexBuild,
-    IndexCompact,
-    IndexExtend,
-    IndexJob,
-    Influence,
-    JobSpec,
-    Leverage,
-    ModelValidation,
-    RequestedJob,
-    Retrain,
-    ScoringJob,
-    SelfInfluence,
-)
+from undue_service.domain.specs import JobSpec, RequestedJob
+from undue_service.domain.validations import DatasetValidation, ModelValidation
 
-from . import comparing, edits, fidelity, groups, mislabels, perturbing
-from .enums import (
-    JOB_STATES,
-    MEASUREMENTS,
-    NORMALIZATIONS,
-    STARTS,
-)
+from . import perturbing
+from .enums import JOB_STATES
 from .errors import failure_to_status
+from .kinds import KINDS
 from .responses import timestamp
 from .values import diagnostics, scored_example, value_message
 
@@ -83,61 +60,10 @@ def estimate(value: Estimate) -> jobs_pb2.Estimate:
 
 
 def _put_spec(message: jobs_pb2.Job, spec: JobSpec) -> None:
-    match spec:
-        case Influence():
-            measurement = MEASUREMENTS.to_proto(spec.measurement)
-            aggregate = jobs_pb2.AGGREGATE_MEAN if spec.aggregate else None
-            influence = jobs_pb2.InfluenceSpec(
-                rows=spec.rows,
-                test=spec.test,
-                measurement=measurement,
-                top_k=spec.top_k,
-                aggregate=aggregate,
-                fidelity=None if spec.fidelity is None else fidelity.write_settings(spec.fidelity),
-                **_common(spec),
-            )
-            message.influence.CopyFrom(influence)
-        case SelfInfluence():
-            message.self_influence.CopyFrom(jobs_pb2.SelfInfluenceSpec(top_k=spec.top_k, **_common(spec)))
-        case Retrain():
-            retrain = jobs_pb2.RetrainSpec(
-                model=spec.model,
-                train=spec.train,
-                test=spec.test,
-                rows=spec.rows,
-                measurement=MEASUREMENTS.to_proto(spec.measurement),
-                without=[jobs_pb2.RowSet(rows=rows) for rows in spec.without],
-                counterfactuals=[edits.write(one) for one in spec.counterfactuals],
-                tolerance=spec.tolerance,
-                max_iterations=spec.max_iterations,
-                start=None if spec.start is None else STARTS.to_proto(spec.start),
-                seeds=spec.seeds,
-            )
-            message.retrain.CopyFrom(retrain)
-        case Fidelity():
-            held = jobs_pb2.FidelitySpec(
-                rows=spec.rows,
-                test=spec.test,
-                measurement=MEASUREMENTS.to_proto(spec.measurement),
-                settings=fidelity.write_settings(spec.settings),
-                **_common(spec),
-            )
-            message.fidelity.CopyFrom(held)
-        case Leverage():
-            leverage = jobs_pb2.LeverageSpec(
-                model=spec.model, train=spec.train, damping=spec.damping, dfbeta=spec.dfbeta
-            )
-            message.leverage.CopyFrom(leverage)
-        case Perturb():
-            message.perturb.CopyFrom(perturbing.write_spec(spec))
-        case Mislabels():
-            message.mislabels.CopyFrom(mislabels.write_spec(spec))
-        case GroupInfluence():
-            message.group_influence.CopyFrom(groups.write_spec(spec))
-        case Compare():
-            message.compare.CopyFrom(comparing.write_spec(spec))
-        case ModelValidation() | DatasetValidation() | IndexBuild() | IndexExtend() | IndexCompact():
-            _put_own_spec(message, spec)
+    if isinstance(spec, RequestedJob):
+        getattr(message, spec.kind).CopyFrom(KINDS[spec.kind].write(spec))
+    else:
+        _put_own_spec(message, spec)
 
 
 def _put_own_spec(message: jobs_pb2.Job, spec: ModelValidation | DatasetValidation | IndexJob) -> None:
@@ -207,13 +133,6 @@ def score_block(first: int, scores: npt.NDArray[np.float32]) -> jobs_pb2.ScoreBl
     return jobs_pb2.ScoreBlock(
         first=first, scores=tensors_pb2.Tensor(dtype=tensors_pb2.DATA_TYPE_FLOAT32, shape=scores.shape, data=data)
     )
-
-
-def _common(spec: ScoringJob) -> dict[str, Any]:
-    names = ("model", "train", "method", "damping", "leverage_correction", "tolerance", "max_iterations")
-    more = ("parameters", "rank", "ensemble", "seed")
-    normalization = NORMALIZATIONS.to_proto(spec.normalization) if spec.normalization else None
-    return {name: getattr(spec, name) for name in names + more} | {"normalization": normalization}
 
 
 def _progress(value: Progress) -> jobs_pb2.Progress:

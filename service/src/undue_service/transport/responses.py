@@ -19,11 +19,7 @@ from undue_service.domain.reports import (
 )
 from undue_service.domain.resources import Registration, Upload
 from undue_service.domain.results import Instances
-from undue_service.domain.specs import (
-    DType,
-    ModelSpec,
-    ObjectiveSpec,
-)
+from undue_service.domain.specs import DType, ModelSpec, ObjectiveSpec
 
 from . import architectures, recipes, sources
 from .enums import (

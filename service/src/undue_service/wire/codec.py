@@ -7,9 +7,10 @@ from pydantic_core import from_json, to_json
 
 from undue_service.domain.comparison_findings import CompareFinding
 from undue_service.domain.group_findings import GroupFinding
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.jobs import Job
 from undue_service.domain.reports import TaskResult
-from undue_service.domain.specs import ArraysSource, FileSource, IndexSpec, LocatedFile, ModelSpec
+from undue_service.domain.specs import ArraysSource, FileSource, LocatedFile, ModelSpec
 from undue_service.domain.tasks import Task
 
 T = TypeVar("T")

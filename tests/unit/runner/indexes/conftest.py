@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from dataset_tables import Table
 from index_bench import Bench
 from undue._export import write_pt2
-from undue_service.domain.specs import IndexSpec, ModelSpec, ObjectiveSpec
+from undue_service.domain.index_jobs import IndexSpec
+from undue_service.domain.specs import ModelSpec, ObjectiveSpec
 
 TRAIN = 700
 

@@ -13,7 +13,8 @@ import undue_service
 from dataset_tables import Table
 from index_bench import Bench, Built, sha256
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.specs import IndexSpec, ModelSpec, ObjectiveSpec
+from undue_service.domain.index_jobs import IndexSpec
+from undue_service.domain.specs import ModelSpec, ObjectiveSpec
 from undue_service.domain.tasks import HeldIndex
 from undue_service.runner import tensor_files
 from undue_service.runner.indexes import files, origin

@@ -10,8 +10,9 @@ import pytest
 from dataset_tables import Table
 from index_bench import Bench, Built, erased
 from undue_service.domain.errors import FailedPrecondition, Reason, ResourceExhausted
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.results import Questions
-from undue_service.domain.specs import FileSource, IndexSpec, ModelSpec
+from undue_service.domain.specs import FileSource, ModelSpec
 from undue_service.domain.tasks import ExplainCall, HeldIndex
 from undue_service.runner.indexes import resident, watch
 from undue_service.runner.indexes.files import HeldFiles

@@ -9,8 +9,9 @@ import torch
 from dataset_tables import Table
 from index_bench import Bench, erased
 from undue_service.domain.errors import InvalidArgument, Reason
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.results import Questions
-from undue_service.domain.specs import IndexSpec, ModelSpec
+from undue_service.domain.specs import ModelSpec
 from undue_service.domain.tasks import ExplainCall, HeldIndex
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows

@@ -9,10 +9,11 @@ from typing import TypeAlias
 from undue_service.adapters.index_uses import IndexUse
 from undue_service.application.ports import DeletedIndex, Page
 from undue_service.domain.errors import NotFound, Reason
+from undue_service.domain.index_jobs import IndexJob
 from undue_service.domain.indexes import Alias, Index
 from undue_service.domain.jobs import Job
 from undue_service.domain.resources import RequestKey
-from undue_service.domain.specs import IndexJob, named_resources
+from undue_service.domain.specs import named_resources
 
 from .jobs import MemoryJobStore
 from .paging import page

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from undue_service.domain.index_jobs import IndexSpec
 from undue_service.domain.methods import method_spec
 from undue_service.domain.reports import Diagnostics, IndexReport, Produced, TaskResult
-from undue_service.domain.specs import IndexSpec, ModelSpec
+from undue_service.domain.specs import ModelSpec
 from undue_service.domain.tasks import IndexBuildTask
 from undue_service.engine.diagnostics import begin
 from undue_service.engine.index import FittedIndex, Searcher, fit_index, measured_recall, precision

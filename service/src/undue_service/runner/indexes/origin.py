@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.specs import IndexSpec, ModelSpec
+from undue_service.domain.index_jobs import IndexSpec
+from undue_service.domain.specs import ModelSpec
 from undue_service.domain.tasks import IndexedDataset
 from undue_service.runner.place import scoring_digest
 
