@@ -231,10 +231,10 @@ def _check_perturb(field: str, spec: Perturb, model: Registration, train: Datase
         raise InvalidArgument.at(f"{field}.model", text, Reason.OBJECTIVE_MISMATCH)
     for place, targets in enumerate(spec.attacks):
         check_rows(f"{field}.attacks[{place}].rows", targets, test.rows)
+    check_perturb(spec, model_report(model), train)
     check_recipe(field, spec, model)
     if model_report(model).linear_head:
         check_dense("perturb", DENSE_PARAMETER_LIMIT, model_report(model))
-    check_perturb(spec, model_report(model), train)
 
 
 def _check_retrain(field: str, spec: Retrain, model: Registration, found: ModelReport, train_rows: int) -> None:
