@@ -27,8 +27,8 @@ raises `JobFailed` with the reason of its failure.
 
 def page() -> str:
     """Return the page."""
-    rows = re.findall(r"  // (.+)\n  ERROR_REASON_(\w+) = [1-9]", SOURCE.read_text())
-    return HEAD + "".join(f"| `{name}` | {text} |\n" for text, name in rows)
+    rows = re.findall(r"((?:  // .+\n)+)  ERROR_REASON_(\w+) = [1-9]", SOURCE.read_text())
+    return HEAD + "".join(f"| `{name}` | {' '.join(re.findall('// (.+)', text))} |\n" for text, name in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._errors import invalid
 from ._inputs import row_numbers
-from ._tensors import encode
+from ._tensors import as_array, encode
 from .v1 import edits_pb2, tensors_pb2
 
 
@@ -91,7 +91,7 @@ def _inputs(where: str, replace: Mapping[int, Any]) -> dict[str, tensors_pb2.Ten
 
 
 def _tensor(where: str, values: list[Any]) -> tensors_pb2.Tensor:
-    arrays = [np.asarray(value) for value in values]
+    arrays = [as_array(where, value) for value in values]
     if any(array.shape != arrays[0].shape for array in arrays):
         raise invalid(where, f"its rows have different shapes: {sorted({array.shape for array in arrays})}")
     found = encode(where, np.stack(arrays))

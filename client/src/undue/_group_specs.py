@@ -9,6 +9,10 @@ from ._fidelity import Start
 from ._inputs import (
     Measurement,
     Normalization,
+    count,
+    flag,
+    flag_or_none,
+    name_or_none,
     non_negative,
     positive,
     relative,
@@ -112,11 +116,11 @@ def compare(
     spec = jobs_pb2.CompareSpec(
         rows=None if rows is None else row_numbers("rows", rows),
         other="" if other is None else resource_name("other", "models", other),
-        other_method=other_method or "",
-        without_ablation=not ablation,
+        other_method=name_or_none("other_method", other_method),
+        without_ablation=not flag("ablation", ablation),
         without_distance=distance is False,
         distance_inputs=over,
-        scatter=seed_number("scatter", scatter),
+        scatter=count("scatter", scatter),
         **_asked(model, train, test, method, measurement, damping, top_k, leverage_correction),
         **_scoring(tolerance, max_iterations, parameters, rank, normalization, ensemble, seed),
     )
@@ -128,7 +132,7 @@ def _reweighted(value: Reweight, columns: tuple[str, ...]) -> tuple[list[jobs_pb
     if value is None:
         return [], 0
     if not isinstance(value, Mapping):
-        return [], seed_number("reweight", value)
+        return [], count("reweight", value)
     if not value:
         raise invalid("reweight", "names no group; write None to retrain nothing")
     found = []
@@ -141,9 +145,12 @@ def _reweighted(value: Reweight, columns: tuple[str, ...]) -> tuple[list[jobs_pb
             column = columns[0]
         if column not in columns:
             raise invalid("reweight", f"{column!r} is none of the columns in by")
-        for factor in [factors] if isinstance(factors, (int, float)) else factors:
-            where = f"reweight[{key!r}]"
-            found.append(jobs_pb2.Reweighting(column=column, group=str(group), factor=non_negative(where, factor)))
+        where = f"reweight[{key!r}]"
+        listed_factors = list(factors) if isinstance(factors, Iterable) else [factors]
+        if not listed_factors:
+            raise invalid(where, "names no factor; 0 removes the group")
+        checked = [non_negative(where, factor) for factor in listed_factors]
+        found += [jobs_pb2.Reweighting(column=column, group=str(group), factor=factor) for factor in checked]
     return found, 0
 
 
@@ -161,11 +168,11 @@ def _asked(
         "model": resource_name("model", "models", model),
         "train": resource_name("train", "datasets", train),
         "test": resource_name("test", "datasets", test),
-        "method": method or "",
+        "method": name_or_none("method", method),
         "measurement": _convert_jobs.measurement("measurement", measurement),
         "damping": None if damping is None else non_negative("damping", damping),
         "top_k": positive("top_k", top_k),
-        "leverage_correction": leverage_correction,
+        "leverage_correction": flag_or_none("leverage_correction", leverage_correction),
     }
 
 
@@ -184,7 +191,7 @@ def _scoring(
         "parameters": strings("parameters", parameters or ()),
         "rank": None if rank is None else positive("rank", rank),
         "normalization": None if normalization is None else _convert_jobs.normalization("normalization", normalization),
-        "ensemble": ensemble,
+        "ensemble": flag("ensemble", ensemble),
         "seed": seed_number("seed", seed),
     }
 

@@ -70,15 +70,50 @@ def strings(field: str, value: Iterable[str]) -> tuple[str, ...]:
     """Return a list of strings as a tuple.
 
     Raises:
-        InvalidArgument: it is one string, or holds something else.
+        InvalidArgument: it is one string, no list, or holds something else.
     """
     if isinstance(value, str):
         raise invalid(field, f"is one string; write [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise invalid(field, f"{value!r} is not a list of strings")
     items = tuple(value)
     for item in items:
         if not isinstance(item, str):
             raise invalid(field, f"{item!r} is not a string")
     return items
+
+
+def name_or_none(field: str, value: object) -> str:
+    """Return a name, empty where it is left out.
+
+    Raises:
+        InvalidArgument: it is no string.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise invalid(field, f"{value!r} is not a string")
+    return value
+
+
+def flag(field: str, value: object) -> bool:
+    """Return a truth value.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise invalid(field, f"{value!r} is neither True nor False")
+    return value
+
+
+def flag_or_none(field: str, value: object) -> bool | None:
+    """Return a truth value, or None where it is left out.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    return None if value is None else flag(field, value)
 
 
 def non_negative(field: str, value: object) -> float:
@@ -125,6 +160,18 @@ def seed_number(field: str, value: object) -> int:
     return int(value)
 
 
+def count(field: str, value: object) -> int:
+    """Return how many there are, as an integer of at least 0.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    found = seed_number(field, value)
+    if found >= 2**31:
+        raise invalid(field, f"{value!r} is more than there can be")
+    return found
+
+
 def row_numbers(
     field: str, value: Iterable[Any], *, empty: str = "is empty; leave it out to mean every row"
 ) -> list[int]:
@@ -159,6 +206,8 @@ def row_sets(field: str, value: Iterable[Iterable[Any]]) -> list[list[int]]:
     Raises:
         InvalidArgument: there are none, one is empty or names a row twice, or they are no sets of row numbers.
     """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise invalid(field, f"{value!r} is not a list of sets of rows: write [[3], [5, 8]]")
     sets = list(value)
     if not sets:
         raise invalid(field, "is empty; name the rows of each set: [[3], [5, 8]]")

@@ -6,7 +6,16 @@ from typing import Any, Literal, get_args
 
 from ._errors import invalid
 from ._fidelity import Start
-from ._inputs import non_negative, positive, resource_name, row_numbers, seed_number, strings
+from ._inputs import (
+    flag_or_none,
+    name_or_none,
+    non_negative,
+    positive,
+    resource_name,
+    row_numbers,
+    seed_number,
+    strings,
+)
 from ._resources import Dataset, Model
 from .v1 import jobs_pb2, mislabels_pb2
 
@@ -111,9 +120,9 @@ def _ranked(
         "seed": seed_number("seed", seed),
         "rankings": [] if rankings is None else _rankings(rankings),
         "folds": positive("folds", folds),
-        "method": method or "",
+        "method": name_or_none("method", method),
         "damping": None if damping is None else non_negative("damping", damping),
-        "leverage_correction": leverage_correction,
+        "leverage_correction": flag_or_none("leverage_correction", leverage_correction),
         "start": None if start is None else _STARTS[start],
     }
 
@@ -144,6 +153,8 @@ def _known(known: Mapping[int, int] | Iterable[int]) -> mislabels_pb2.KnownMisla
 def _budgets(budgets: Iterable[float] | None) -> list[float]:
     if budgets is None:
         return []
+    if isinstance(budgets, str) or not isinstance(budgets, Iterable):
+        raise invalid("budgets", f"{budgets!r} is not a list of shares: write [{budgets!r}]")
     shares = [_share("budgets", budget, 1) for budget in budgets]
     if not shares:
         raise invalid("budgets", "is empty; name shares of the rows to look at, such as [0.05, 0.1]")

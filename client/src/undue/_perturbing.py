@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ._errors import invalid
-from ._inputs import non_negative, positive, resource_name, row_numbers, row_sets, seed_number
+from ._inputs import flag, name_or_none, non_negative, positive, resource_name, row_numbers, row_sets, seed_number
 from ._resources import Dataset, Model
 from .v1 import jobs_pb2, perturbation_pb2
 
@@ -64,15 +64,12 @@ def perturb(
         raise invalid("radius", "is that of 'linf' and 'l2': within 'same_8bit' every number keeps its 8-bit level")
     if bound != "same_8bit" and radius is None:
         raise invalid("radius", f"is needed beside bound={bound!r}: how far a row may move, in levels")
-    for name, value in (("control", control), ("confirm", confirm)):
-        if not isinstance(value, bool):
-            raise invalid(name, f"{value!r} is neither True nor False")
     spec = perturbation_pb2.PerturbSpec(
         model=resource_name("model", "models", model),
         train=resource_name("train", "datasets", train),
         test=resource_name("test", "datasets", test),
         attacks=None if rows is None else [perturbation_pb2.AttackTargets(rows=each) for each in attacks("rows", rows)],
-        input=input_name or "",
+        input=name_or_none("input_name", input_name),
         candidates=None if candidates is None else positive("candidates", candidates),
         candidate_rows=None if candidate_rows is None else _distinct("candidate_rows", candidate_rows),
         prefilter=None if prefilter is None else positive("prefilter", prefilter),
@@ -84,10 +81,10 @@ def perturb(
         level=None if level is None else _more_than_0("level", level),
         minimum=_limit("minimum", minimum),
         maximum=_limit("maximum", maximum),
-        fixed=_distinct("fixed", fixed) if (fixed := tuple(fixed)) else None,
+        fixed=_fixed(fixed),
         damping=None if damping is None else non_negative("damping", damping),
-        control=control,
-        confirm=confirm,
+        control=flag("control", control),
+        confirm=flag("confirm", confirm),
         seed=seed_number("seed", seed),
     )
     seconds = 0.0 if timeout_seconds is None else non_negative("timeout_seconds", timeout_seconds)
@@ -113,6 +110,11 @@ def _distinct(field: str, value: Iterable[int]) -> list[int]:
     if len(set(found)) < len(found):
         raise invalid(field, "names one twice")
     return found
+
+
+def _fixed(value: Iterable[int]) -> list[int]:
+    places = list(value) if isinstance(value, Iterable) else value
+    return [] if places == [] else _distinct("fixed", places)
 
 
 def _more_than_0(field: str, value: object) -> float:

@@ -11,6 +11,9 @@ from ._inputs import (
     Aggregate,
     Measurement,
     Normalization,
+    flag,
+    flag_or_none,
+    name_or_none,
     non_negative,
     positive,
     relative,
@@ -58,11 +61,11 @@ def influence(
         train=resource_name("train", "datasets", train),
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
-        method=method or "",
+        method=name_or_none("method", method),
         measurement=_convert_jobs.measurement("measurement", measurement),
         damping=None if damping is None else non_negative("damping", damping),
         top_k=row_count("top_k", top_k),
-        leverage_correction=leverage_correction,
+        leverage_correction=flag_or_none("leverage_correction", leverage_correction),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         aggregate=None if aggregate is None else _convert_jobs.aggregate("aggregate", aggregate),
@@ -97,10 +100,10 @@ def self_influence(
     spec = jobs_pb2.SelfInfluenceSpec(
         model=resource_name("model", "models", model),
         train=resource_name("train", "datasets", train),
-        method=method or "",
+        method=name_or_none("method", method),
         damping=None if damping is None else non_negative("damping", damping),
         top_k=row_count("top_k", top_k),
-        leverage_correction=leverage_correction,
+        leverage_correction=flag_or_none("leverage_correction", leverage_correction),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         **_scoring(parameters, rank, normalization, ensemble, seed),
@@ -131,7 +134,12 @@ def retrain(
     Raises:
         InvalidArgument: an argument is wrong.
     """
+    if isinstance(counterfactuals, Edit) or not isinstance(counterfactuals, Iterable):
+        raise invalid("counterfactuals", f"{counterfactuals!r} is not a list: write [undue.Edit(…), …]")
     edits = list(counterfactuals)
+    for name, changed in (("replace", replace), ("relabel", relabel), ("reweight", reweight)):
+        if changed is not None and not isinstance(changed, Mapping):
+            raise invalid(name, "must map a row to what is different about it: {3: …}")
     if replace or relabel or reweight:
         edits.insert(0, Edit((), replace or {}, relabel or {}, reweight or {}))
     sets = [] if without is None and edits else row_sets("without", () if without is None else without)
@@ -188,11 +196,11 @@ def fidelity(
         train=resource_name("train", "datasets", train),
         test=resource_name("test", "datasets", test),
         rows=None if rows is None else row_numbers("rows", rows),
-        method=method or "",
+        method=name_or_none("method", method),
         measurement=_convert_jobs.measurement("measurement", measurement),
         damping=None if damping is None else non_negative("damping", damping),
         settings=_convert_retraining.fidelity_settings(settings),
-        leverage_correction=leverage_correction,
+        leverage_correction=flag_or_none("leverage_correction", leverage_correction),
         tolerance=None if tolerance is None else relative("tolerance", tolerance),
         max_iterations=None if max_iterations is None else positive("max_iterations", max_iterations),
         **_scoring(parameters, rank, normalization, ensemble, seed),
@@ -240,10 +248,10 @@ def index(
     return indexes_pb2.Index(
         model=resource_name("model", "models", model),
         train=resource_name("train", "datasets", train),
-        method=method or "",
+        method=name_or_none("method", method),
         damping=None if damping is None else non_negative("damping", damping),
         parameters=strings("parameters", parameters or ()),
-        leverage_correction=leverage_correction,
+        leverage_correction=flag_or_none("leverage_correction", leverage_correction),
         seed=seed_number("seed", seed),
     )
 
@@ -291,7 +299,7 @@ def _scoring(
         "parameters": strings("parameters", parameters or ()),
         "rank": None if rank is None else positive("rank", rank),
         "normalization": None if normalization is None else _convert_jobs.normalization("normalization", normalization),
-        "ensemble": ensemble,
+        "ensemble": flag("ensemble", ensemble),
         "seed": seed_number("seed", seed),
     }
 

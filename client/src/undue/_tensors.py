@@ -42,7 +42,7 @@ def encode(field: str, value: object) -> Encoded:
     Raises:
         InvalidArgument: it is not an array of numbers with rows.
     """
-    array = _as_array(field, value)
+    array = as_array(field, value)
     if array.ndim == 0:
         raise invalid(field, "must have rows; wrap a single value in a list")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
@@ -58,7 +58,7 @@ def encode_texts(field: str, value: object) -> Encoded:
     Raises:
         InvalidArgument: they are not strings or integers along one axis.
     """
-    array = _as_array(field, value)
+    array = as_array(field, value)
     if array.ndim != 1:
         raise invalid(field, f"must have one axis, not shape {array.shape}")
     content = bytearray()
@@ -126,7 +126,12 @@ def dtype_name(dtype: tensors_pb2.DataType.ValueType) -> str:
     return tensors_pb2.DataType.Name(dtype).removeprefix("DATA_TYPE_").lower()
 
 
-def _as_array(field: str, value: object) -> npt.NDArray[Any]:
+def as_array(field: str, value: object) -> npt.NDArray[Any]:
+    """Return an array, from a tensor of torch wherever it is.
+
+    Raises:
+        InvalidArgument: it is none.
+    """
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         tensor: Any = value.detach().cpu()

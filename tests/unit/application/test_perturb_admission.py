@@ -95,7 +95,8 @@ def test_rows_that_do_not_exist_are_named(spec, field):
 
 def test_tokens_are_refused_with_what_to_do_instead():
     tokens = ColumnSchema("tokens", "int64", (12,))
-    for model, settings in ((a_model(tokens), {}), (a_model(tokens, X), {"input": "tokens"})):
+    without_recipe = a_model(tokens, head=False)
+    for model, settings in ((a_model(tokens), {}), (without_recipe, {}), (a_model(tokens, X), {"input": "tokens"})):
         with pytest.raises(InvalidArgument, match="perturb embeddings instead") as caught:
             check_job(asked(**settings), model, data(), data())
         assert caught.value.reason is Reason.INPUT_NOT_DIFFERENTIABLE

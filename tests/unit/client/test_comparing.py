@@ -33,6 +33,8 @@ def test_groups_are_reweighted_as_they_are_named(fake, client):
     said = [(one.column, one.group, one.factor) for one in sent.reweight]
     assert said == [("site", "a", 0), ("site", "b", 0.5), ("site", "b", 2)]
     assert sent.reweight_top == 0
+    client.group_influence("m", **ASKED, reweight={"a": np.float32(0.5)})
+    assert [one.factor for one in asked(fake).group_influence.reweight] == [0.5]
     client.group_influence("m", **ASKED | {"by": ["site", "year"]}, reweight={("year", 1999): 0})
     assert [(one.column, one.group) for one in asked(fake).group_influence.reweight] == [("year", "1999")]
     client.group_influence("m", **ASKED, reweight=None)
@@ -53,6 +55,13 @@ def test_groups_are_reweighted_as_they_are_named(fake, client):
         ({"reweight": {("year", "a"): 1}}, "reweight"),
         ({"by": ["site", "year"], "reweight": {"a": 1}}, "reweight"),
         ({"reweight": -1}, "reweight"),
+        ({"reweight": 2**31}, "reweight"),
+        ({"reweight": {"a": []}}, "reweight['a']"),
+        ({"reweight": {"a": None}}, "reweight['a']"),
+        ({"by": 5}, "by"),
+        ({"method": 5}, "method"),
+        ({"leverage_correction": "no"}, "leverage_correction"),
+        ({"ensemble": 1}, "ensemble"),
         ({"top_k": 0}, "top_k"),
         ({"bootstrap": 0}, "bootstrap"),
         ({"seeds": 0}, "seeds"),
@@ -77,7 +86,15 @@ def test_two_models_are_compared(fake, client):
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"other_method": "cg"}, "other_method"), ({"distance": []}, "distance"), ({"scatter": -1}, "scatter")],
+    [
+        ({"other_method": "cg"}, "other_method"),
+        ({"distance": []}, "distance"),
+        ({"distance": 5}, "distance"),
+        ({"distance": None}, "distance"),
+        ({"scatter": -1}, "scatter"),
+        ({"scatter": 2**31}, "scatter"),
+        ({"ablation": "no"}, "ablation"),
+    ],
 )
 def test_a_wrong_comparison_is_named_before_anything_is_sent(fake, client, change, field):
     with pytest.raises(undue.InvalidArgument) as caught:

@@ -42,6 +42,24 @@ def test_what_is_no_edit_never_leaves(edit, says):
         edit_message("counterfactuals[0]", edit)
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"without": 3}, "without"),
+        ({"without": "12"}, "without"),
+        ({"counterfactuals": Edit(without=[1])}, "counterfactuals"),
+        ({"counterfactuals": None}, "counterfactuals"),
+        ({"replace": np.zeros((2, 4))}, "replace"),
+        ({"relabel": {1: [1, [2]]}}, "counterfactuals[0].relabel"),
+    ],
+)
+def test_wrong_edits_are_named_before_anything_is_sent(fake, client, change, field):
+    with pytest.raises(undue.InvalidArgument) as caught:
+        client.retrain("m", train="d", test="d", **change)
+    assert caught.value.violations[0].field == field
+    assert not fake.requests
+
+
 def test_edits_beside_sets_come_in_order(fake, client):
     client.retrain(
         "m",

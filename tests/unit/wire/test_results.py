@@ -119,7 +119,7 @@ def counterfactuals(folder, sets, m, seed=0):
         "changes": changes,
         "gradient_norm": np.arange(len(sets)) * 1e-12,
         "iterations": np.arange(len(sets)),
-        "without": np.concatenate([np.array(rows) for rows in sets]),
+        "without": np.concatenate([np.array(rows, dtype=np.int64) for rows in sets]),
         "offsets": np.cumsum([0, *map(len, sets)]),
     }
     write(folder / "counterfactuals", columns)
@@ -130,7 +130,7 @@ def counterfactuals(folder, sets, m, seed=0):
 
 
 @given(
-    sets=st.lists(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), min_size=1, max_size=9),
+    sets=st.lists(st.lists(st.integers(0, 2**40), max_size=5), min_size=1, max_size=9),
     m=st.integers(1, 4),
     size=st.integers(1, 10),
 )
@@ -146,6 +146,13 @@ def test_counterfactuals_read_as_written_in_pages_and_in_blocks(sets, m, size, t
     rows, costs = READER.measured(path)
     assert rows.tolist() == list(range(m))[::-1]
     assert costs.tolist() == [row / 2 for row in range(m)]
+
+
+@pytest.mark.parametrize("sets", [[[]], [[], []], [[3], []], [[], [3]]])
+def test_counterfactuals_that_remove_no_row_are_read(sets, tmp_path):
+    path, expected = counterfactuals(tmp_path, sets, 2)
+    pages = [READER.counterfactuals(path, start, 1)[0] for start in range(len(sets))]
+    assert sum(pages, ()) == expected
 
 
 @pytest.mark.parametrize(("sets", "m"), [([[1]] * 40, 20_000), ([list(range(100_000))] * 6, 1), ([[1]] * 3, 200_000)])

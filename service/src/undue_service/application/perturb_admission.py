@@ -31,13 +31,13 @@ def check_perturb_job(spec: Perturb, model: Registration, train: Registration, t
         raise InvalidArgument.at(f"{_FIELD}.model", text, Reason.OBJECTIVE_MISMATCH)
     for place, targets in enumerate(spec.attacks):
         check_rows(f"{_FIELD}.attacks[{place}].rows", targets, dataset_report(test).rows)
-    check_recipe(_FIELD, model)
-    if found.linear_head:
-        check_dense("perturb", DENSE_PARAMETER_LIMIT, found)
     _check_settings(settings)
     perturbed = perturbed_input(settings, found)
     _check_candidates(settings, dataset_report(train).rows)
     _check_columns(settings, perturbed)
+    check_recipe(_FIELD, model)
+    if found.linear_head:
+        check_dense("perturb", DENSE_PARAMETER_LIMIT, found)
 
 
 def perturbed_input(settings: AttackSettings, model: ModelReport) -> ColumnSchema:

@@ -111,7 +111,9 @@ class SafetensorsResults:
             if not here:
                 return (), None
             changes = slices[here.start : here.stop]
-            removed = without[int(offsets[here.start]) : int(offsets[here.stop])]
+            first, last = int(offsets[here.start]), int(offsets[here.stop])
+            # safetensors refuses an empty slice at a tensor's end, as where edits remove nothing.
+            removed = without[first:last] if first < last else np.empty(0, dtype=np.int64)
         found = tuple(
             Counterfactual(
                 index=index,
