@@ -29,6 +29,7 @@ from .head_edits import HeadEdits
 from .refits import Refitted, fields_of
 from .training import Divisor
 
+_LBFGS, _NEWTON = "lbfgs", "newton"
 _STAGE = "fits without rows"
 _STATES = 40
 """Numbers that each coefficient of a fit takes: the pairs of its way, and what passes between."""
@@ -81,6 +82,7 @@ class NewtonRefits:
         told = partial(progress, "fit on all rows", 0, 1)
         self._whole = self._objectives(self._edited([Edit()], "kept_n"), told)
         self._star: Tensor | None = None
+        self._minimisers: set[str] = set()
         self.matvecs = 0
         self.distance = 0.0
         self.wrong: NDArray[np.float32] | None = None
@@ -142,8 +144,8 @@ class NewtonRefits:
 
     @property
     def solver(self) -> tuple[str, str]:
-        """Return what fits, and how it ended."""
-        return "newton", CONVERGED
+        """Return by what the fits under edits went, "lbfgs", "newton" or "lbfgs, newton", and how they ended."""
+        return ", ".join(sorted(self._minimisers)) or _NEWTON, CONVERGED
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -160,12 +162,15 @@ class NewtonRefits:
         self._determination.check(objectives, some, fields, first)
         start, newton = self._star[:, None].expand(-1, len(some), -1), self._newton
         if objectives.quadratic or not edited.few or not newton.sure(objectives):
+            self._minimisers.add(_NEWTON)
             found = newton.minimise(objectives, start, lambda _: self._frozen)
         else:
+            self._minimisers.add(_LBFGS)
             gradients = EditedGradients(self._objective, edited, told=told)
             found = descend(newton, gradients, self._star, gradients.at_one(self._star, self._gradient), self._frozen)
             left = unfinished(found)
             if left:
+                self._minimisers.add(_NEWTON)
                 newton = replace(newton, max_iterations=newton.max_iterations - int(found.iterations[left].max()))
                 rest = self._objectives(self._edited([some[k] for k in left], divisor), told)
                 further = newton.minimise(rest, found.coefficients[:, left], lambda _: self._frozen)
