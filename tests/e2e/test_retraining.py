@@ -66,7 +66,7 @@ def test_what_was_measured_says_how(client, measured, removed):
     assert [each.without for each in result] == [(int(row),) for row in removed]
     assert result.rows == tuple(range(100))
     d = result.diagnostics
-    assert (d.method, d.scale, d.solver, d.solver_status) == ("retrain", "removal", "newton", "converged")
+    assert (d.method, d.scale, d.solver, d.solver_status) == ("retrain", "removal", "lbfgs", "converged")
     assert d.damping_source == "unused"
     assert "minimiser on all rows" in d.recipe
     assert {"model", "train", "test", "code"} <= set(d.digests)

@@ -11,8 +11,8 @@ from torch import nn
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
+from undue_service.engine.heads import factorised
 from undue_service.engine.objective import Objective
-from undue_service.engine.retraining import newton_retraining
 from undue_service.engine.retraining.edits import Edit
 from undue_service.engine.retraining.retrain import retrain
 from undue_service.engine.retraining.training import Recipe
@@ -142,10 +142,10 @@ def test_a_weight_of_zero_is_a_removal_and_replacing_is_removing_and_adding(case
 def test_a_factor_in_float32_changes_the_way_and_not_the_end(case, loss, monkeypatch):
     c = case(loss, weighted=True)
     fine = retrain(c.objective, c.rows, c.rows, edits=some_edits(loss), tolerance=1e-12)
-    monkeypatch.setattr(newton_retraining, "_LARGE", 1)
+    monkeypatch.setattr(factorised, "_LARGE", 1)
     made = []
-    solving = newton_retraining._solving
-    monkeypatch.setattr(newton_retraining, "_solving", lambda *some: made.append(some[0].dtype) or solving(*some))
+    solving = factorised._solving
+    monkeypatch.setattr(factorised, "_solving", lambda *some: made.append(some[0].dtype) or solving(*some))
     coarse = retrain(c.objective, c.rows, c.rows, edits=some_edits(loss), tolerance=1e-12)
     assert torch.float32 in made
     np.testing.assert_allclose(coarse.changes, fine.changes, atol=1e-10)

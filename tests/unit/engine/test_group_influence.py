@@ -13,10 +13,10 @@ from undue_service.domain.specs import ObjectiveSpec, TrainingSpec
 from undue_service.engine.attribution import influence
 from undue_service.engine.data import TensorRows
 from undue_service.engine.group_influence import Question, group_influence
+from undue_service.engine.heads.newton import Newton
 from undue_service.engine.mean_scores import mean_scores
 from undue_service.engine.methods import Problem
 from undue_service.engine.objective import Objective
-from undue_service.engine.retraining.newton import Newton
 from undue_service.engine.retraining.newton_retraining import NewtonRefits
 from undue_service.engine.retraining.retrain import choose_refits, retrain
 from undue_service.engine.retraining.training import Recipe

@@ -11,9 +11,9 @@ from torch import nn
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
+from undue_service.engine.heads.newton import Newton
 from undue_service.engine.linear_diagnostics import linear_diagnostics
 from undue_service.engine.objective import Objective
-from undue_service.engine.retraining.newton import Newton
 from undue_service.engine.retraining.newton_retraining import NewtonRefits
 from undue_service.engine.retraining.retrain import retrain
 

@@ -9,6 +9,7 @@ import torch
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from undue_service.domain.specs import ObjectiveSpec
 from undue_service.engine.data import TensorRows
+from undue_service.engine.heads import quasi_newton
 from undue_service.engine.objective import Objective
 from undue_service.engine.retraining.retrain import retrain
 
@@ -387,3 +388,15 @@ def test_where_l2_is_tiny_a_small_gradient_is_not_enough(case, l2):
     ]
     np.testing.assert_allclose(*found, atol=1e-3)
     assert abs(found[0]).max() > 1e-2
+
+
+def test_it_says_by_what_the_fits_went(case, monkeypatch):
+    c = case("cross_entropy")
+
+    def solver(without):
+        return retrain(c.objective, c.rows, c.rows, without=without).diagnostics.solver
+
+    assert solver([[0], [1]]) == "lbfgs"
+    assert solver([list(range(15))]) == "newton"  # of so many rows the passes would be dear
+    monkeypatch.setattr(quasi_newton, "_MOST_STEPS", 1)
+    assert solver([[0], [1]]) == "lbfgs, newton"

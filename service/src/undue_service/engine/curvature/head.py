@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Rows
+from undue_service.engine.heads.rows import HeadRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
-from undue_service.engine.retraining.head_rows import HeadRows
 
 from .estimate import Estimate
 

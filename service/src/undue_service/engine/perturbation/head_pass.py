@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Batch
+from undue_service.engine.heads.rows import laid_out, parted
 from undue_service.engine.losses import Loss
 from undue_service.engine.objective import Objective
 
-from .double_rows import DOUBLE, in_double, laid_out
 from .reach import reached
 
 
@@ -50,8 +50,9 @@ class HeadPass:
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """Return x̃ (B, d) and o (B, C) in float64."""
-        parts = [in_double(self._objective, part.features.detach(), part.f.detach()) for part in self._parts]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        seen = ((part.features.detach(), part.f.detach()) for part in self._parts)
+        features, offsets = zip(*(parted(self._objective, *one, torch.float64) for one in seen), strict=True)
+        return torch.cat(features), torch.cat(offsets)
 
     def influence(self, theta: Tensor, S: Tensor, heads: Tensor) -> Tensor:
         """Return I_pert of all rows, (B, …) of the input's shape.
@@ -105,8 +106,8 @@ def cotangents(
 ) -> tuple[Tensor, Tensor]:
     """Return −∂(s · ∇_θ ℓ)/∂x̃ (B, d) and −∂(s · ∇_θ ℓ)/∂f (B, C), in float64; arguments as of `HeadPass.influence`."""
     with torch.enable_grad():
-        features, f = (one.detach().to(DOUBLE).requires_grad_() for one in (features, f))
-        registered = objective.head.from_theta(objective.theta).to(DOUBLE)
+        features, f = (one.detach().to(torch.float64).requires_grad_() for one in (features, f))
+        registered = objective.head.from_theta(objective.theta).to(torch.float64)
         own, along = (one[:, heads.clamp(min=0).to(one.device)].transpose(0, 1) for one in (theta, S))  # (B, d, C)
         z = torch.bmm(features[:, None], own)[:, 0] + f - features @ registered.T
         r = residuals(objective.loss, z, targets)

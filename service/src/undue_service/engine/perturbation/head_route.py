@@ -1,4 +1,8 @@
-"""The attack's route for linear heads: what lies below is frozen, and heads are fitted to their minima."""
+"""The attack's route for linear heads: what lies below is frozen, and heads are fitted to their minima.
+
+A head moves a little at each step, so Newton's steps and the solves with H_k are by conjugate gradients, preconditioned
+by the Hessian of the unperturbed objective, which is factorised once.
+"""
 
 from collections.abc import Iterator
 
@@ -6,24 +10,31 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
-from undue_service.domain.methods import DENSE_PARAMETER_LIMIT
 from undue_service.engine.curvature import Hessian
 from undue_service.engine.damping import Damping, resolve_damping
 from undue_service.engine.data import Rows
 from undue_service.engine.gradients import training_batches
+from undue_service.engine.heads.block import HeadBlock, repeated
+from undue_service.engine.heads.coefficients import coefficients_of, thetas_of
+from undue_service.engine.heads.conjugate_gradients import Preconditioner, conjugate_gradients, norm
+from undue_service.engine.heads.factorised import factorised
+from undue_service.engine.heads.limits import check_size
+from undue_service.engine.heads.minima import Minima
+from undue_service.engine.heads.newton import Newton
+from undue_service.engine.heads.objectives import HeadObjectives
+from undue_service.engine.heads.rows import HeadRows
 from undue_service.engine.objective import Objective
 from undue_service.engine.progress import Progress, silent
-from undue_service.engine.retraining.head_rows import HeadBlock, repeated
-from undue_service.engine.retraining.newton import CONVERGED, Minima, Newton
 
 from .candidates import Candidates
-from .double_rows import DOUBLE, DoubleRows
 from .head_pass import HeadPass
-from .heads import Factor, Moved, PerturbedHeads, solve
+from .perturbed_rows import Moved, PerturbedRows
 from .route import Targets
 
 TOLERANCE = 1e-8
 """‖∇R‖ of every fit."""
+_RESIDUAL = 1e-8
+_MOST_PRODUCTS = 1000
 _BACK = 2
 """Numbers that a pass and its way back take for each that its graph keeps."""
 _NONE = torch.empty(0)
@@ -63,19 +74,21 @@ class HeadRoute:
         Raises:
             FailedPrecondition: TOO_MANY_PARAMETERS.
         """
-        _check_size(objective)
+        check_size(objective, "the attack")
         self._objective, self._train, self._targets = objective, train, targets
         self._name, self._free, self._prefilter = name, free, prefilter
         self._memory, self._progress = memory_bytes, progress
         self._head = objective.head
-        self._l2 = objective.spec.l2 * self._coefficients(objective.l2_mask.to(DOUBLE))[:, 0]
-        self._rows = DoubleRows(objective, train, memory_bytes=memory_bytes // 4, progress=progress)
-        self._aims = DoubleRows(objective, test, targets.rows.tolist(), explained=True, memory_bytes=memory_bytes // 8)
-        self._whole = PerturbedHeads(objective.loss, self._l2, self._rows, None, memory_bytes=memory_bytes // 4)
+        self._l2 = objective.spec.l2 * self._coefficients(objective.l2_mask.to(torch.float64))[:, 0]
+        eighth = memory_bytes // 8
+        self._rows = HeadRows(objective, train, dtype=torch.float64, memory_bytes=eighth, progress=progress)
+        rows = targets.rows.tolist()
+        self._aims = HeadRows(objective, test, rows, explained=True, dtype=torch.float64, memory_bytes=eighth // 2)
+        self._whole = self._objectives(None)
         self._newton = Newton(TOLERANCE)
         self._given, self._damping = damping, Damping(0.0, "unused")
-        self._factor: Factor | None = None
-        self._solver: Factor | None = None
+        self._factor: Preconditioner | None = None
+        self._solver: Preconditioner | None = None
         self._inputs, self._pass = _NONE, None
         kept = self._head.graph.row_numel((), (name,)) * objective.theta.element_size()
         self._row_bytes = max(1, _BACK * kept)
@@ -93,11 +106,12 @@ class HeadRoute:
         Raises:
             FailedPrecondition: SOLVER_NOT_CONVERGED, NON_FINITE_RESULT.
         """
-        start = self._coefficients(self._objective.theta.to(DOUBLE))
-        found = self._newton.minimise(self._whole, start, lambda at: Factor(self._whole.dense(at[:, 0])))
+        start = self._coefficients(self._objective.theta.to(torch.float64))
+        found = self._newton.minimise(self._whole, start, lambda at: factorised(self._whole, at[:, 0]))
         self._checked(found, ["the fit on the unperturbed rows"])
-        self.resume(self._flat(found.coefficients)[0])
-        return self._flat(found.coefficients)[0]
+        (theta,) = thetas_of(self._head, found.coefficients)
+        self.resume(theta)
+        return theta
 
     def resume(self, theta: Tensor) -> None:
         """Go on with θ̂* (P,): factorise the curvature there, by which every fit and solve is preconditioned.
@@ -108,21 +122,17 @@ class HeadRoute:
         """
         fitted = Hessian(self._objective, self._train, memory_bytes=self._memory // 4)
         self._damping = resolve_damping(self._given, self._objective, fitted.mean_eigenvalue)
-        self.distance = float((theta - self._objective.theta.to(DOUBLE)).norm())
-        H = self._whole.dense(self._coefficients(theta)[:, 0])
-        if self._damping.value:
-            damped = H.clone()
-            damped.diagonal().add_(self._damping.value)
-            self._solver = Factor(damped)
-        self._factor = Factor(H)
-        self._solver = self._solver or self._factor
+        self.distance = float((theta - self._objective.theta.to(torch.float64)).norm())
+        at = self._coefficients(theta)[:, 0]
+        self._factor = factorised(self._whole, at)
+        self._solver = factorised(self._whole, at, self._damping.value) if self._damping.value else self._factor
 
     def rank(self, theta: Tensor, shares: Tensor) -> Tensor:
         """See Route; −1 for a row that the prefilter leaves out."""
         K, n = shares.shape[1], len(self._train)
         own = self._coefficients(theta)
         S = self._solved(self._whole, own.expand(-1, K, -1), torch.zeros(K, dtype=torch.int64), shares)
-        scores = torch.full((K, n), -1.0, dtype=DOUBLE)
+        scores = torch.full((K, n), -1.0, dtype=torch.float64)
         if self._prefilter is None or self._prefilter >= n:
             size = self._pass_rows(n)
             for batch in training_batches(self._objective, self._train, size):
@@ -154,7 +164,7 @@ class HeadRoute:
         objectives = self._objectives(self._moved(candidates, at))
         found = self._newton.minimise(objectives, self._coefficients(start), lambda _: self._factor)
         self._checked(found, [f"attack {k}" for k in at.tolist()])
-        return self._flat(found.coefficients)
+        return thetas_of(self._head, found.coefficients)
 
     def influence(
         self, candidates: Candidates, batch: Tensor, inputs: Tensor, at: Tensor, thetas: Tensor, shares: Tensor
@@ -193,9 +203,9 @@ class HeadRoute:
         self._place(candidates, at, inputs, back=False)
         objectives = self._objectives(self._moved(candidates, at))
         start = self._coefficients(torch.zeros_like(theta).expand(len(at), -1))
-        found = self._newton.minimise(objectives, start, lambda where: Factor(self._whole.dense(where.mean(dim=1))))
+        found = self._newton.minimise(objectives, start, lambda where: factorised(self._whole, where.mean(dim=1)))
         self._checked(found, [f"the confirmation of attack {k}" for k in at.tolist()])
-        return self._flat(found.coefficients)
+        return thetas_of(self._head, found.coefficients)
 
     def _place(self, candidates: Candidates, at: Tensor, inputs: Tensor, back: bool) -> None:
         """Run the model on the rows, unless it just did."""
@@ -218,17 +228,28 @@ class HeadRoute:
             candidates.weights[at],
         )
 
-    def _objectives(self, moved: Moved) -> PerturbedHeads:
-        return PerturbedHeads(self._objective.loss, self._l2, self._rows, moved, memory_bytes=self._memory // 4)
+    def _objectives(self, moved: Moved | None) -> HeadObjectives:
+        rows = PerturbedRows(self._rows, moved)
+        return HeadObjectives(self._objective.loss, self._l2, rows, memory_bytes=self._memory // 4)
 
-    def _solved(self, objectives: PerturbedHeads, theta: Tensor, at: Tensor, shares: Tensor) -> Tensor:
+    def _solved(self, objectives: HeadObjectives, theta: Tensor, at: Tensor, shares: Tensor) -> Tensor:
         """Return s_T = (H_k + λI)⁻¹ ∇m_T of the heads Θ_k, (d, A, C)."""
         right = torch.zeros_like(theta)
         for block, f, losses, here in self._aimed(theta):
             (r,) = torch.autograd.grad((losses * shares[here].to(losses.device)).sum(), f)
             right += block.gather(r)
-        found, products = solve(objectives.curvature(theta, at), right, self._solver, self._damping.value)
+        curved, damping, goals = objectives.curvature(theta, at), self._damping.value, _RESIDUAL * norm(right)
+        found, left, products = conjugate_gradients(
+            lambda V: curved(V) + damping * V, right, self._solver, goals, _MOST_PRODUCTS
+        )
         self.products += products
+        if bool((left > goals).any()):
+            worst = float((left / norm(right).clamp(min=1e-300)).max())
+            text = (
+                f"s_T was not found within {products} products with the Hessian (relative residual {worst:.2g}); "
+                "pass a damping > 0, or register the model with a larger l2"
+            )
+            raise FailedPrecondition(Reason.SOLVER_NOT_CONVERGED, text, metadata={"residual": f"{worst:.6g}"})
         return found
 
     def _aimed(self, theta: Tensor) -> Iterator[tuple[HeadBlock, Tensor, Tensor, slice]]:
@@ -261,39 +282,16 @@ class HeadRoute:
         return own if block.weights is None else own * block.weights[:, None]
 
     def _size(self, found: Tensor, weights: Tensor | None) -> Tensor:
-        sizes = torch.where(self._free, found, 0).flatten(1).abs().sum(dim=1).to("cpu", DOUBLE)
-        return sizes if weights is None else sizes * weights.to("cpu", DOUBLE)
+        sizes = torch.where(self._free, found, 0).flatten(1).abs().sum(dim=1).to("cpu", torch.float64)
+        return sizes if weights is None else sizes * weights.to("cpu", torch.float64)
 
     def _pass_rows(self, rows: int) -> int:
         return max(1, min(rows, self._memory // 4 // self._row_bytes))
 
     def _coefficients(self, thetas: Tensor) -> Tensor:
         """Return θ (A, P) or (P,) as Θ (d, A, C)."""
-        flat = thetas if thetas.dim() == 2 else thetas[None]
-        return self._head.from_theta(flat.T).permute(1, 2, 0).contiguous()
-
-    def _flat(self, theta: Tensor) -> Tensor:
-        """Return Θ (d, A, C) as θ (A, P)."""
-        return self._head.to_theta(theta.permute(2, 0, 1).contiguous()).T.contiguous()
+        return coefficients_of(self._head, thetas if thetas.dim() == 2 else thetas[None])
 
     def _checked(self, found: Minima, names: list[str]) -> None:
         self.products += found.products
-        failed = next((k for k, status in enumerate(found.status) if status != CONVERGED), None)
-        if failed is None:
-            return
-        norm = float(found.gradient_norms[failed])
-        text = (
-            f"{names[failed]} did not converge: {found.status[failed]} (‖∇R‖ = {norm:.2g}, tolerance {TOLERANCE:.1g}); "
-            "register the model with l2 > 0 on every selected parameter, which makes the minimum one and finite"
-        )
-        raise FailedPrecondition(Reason.SOLVER_NOT_CONVERGED, text, metadata={"gradient_norm": f"{norm:.6g}"})
-
-
-def _check_size(objective: Objective) -> None:
-    if objective.space.dim > DENSE_PARAMETER_LIMIT:
-        text = (
-            f"the attack factorises a matrix over the selected parameters, of which there are {objective.space.dim:,}; "
-            f"the limit is {DENSE_PARAMETER_LIMIT:,}: select fewer with parameters="
-        )
-        metadata = {"parameters": str(objective.space.dim), "limit": str(DENSE_PARAMETER_LIMIT)}
-        raise FailedPrecondition(Reason.TOO_MANY_PARAMETERS, text, metadata=metadata)
+        found.check(TOLERANCE, lambda k: names[k])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from undue_service.domain.errors import FailedPrecondition, Reason
+from undue_service.engine.heads.objectives import HeadObjectives
 
-from .edited_objectives import EditedObjectives
 from .edits import Edit
 
 _ZERO = 1e-12
@@ -22,7 +22,7 @@ _ZERO = 1e-12
 class Determination:
     """How many directions of the free coefficients all rows together determine."""
 
-    def __init__(self, whole: EditedObjectives, theta: Tensor) -> None:
+    def __init__(self, whole: HeadObjectives, theta: Tensor) -> None:
         """Look at the objective on all rows at its minimiser Θ (d, C)."""
         self._theta = theta
         # A parameter is excluded from L2 whole, so a feature's coefficients are free for all outputs or for none.
@@ -41,7 +41,7 @@ class Determination:
                 "in the others they stay as registered, and test rows that depend on them tell little; register l2 > 0",
             )
 
-    def check(self, objectives: EditedObjectives, edits: Sequence[Edit], fields: Sequence[str], first: int) -> None:
+    def check(self, objectives: HeadObjectives, edits: Sequence[Edit], fields: Sequence[str], first: int) -> None:
         """Hold each objective against the one on all rows.
 
         Args:
@@ -65,6 +65,6 @@ class Determination:
                 metadata = {"counterfactual": str(first + k)}
                 raise FailedPrecondition(Reason.HESSIAN_SINGULAR, text, metadata=metadata)
 
-    def _rank_of(self, objectives: EditedObjectives, k: int) -> int:
+    def _rank_of(self, objectives: HeadObjectives, k: int) -> int:
         H = objectives.dense(self._theta, k, self._free) * self._scale * self._scale[:, None]
         return int((torch.linalg.eigvalsh(H) > _ZERO * len(H)).sum())

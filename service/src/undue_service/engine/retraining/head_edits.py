@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 from undue_service.engine.data import Rows, TensorRows
+from undue_service.engine.heads.block import HeadBlock, joined, repeated
+from undue_service.engine.heads.parts import SharedPart
+from undue_service.engine.heads.rows import HeadRows
 from undue_service.engine.objective import Objective
 
 from .edits import Edit, values_of_replaced
-from .head_rows import HeadBlock, HeadRows, joined, repeated
+from .training import Divisor
+
+_FEW = 0.25
+"""Share of the rows that may be edited, of K objectives together."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,17 @@ class _Cells:
 
 
 class HeadEdits:
-    """The rows of K objectives, each under its own edit."""
+    """The rows of K objectives, each under its own edit, as `HeadObjectives` sees them."""
 
-    def __init__(self, objective: Objective, train: Rows, features: HeadRows, edits: Sequence[Edit]) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        train: Rows,
+        features: HeadRows,
+        edits: Sequence[Edit],
+        *,
+        divisor: Divisor = "kept_n",
+    ) -> None:
         """Bind edits that `check_edits` has passed; what lies below the head runs for what replaces rows only."""
         self._features = features
         self._count = len(edits)
@@ -62,8 +76,9 @@ class HeadEdits:
         rows = self._weights.rows if self._targets is None else torch.cat([self._weights.rows, self._targets.rows])
         self._touched = torch.unique(rows[rows < self.rows])
         self._own: HeadBlock | None = None
-        self.removed = torch.tensor([len(set(edit.without)) for edit in edits], device=self._like.device)
-        """How many rows each leaves out, (K,) int64."""
+        removed = self._like.new_tensor([len(set(edit.without)) if divisor == "subset" else 0 for edit in edits])
+        self.divisors = (self.rows - removed).clamp(min=1)
+        """n_k, (K,)."""
 
     def __len__(self) -> int:
         return self._count
@@ -73,11 +88,10 @@ class HeadEdits:
         """Return n."""
         return len(self._features)
 
-    def blocks(self) -> Iterator[HeadBlock]:
-        """Yield all rows in order, and then those that replace some; weights are those of no edit."""
-        yield from self._features.blocks()
-        if self._extra is not None:
-            yield self._extra
+    def parts(self, at: Tensor) -> Iterator[SharedPart]:
+        """Yield all rows in order, and then those that replace some, as the objectives `at` (A,) see them."""
+        for block in self._blocks():
+            yield SharedPart(block, self.targets(block, at), (self.weights(block) / self.divisors)[:, at])
 
     def unedited(self) -> Iterator[HeadBlock]:
         """Yield all rows in order, as they are without any edit."""
@@ -86,7 +100,7 @@ class HeadEdits:
     def edited(self) -> Iterator[HeadBlock]:
         """Yield the rows of which some objective has another weight or target, in order, and those that replace some.
 
-        They are kept: ask where `touched` is small.
+        They are kept: ask where they are `few`.
         """
         if self._own is None and len(self._touched):
             self._own = self._features.take(self._touched)
@@ -96,9 +110,14 @@ class HeadEdits:
             yield self._extra
 
     @property
-    def touched(self) -> int:
-        """Return how many rows `edited` yields."""
-        return len(self._touched) + (0 if self._extra is None else len(self._extra.index))
+    def few(self) -> bool:
+        """Whether so few rows are edited that what they change is less work than what all rows give."""
+        touched = len(self._touched) + (0 if self._extra is None else len(self._extra.index))
+        return touched <= _FEW * self.rows
+
+    def total_weights(self) -> Tensor:
+        """Return Σ_i w_ik, (K,)."""
+        return sum(self.weights(block).sum(dim=0) for block in self._blocks())
 
     def weights(self, block: HeadBlock) -> Tensor:
         """Return w_ik, (B, K)."""
@@ -121,6 +140,11 @@ class HeadEdits:
             here = column[heads] >= 0
             found[(places * len(at) + column[heads])[here]] = values[here]
         return found
+
+    def _blocks(self) -> Iterator[HeadBlock]:
+        yield from self._features.blocks()
+        if self._extra is not None:
+            yield self._extra
 
     def _new_weights(self, edits: Sequence[Edit]) -> _Cells:
         rows, heads, values = [], [], []

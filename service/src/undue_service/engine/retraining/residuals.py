@@ -5,9 +5,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from undue_service.engine.heads.block import repeated
 from undue_service.engine.losses import CrossEntropy, Loss
-
-from .head_rows import repeated
 
 
 @singledispatch

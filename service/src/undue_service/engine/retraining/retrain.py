@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from undue_service.domain.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from undue_service.engine.data import Rows
 from undue_service.engine.diagnostics import EngineDiagnostics, begin
+from undue_service.engine.heads.newton import Newton
 from undue_service.engine.measurements import check_measurement
 from undue_service.engine.methods import Problem
 from undue_service.engine.objective import Objective
@@ -21,8 +22,7 @@ from undue_service.engine.progress import Progress, silent
 from undue_service.engine.queries import asked_rows
 
 from .edits import Edit, check_edits, removing
-from .newton import Newton
-from .newton_retraining import NewtonRefits, newton_settings
+from .newton_retraining import NewtonRefits
 from .recipe_retraining import RecipeRefits, Start
 from .refits import Refits
 from .training import Recipe
@@ -107,7 +107,7 @@ def retrain(
     """
     started = time.perf_counter()
     check_measurement(measurement, objective.loss)
-    newton = newton_settings(tolerance, max_iterations)
+    newton = Newton.asked(tolerance, max_iterations)
     wanted = asked_rows(rows, len(test))
     every = (*removing(without), *edits)
     if not every:

@@ -6,20 +6,21 @@ matrix of rank C, so a few products are enough; and because the Hessian is the o
 decrease it, a fit that ends is at its minimum, whatever the preconditioner was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .edited_objectives import EditedObjectives
+from undue_service.domain.errors import InvalidArgument
 
-Preconditioner = Callable[[Tensor], Tensor]
-"""V (d, K, C) → M⁻¹ V_k."""
+from .conjugate_gradients import Preconditioner, conjugate_gradients, dot, norm
+from .minima import CONVERGED, Minima
+from .objectives import HeadObjectives
+
 Preconditioning = Callable[[Tensor], Preconditioner]
 """Θ (d, K, C) of an iteration → its preconditioner."""
 
-CONVERGED = "converged"
 _FORCING = 1e-2
 """Relative residual of a step's linear system: the gradient that it leaves is this much, or of second order."""
 NOTHING = 1e-4
@@ -39,34 +40,6 @@ _PATIENCE = 5
 
 
 @dataclass(frozen=True)
-class Minima:
-    """Where K fits ended."""
-
-    coefficients: Tensor
-    """Θ_k, (d, K, C)."""
-    gradient_norms: Tensor
-    """‖∇R_k‖, (K,)."""
-    iterations: Tensor
-    """Newton steps, (K,) int64."""
-    status: list[str]
-    """CONVERGED, or in words why not."""
-    products: int
-    """Products of a Hessian with one vector."""
-
-    def with_those(self, places: Sequence[int], others: "Minima") -> "Minima":
-        """Return these, some of them taken over by fits that went on from where they ended."""
-        coefficients, norms, iterations = (
-            tensor.clone() for tensor in (self.coefficients, self.gradient_norms, self.iterations)
-        )
-        coefficients[:, places], norms[places] = others.coefficients, others.gradient_norms
-        iterations[places] += others.iterations
-        status = list(self.status)
-        for place, said in zip(places, others.status, strict=True):
-            status[place] = said
-        return Minima(coefficients, norms, iterations, status, self.products + others.products)
-
-
-@dataclass(frozen=True)
 class Newton:
     """When a fit has converged, and when it is given up."""
 
@@ -74,11 +47,28 @@ class Newton:
     """‖∇R‖."""
     max_iterations: int = 100
 
-    def sure(self, objectives: EditedObjectives) -> bool:
+    @classmethod
+    def asked(cls, tolerance: float | None, max_iterations: int | None) -> "Newton":
+        """Return the settings of a request, where None is what it leaves to us.
+
+        Raises:
+            InvalidArgument: INVALID_FIELD.
+        """
+        newton = cls(
+            cls.tolerance if tolerance is None else tolerance,
+            cls.max_iterations if max_iterations is None else max_iterations,
+        )
+        if not 0 < newton.tolerance < 1:
+            raise InvalidArgument.at("tolerance", f"‖∇R‖ to stop at lies between 0 and 1, not {tolerance}")
+        if newton.max_iterations < 1:
+            raise InvalidArgument.at("max_iterations", f"is at least 1, not {max_iterations}")
+        return newton
+
+    def sure(self, objectives: HeadObjectives) -> bool:
         """Return whether a small ‖∇R‖ says that the minimum is near: L2 holds every coefficient, and well enough."""
         return objectives.modulus * _STILL >= self.tolerance
 
-    def polish(self, found: Minima, objectives: EditedObjectives, precondition: Preconditioning) -> Minima:
+    def polish(self, found: Minima, objectives: HeadObjectives, precondition: Preconditioning) -> Minima:
         """Return minima as near as rounding lets a few steps more come: every later fit starts there."""
         finer = replace(self, tolerance=NOTHING * self.tolerance, max_iterations=3)
         better = finer.minimise(objectives, found.coefficients, precondition)
@@ -86,7 +76,7 @@ class Newton:
             return found
         return replace(found, coefficients=better.coefficients, gradient_norms=better.gradient_norms)
 
-    def minimise(self, objectives: EditedObjectives, start: Tensor, precondition: Preconditioning) -> Minima:
+    def minimise(self, objectives: HeadObjectives, start: Tensor, precondition: Preconditioning) -> Minima:
         """Return the minimisers of K objectives, from `start` (d, K, C).
 
         Where L2 does not hold every coefficient, ‖∇R‖ vanishes on the way to infinity too, and where it hardly does a
@@ -144,7 +134,7 @@ class Newton:
         return Minima(theta, norm(gradients), iterations, status, products)
 
     def _step(
-        self, objectives: EditedObjectives, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
+        self, objectives: HeadObjectives, at: Tensor, theta: Tensor, gradients: Tensor, precondition: Preconditioner
     ) -> tuple[Tensor, Tensor, int]:
         """Return −H⁻¹∇R, (d, K, C), as far as it pays, for which fits that far was reached, (K,), and the products."""
         norms = norm(gradients)
@@ -154,27 +144,14 @@ class Newton:
         goal = torch.where(norms > nothing, goal.clamp(min=10 * nothing).minimum(0.5 * norms), norms)
         product = objectives.curvature(theta, at)
         lift = 0 if objectives.quadratic or objectives.modulus > 0 else _LIFT * norms[:, None]
-        step, residual = torch.zeros_like(gradients), -gradients
-        z = precondition(residual)
-        direction, rho = z, dot(residual, z)
-        products = 0
-        open_ = norm(residual) > goal
-        while bool(open_.any()) and products < _MOST_PRODUCTS * len(at):
-            pushed = product(direction) + lift * direction
-            products += len(at)
-            curvature = dot(direction, pushed)
-            open_ &= (curvature > 0) & (rho > 0)  # else rounding has taken over
-            alpha = torch.where(open_, rho / curvature.where(open_, 1), 0)[:, None]
-            step, residual = step + alpha * direction, residual - alpha * pushed
-            z = precondition(residual)
-            before, rho = rho, dot(residual, z)
-            direction = z + (rho / before.where(before > 0, 1))[:, None] * direction
-            open_ &= norm(residual) > goal
-        return step, norm(residual) <= goal, products
+        step, left, products = conjugate_gradients(
+            lambda V: product(V) + lift * V, -gradients, precondition, goal, _MOST_PRODUCTS
+        )
+        return step, left <= goal, products * len(at)
 
 
 def _search(
-    objectives: EditedObjectives, at: Tensor, theta: Tensor, values: Tensor, gradients: Tensor, step: Tensor
+    objectives: HeadObjectives, at: Tensor, theta: Tensor, values: Tensor, gradients: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return Θ, R and ∇R at the first of 1, ½, ¼, … of the step that decreases R enough, and where one did, (K,).
 
@@ -196,13 +173,3 @@ def _search(
         moved[here] = True
         trying, scale = trying[~good], scale / 2
     return theta_, values_, gradients_, moved
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner products of K heads (d, K, C): (K,)."""
-    return (a * b).sum(dim=(0, 2))
-
-
-def norm(a: Tensor) -> Tensor:
-    """Return the Euclidean norms of K heads (d, K, C): (K,)."""
-    return dot(a, a).sqrt()

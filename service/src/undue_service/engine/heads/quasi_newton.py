@@ -1,19 +1,23 @@
-"""Fits of edited objectives in step, each iteration one pass over the rows: L-BFGS from the Hessian of all rows.
+"""Limited-memory BFGS for several objectives in step, each iteration one pass over the rows.
 
-All fits start at Θ*, the minimiser on all rows, where the gradient of each is known from its edited rows alone. The
-inverse Hessian is that of all rows, factorised once, as the first matrix of a limited-memory BFGS (Nocedal & Wright
-2006, algorithm 7.4), whose pairs learn by what the edit and the way since have changed it. There is no line search: a
-step that does not shrink ‖∇R_k‖ is not taken, and the fit is left to Newton's method.
+All fits start at one Θ, where the gradient of each is known. The inverse of one Hessian near theirs, factorised once,
+is the first matrix (Nocedal & Wright 2006, algorithm 7.4), and the pairs learn what each objective and the way since
+change of it. There is no line search: a step that does not shrink ‖∇R_k‖ is not taken, and the fit is left to Newton's
+method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .edited_objectives import EditedObjectives
-from .newton import CONVERGED, NOTHING, Minima, Newton, Preconditioner, dot, norm
+from .conjugate_gradients import Preconditioner, dot, norm
+from .minima import CONVERGED, Minima
+from .newton import NOTHING, Newton
+
+Gradients = Callable[[Tensor, Tensor], Tensor]
+"""Θ (d, A, C) and the numbers (A,) int64 of objectives → their ∇R_k, (d, A, C)."""
 
 _MOST_STEPS = 12
 """After that many the pairs have learnt what they can."""
@@ -48,21 +52,19 @@ class _Pairs:
         return _Pairs([s[:, kept] for s in self.steps], [y[:, kept] for y in self.slopes])
 
 
-def descend(
-    newton: Newton, objectives: EditedObjectives, start: Tensor, gradient: Tensor, solve: Preconditioner
-) -> Minima:
+def descend(newton: Newton, gradient: Gradients, start: Tensor, first: Tensor, solve: Preconditioner) -> Minima:
     """Return where K fits end, some of them with the status UNFINISHED.
 
     Args:
         newton: whose tolerance and number of iterations hold here, too.
-        objectives: R_k.
-        start: Θ* (d, C).
-        gradient: ∇R(Θ*) of the objective on all rows, (d, C).
-        solve: V (d, K, C) → H⁻¹ V_k of the objective on all rows at Θ*.
+        gradient: of R_k.
+        start: Θ (d, C).
+        first: ∇R_k there, (d, K, C).
+        solve: V (d, K, C) → H⁻¹ V_k of a Hessian near theirs there.
     """
-    K = len(objectives)
+    K = first.shape[1]
     theta = start[:, None].repeat(1, K, 1)
-    gradients = objectives.gradients_at(start, gradient)
+    gradients = first.clone()
     norms = norm(gradients)
     iterations = torch.zeros(K, dtype=torch.int64, device=theta.device)
     status = [CONVERGED if bool(one) else UNFINISHED for one in norms <= NOTHING * newton.tolerance]
@@ -73,7 +75,7 @@ def descend(
             break
         step = pairs.direction(gradients[:, running], solve)
         trial = theta[:, running] + step
-        found = objectives.gradients(trial, running)
+        found = gradient(trial, running)
         reached = norm(found)
         shrinks = reached < norms[running]  # not where one of them is no number
         at = running[shrinks]
