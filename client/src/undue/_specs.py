@@ -256,6 +256,10 @@ def index(
     )
 
 
+_MISLABELS = frozenset(("rankings", "flip", "known", "budgets"))
+_RETRAIN = frozenset(("without", "replace", "relabel", "reweight", "counterfactuals"))
+
+
 def any_job(
     model: Model | str, train: Dataset | str, test: Dataset | str | None, arguments: Mapping[str, Any]
 ) -> jobs_pb2.Job:
@@ -269,13 +273,13 @@ def any_job(
         return untested(model, train=train, **arguments)
     if _perturbing.OWN & arguments.keys():
         return _perturbing.perturb(model, train=train, test=test, **arguments)
-    if "rankings" in arguments:
+    if _MISLABELS & arguments.keys():
         return mislabels(model, train=train, test=test, **arguments)
     if "by" in arguments:
         return _group_specs.group_influence(model, train=train, test=test, **arguments)
     if "other" in arguments:
         return _group_specs.compare(model, train=train, test=test, **arguments)
-    tested = retrain if "without" in arguments else fidelity if "kind" in arguments else influence
+    tested = retrain if _RETRAIN & arguments.keys() else fidelity if "kind" in arguments else influence
     return tested(model, train=train, test=test, **arguments)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import undue
 from undue import _specs
+from undue._edits import Edit
 from undue._results import Explanation
 from undue.cli import output
 from undue.cli.reweighting import reweighted
@@ -106,6 +107,12 @@ def test_a_wrong_comparison_is_named_before_anything_is_sent(fake, client, chang
 def test_an_estimate_is_of_the_job_that_the_arguments_are_of():
     assert _specs.any_job("m", "d", "t", {"rows": [1], "by": "site"}).WhichOneof("spec") == "group_influence"
     assert _specs.any_job("m", "d", "t", {"other": None}).WhichOneof("spec") == "compare"
+    by_weight = {"rows": [1], "by": "site", "reweight": 1}
+    assert _specs.any_job("m", "d", "t", by_weight).WhichOneof("spec") == "group_influence"
+    for edited in ({"without": [[1]]}, {"relabel": {1: 0}}, {"reweight": {1: 0}}, {"counterfactuals": [Edit([1])]}):
+        assert _specs.any_job("m", "d", "t", edited).WhichOneof("spec") == "retrain"
+    for labelled in ({"rankings": ["loss"]}, {"flip": 0.2}, {"known": [1]}, {"budgets": [0.1]}):
+        assert _specs.any_job("m", "d", "t", labelled).WhichOneof("spec") == "mislabels"
 
 
 def test_factors_are_read_off_the_command_line():
