@@ -79,6 +79,13 @@ def test_a_wrong_setting_is_named(settings, field, text):
     assert caught.value.reason is Reason.INVALID_FIELD
 
 
+def test_an_attack_is_named_once():
+    check_job(asked(((0,), (0, 1), (1,))), a_model(), data(), data())
+    with pytest.raises(InvalidArgument, match="as attack 1") as caught:
+        check_job(asked(((0,), (1, 2), (2, 1))), a_model(), data(), data())
+    assert [one.field for one in caught.value.violations] == ["job.perturb.attacks[2].rows"]
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [

@@ -1,5 +1,6 @@
 """What is known to be wrong with a perturb job before a runner sees it."""
 
+from collections.abc import Sequence
 from math import prod
 
 from undue_service.domain.errors import InvalidArgument, Reason
@@ -29,8 +30,7 @@ def check_perturb_job(spec: Perturb, model: Registration, train: Registration, t
     if is_regression(model):
         text = f"{model.name} is a regression, whose predictions are numbers: none flips"
         raise InvalidArgument.at(f"{_FIELD}.model", text, Reason.OBJECTIVE_MISMATCH)
-    for place, targets in enumerate(spec.attacks):
-        check_rows(f"{_FIELD}.attacks[{place}].rows", targets, dataset_report(test).rows)
+    _check_attacks(spec.attacks, dataset_report(test).rows)
     _check_settings(settings)
     perturbed = perturbed_input(settings, found)
     _check_candidates(settings, dataset_report(train).rows)
@@ -38,6 +38,17 @@ def check_perturb_job(spec: Perturb, model: Registration, train: Registration, t
     check_recipe(_FIELD, model)
     if found.linear_head:
         check_dense("perturb", DENSE_PARAMETER_LIMIT, found)
+
+
+def _check_attacks(attacks: Sequence[Sequence[int]], rows: int) -> None:
+    """Hold what is aimed at against the test rows; an attack named twice would make the share look surer than it is."""
+    seen: dict[frozenset[int], int] = {}
+    for place, targets in enumerate(attacks):
+        field = f"{_FIELD}.attacks[{place}].rows"
+        check_rows(field, targets, rows)
+        first = seen.setdefault(frozenset(targets), place)
+        if first != place:
+            raise InvalidArgument.at(field, f"aims at the same test rows as attack {first}: name each once")
 
 
 def perturbed_input(settings: AttackSettings, model: ModelReport) -> ColumnSchema:
