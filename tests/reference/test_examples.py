@@ -85,3 +85,11 @@ def test_a_smooth_hinge_stands_for_the_hinge() -> None:
     zero, sharp, _, wide = found["surrogate's minimum, leverage; most wrong image"]
     assert zero < wide < sharp
     assert sharp > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_networks_largest_influences_show_in_training_again() -> None:
+    largest, _, slope, *_ = table("cnn")["gauss_newton"]
+    assert largest > 0.6
+    assert slope > 0
