@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,12 @@ def describe(threads: int, device: str, dtype: str) -> dict[str, Any]:
         "dtype": dtype or "of each method",
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def line(where: Mapping[str, Any]) -> str:
+    """Return in words when and on what something was measured."""
+    threads = f"{where['threads']} thread" + ("s" if where["threads"] > 1 else "")
+    return f"Measured on {where['date']}, {where['processor']}, {threads}.\n"
 
 
 def _processor() -> str:

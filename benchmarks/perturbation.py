@@ -28,7 +28,7 @@ image each, same 8-bit image, step 0.02 of a level. *Loop*: for one target after
 backward pass through the whole network, the head's Hessian written down and solved with, the perturbed image passed
 through the network, and the head fitted from zero by scipy's L-BFGS-B with all features at hand; candidates are those
 that the engine chose. Both compute in float32 below the head and in float64 in it, on the same threads. Ranking and the
-features of the unperturbed rows are left out of both. Processor seconds are those of both threads, and depend less on
+features of the unperturbed rows are left out of both. Processor seconds are those of all threads, and depend less on
 what else the machine does.
 """
 
@@ -200,7 +200,7 @@ def section(record: dict[str, Any]) -> str:
         ["loop over the engine", "", f"{record['ratio']:.0f} ×", f"{_processor_ratio(record):.0f} ×"],
     ]
     says = SAYS.format(targets=record["targets"])
-    return "\n\n".join(["## An attacked image", says.strip(), results.table(rows)])
+    return "\n\n".join(["## An attacked image", says.strip(), results.table(rows), machine.line(record["machine"])])
 
 
 def _processor_ratio(record: dict[str, Any]) -> float:

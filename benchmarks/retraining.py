@@ -194,9 +194,7 @@ def section(record: Mapping[str, Any]) -> str:
             error = f"{one['error']:.1%}" if "error" in one else "—"
             faster = f"{one['cpu'] / ours['cpu']:.0f} ×"
             rows.append(["", one["loop"], f"{one['evaluations']:.0f}", f"{one['cpu']:.0f}", faster, error])
-    where = record["machine"]
-    threads = f"{where['threads']} thread" + ("s" if where["threads"] > 1 else "")
-    return f"{SAYS}\n{table(rows)}\nMeasured on {where['date']}, {where['processor']}, {threads}.\n"
+    return f"{SAYS}\n{table(rows)}\n{machine.line(record['machine'])}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The paper's all-convolutional network is trained on 5,500 images of MNIST and of
 test image that it misreads is explained; the training rows of the largest influence, and random ones, are left out one
 by one, and training goes on from the registered weights by the recipe: the same batches with and without the row.
 
-Usage: python examples/cnn.py [--quick] [--data mnist,fashion] [--rows 100] [--random 100] [--epochs N]
+Usage: python examples/cnn.py [--quick] [--data mnist,fashion] [--rows 100] [--random 100] [--epochs N] [--lr 1e-3]
 """
 
 import argparse
@@ -46,7 +46,9 @@ def misread(network: AllConvolutional, images: Images) -> int:
     return int(np.flatnonzero(predicted != images.labels)[0])
 
 
-def run(client: undue.Client, name: str, count: int, random: int, epochs: int, quick: bool) -> list[list[str]]:
+def run(
+    client: undue.Client, name: str, count: int, random: int, epochs: int, lr: float, quick: bool
+) -> list[list[str]]:
     """Explain one wrong prediction by every method, train again without the rows that matter most, and random ones."""
     images, tests = data(name, quick)
     network = trained(name, images, *[20] * quick)
@@ -59,7 +61,7 @@ def run(client: undue.Client, name: str, count: int, random: int, epochs: int, q
         objective=undue.Objective("cross_entropy", l2=L2, l2_exclude=["*bias"]),
         sample=train,
         example_inputs=torch.zeros(2, 1, 28, 28),
-        training=undue.Training("adam", LR, epochs=epochs, batch_size=BATCH, schedule="cosine"),
+        training=undue.Training("adam", lr, epochs=epochs, batch_size=BATCH, schedule="cosine"),
     )
     scores, notes = {}, {}
     for method in METHODS:
@@ -112,18 +114,20 @@ def main() -> None:
     parser.add_argument("--data", help="of mnist and fashion, with a comma between; both if left out")
     parser.add_argument("--rows", type=int, help="training rows of the largest influence that are removed (100)")
     parser.add_argument("--random", type=int, help="random training rows that are removed (as many)")
-    parser.add_argument("--epochs", type=int, help=f"of a training without a row ({EPOCHS})")
+    parser.add_argument("--epochs", type=int, help="of a training without a row (10; on clothes 20)")
+    parser.add_argument("--lr", type=float, default=LR, help=f"of a training without a row, at first ({LR})")
     arguments = parser.parse_args()
     names = (arguments.data or ("mnist" if arguments.quick else "mnist,fashion")).split(",")
+    if unknown := set(names) - set(EPOCHS):
+        parser.error(f"there is no data called {', '.join(sorted(unknown))}: mnist and fashion are known")
     count = arguments.rows or (10 if arguments.quick else 100)
     random = min(count, arguments.random or count)
     header = ["method", "Pearson, largest", "Spearman", "slope", "Pearson, random", "Spearman", "slope", "seconds"]
     with undue.Client.local() as client:
         for name in names:
-            print(
-                table(header, run(client, name, count, random, arguments.epochs or EPOCHS[name], arguments.quick)),
-                flush=True,
-            )
+            epochs = arguments.epochs or EPOCHS[name]
+            lines = run(client, name, count, random, epochs, arguments.lr, arguments.quick)
+            print(table(header, lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,10 @@ class Client(InfluenceCalls, RetrainingCalls, PerturbCalls, MislabelCalls, Group
             model: the model, or its name; registered with a sample, on which its speed was measured.
             train: the data set that it was trained on.
             test: as in `influence`; None is for `self_influence`, `leverage` and `suspects`.
-            **arguments: the other arguments of `influence`; with `without`, those of `retrain`; with `kind`, those of
-                `fidelity`; with `rankings`, those of `mislabels`; with `by`, those of `group_influence`; with `other`,
-                those of `compare`; with `candidates`, or any other that it alone has, those of `perturb`; without
-                `test`, those of `self_influence` or, with `dfbeta`, of `leverage`, or, with `rankings`, of `suspects`.
+            **arguments: the other arguments of `influence`, or those of `retrain`, `mislabels` or `perturb` if one is
+                among them that it alone has; with `kind`, those of `fidelity`; with `by`, those of `group_influence`;
+                with `other`, those of `compare`; without `test`, those of `self_influence` or, with `dfbeta`, of
+                `leverage`, or, with `rankings`, of `suspects`.
 
         Raises:
             InvalidArgument: an argument is wrong.
