@@ -53,7 +53,7 @@ def main() -> None:
         print("the index", flush=True)
         indexes.measure(asked.threads)
         print("an attacked image", flush=True)
-        perturbation.measure(asked.threads)
+        perturbation.measure()
         render.write_page()
 
 

@@ -23,6 +23,15 @@ PACKAGES = (
 )
 
 
+def limit(threads: int) -> None:
+    """Let torch, NumPy and SciPy use as many threads as each other: with more, the small products of a loop wait."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+
+
 def describe(threads: int, device: str, dtype: str) -> dict[str, Any]:
     """Return the machine, the versions and the day."""
     return {

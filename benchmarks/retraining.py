@@ -36,7 +36,7 @@ loop that stops early gets wrong. Seconds are those of a processor, which other 
 
 def measure(threads: int = 1) -> dict[str, Any]:
     """Measure both heads and write them down."""
-    torch.set_num_threads(threads)
+    machine.limit(threads)
     record: dict[str, Any] = {"machine": machine.describe(threads, "cpu", "float64"), "heads": []}
     everything = fashion(10_000, TESTS)
     for title, data, classes, l2 in (
