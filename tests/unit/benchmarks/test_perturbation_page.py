@@ -42,6 +42,7 @@ def test_the_loop_takes_the_engines_steps():
 
 def test_the_section_says_what_was_measured():
     record = {
+        "machine": {"date": "2026-01-02", "processor": "a processor", "threads": 2},
         "targets": 100,
         "ours": {"attacks": 80, "seconds": 2.0, "cpu_seconds": 1.6, "seconds_each": 0.025},
         "loop": {"seconds": 1.0, "cpu_seconds": 0.8},
@@ -50,3 +51,4 @@ def test_the_section_says_what_was_measured():
     text = perturbation.section(record)
     assert "| loop over the engine |  | 40 × | 40 × |" in text
     assert "the engine, 80 attacks at once | 2.00 | 0.025 | 0.020" in text
+    assert "Measured on 2026-01-02, a processor, 2 threads." in text
